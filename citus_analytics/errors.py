@@ -1,0 +1,47 @@
+"""The errors of the library.
+
+Every error that the library itself raises descends from `CitusAnalyticsError`.
+Each message says what is wrong, what was found, and what to do about it.
+Errors of the driver that the library cannot explain better pass through as they are.
+"""
+
+from __future__ import annotations
+
+
+class CitusAnalyticsError(Exception):
+    """The root of every error that this library raises."""
+
+
+class ArgumentError(CitusAnalyticsError, ValueError):
+    """A function was called with an argument that it cannot accept."""
+
+
+class DeclarationError(CitusAnalyticsError, ValueError):
+    """A table, a distribution or a rollup is declared in a way that cannot work."""
+
+
+class OperationError(CitusAnalyticsError):
+    """A migration operation cannot run here; nothing of it has been executed."""
+
+
+class LoadError(CitusAnalyticsError):
+    """A source of rows cannot be loaded; the tables are as they were.
+
+    Attributes:
+        line: The line of the source on which the bad row starts, counted from 1,
+            or None if the fault is not in a row.
+        column: The name of the column at fault, or None if no single column is.
+    """
+
+    def __init__(self, message: str, *, line: int | None = None, column: str | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+        self.column = column
+
+
+class RollupError(CitusAnalyticsError):
+    """A rollup could not run; the rollup and its change log are as they were."""
+
+
+class ServerError(CitusAnalyticsError):
+    """The embedded PostgreSQL cannot be found, created, started or stopped."""

@@ -1,0 +1,151 @@
+"""The tutorial's tables as SQLAlchemy models, each with its distribution beside it.
+
+Columns, types, nullability and index names are those of the tutorial, which gives the three
+distributed tables no primary key. The ORM still needs to know one row from another, so that
+identity is declared on the mapper and never reaches the database.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias, cast
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    DateTime,
+    Index,
+    MetaData,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from citus_analytics.distribution import Distributed, Local, distribute
+from citus_analytics.rollup import Rollup, count
+
+Json: TypeAlias = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    """The declarative base of the built-in tables; `Base.metadata` is what Alembic compares."""
+
+    metadata = MetaData()
+
+
+class GithubEvent(Base):
+    """One event of GitHub's public timeline, as the events API describes it.
+
+    `user_id` is the actor's id and the distribution column. `created_at` is when the event
+    happened, an aware datetime. `payload` differs by `event_type`.
+    """
+
+    __tablename__ = "github_events"
+
+    event_id: Mapped[int | None] = mapped_column(BigInteger)
+    event_type: Mapped[str | None] = mapped_column(Text)
+    event_public: Mapped[bool | None] = mapped_column(Boolean)
+    repo_id: Mapped[int | None] = mapped_column(BigInteger)
+    payload: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
+    repo: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
+    user_id: Mapped[int | None] = mapped_column(BigInteger)
+    org: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
+    created_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    __mapper_args__ = {"primary_key": ["event_id", "user_id"]}  # noqa: RUF012
+    __table_args__ = (
+        Index("event_type_index", "event_type"),
+        Index(
+            "payload_index",
+            "payload",
+            postgresql_using="gin",
+            postgresql_ops={"payload": "jsonb_path_ops"},
+        ),
+        # A run of the rollup reads the events of one user in one bucket: this index finds them.
+        Index("user_created_at_index", "user_id", "created_at"),
+    )
+
+
+class GithubUser(Base):
+    """One actor of GitHub's events: `user_id` is GitHub's id, `login` the account's name."""
+
+    __tablename__ = "github_users"
+
+    user_id: Mapped[int | None] = mapped_column(BigInteger)
+    url: Mapped[str | None] = mapped_column(Text)
+    login: Mapped[str | None] = mapped_column(Text)
+    avatar_url: Mapped[str | None] = mapped_column(Text)
+    gravatar_id: Mapped[str | None] = mapped_column(Text)
+    display_login: Mapped[str | None] = mapped_column(Text)
+
+    __mapper_args__ = {"primary_key": ["user_id"]}  # noqa: RUF012
+
+
+class GithubRollup1Min(Base):
+    """How many events of one type one user had on one repository in one minute.
+
+    `ingest_time` is the start of the minute in which the events happened.
+    """
+
+    __tablename__ = "github_rollup_1min"
+
+    event_type: Mapped[str | None] = mapped_column(Text)
+    repo_id: Mapped[int | None] = mapped_column(BigInteger)
+    user_id: Mapped[int | None] = mapped_column(BigInteger)
+    total_events: Mapped[int | None] = mapped_column(BigInteger)
+    ingest_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    __mapper_args__ = {  # noqa: RUF012
+        "primary_key": ["event_type", "repo_id", "user_id", "ingest_time"]
+    }
+    __table_args__ = (
+        # One row a group, NULLs included; a run finds the groups of one user in one bucket by it.
+        Index(
+            "github_rollup_1min_group_index",
+            "user_id",
+            "ingest_time",
+            "event_type",
+            "repo_id",
+            unique=True,
+            postgresql_nulls_not_distinct=True,
+        ),
+    )
+
+
+class LatestRollup(Base):
+    """One row: the minute in which the rollup last ran.
+
+    The table is empty until the first run, and the tutorial's
+    `INSERT INTO latest_rollup VALUES ('10-10-1901')` is as good a start.
+    """
+
+    __tablename__ = "latest_rollup"
+
+    minute: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+
+    __table_args__ = (CheckConstraint("minute = date_trunc('minute', minute)"),)
+
+
+github_events = cast("Table", GithubEvent.__table__)
+github_users = cast("Table", GithubUser.__table__)
+github_rollup_1min = cast("Table", GithubRollup1Min.__table__)
+latest_rollup = cast("Table", LatestRollup.__table__)
+
+distribute(github_events, Distributed(column="user_id"))
+distribute(github_users, Distributed(column="user_id", colocate_with="github_events"))
+distribute(github_rollup_1min, Distributed(column="user_id", colocate_with="github_events"))
+distribute(latest_rollup, Local())
+
+GITHUB_ROLLUP_1MIN = Rollup(
+    source=github_events,
+    target=github_rollup_1min,
+    state=latest_rollup,
+    function="rollup_http_request",
+    time_column="created_at",
+    bucket=timedelta(minutes=1),
+    bucket_column="ingest_time",
+    dimensions=("event_type", "repo_id", "user_id"),
+    measures=(count("total_events"),),
+)

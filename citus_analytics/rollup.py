@@ -1,0 +1,131 @@
+"""What a rollup is: its source, its buckets, its dimensions and its measures.
+
+A rollup is a table of aggregates over buckets of time, kept equal to the aggregate of its source.
+"Dimension" and "measure" are used as in Kimball, "The Data Warehouse Toolkit": the dimensions say
+what a row is about, the measures are the numbers that are aggregated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from citus_analytics.distribution import Distributed, distribution_of
+from citus_analytics.errors import DeclarationError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Table
+
+Aggregate: TypeAlias = Literal["count", "sum", "min", "max"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One aggregated column of a rollup: `count` of rows, or `sum`, `min` or `max` of a column."""
+
+    name: str
+    aggregate: Aggregate
+    column: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.aggregate}({self.column or '*'})"
+
+
+def count(name: str) -> Measure:
+    """Return a measure that counts rows."""
+    return Measure(name, "count")
+
+
+def total(name: str, column: str) -> Measure:
+    """Return a measure that sums `column`."""
+    return Measure(name, "sum", column)
+
+
+def minimum(name: str, column: str) -> Measure:
+    """Return a measure that keeps the smallest `column`."""
+    return Measure(name, "min", column)
+
+
+def maximum(name: str, column: str) -> Measure:
+    """Return a measure that keeps the largest `column`."""
+    return Measure(name, "max", column)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollup:
+    """A table of aggregates over buckets of time, kept equal to the aggregate of its source.
+
+    Attributes:
+        source: The table of raw rows. Its distribution column is the rollup's key.
+        target: The table of aggregates: the dimensions, `bucket_column` and the measures.
+        state: A table of one timestamp column: when the rollup last ran.
+        function: The name of the SQL function that runs the rollup, without arguments.
+        time_column: The column of the source that says when a row happened. Rows in which it is
+            NULL belong to no bucket and are not rolled up.
+        bucket: The width of a bucket. Buckets are aligned to 1970-01-01 00:00 UTC.
+        bucket_column: The column of the target that holds the start of the bucket.
+        dimensions: The columns, of the same name in both tables, by which rows are grouped;
+            the key is one of them.
+        measures: The aggregated columns of the target.
+
+    Raises:
+        DeclarationError: A table lacks a column that is named here, the source and the target
+            are not distributed by the same column, or the bucket is not positive.
+    """
+
+    source: Table
+    target: Table
+    state: Table
+    function: str
+    time_column: str
+    bucket: timedelta
+    bucket_column: str
+    dimensions: tuple[str, ...]
+    measures: tuple[Measure, ...]
+
+    def __post_init__(self) -> None:
+        if self.bucket <= timedelta(0):
+            raise DeclarationError(f"a rollup's bucket must be longer than 0, got {self.bucket}.")
+        if not self.measures:
+            raise DeclarationError(f"rollup {self.target.name!r} has no measures.")
+        read = [measure.column for measure in self.measures if measure.column is not None]
+        written = [measure.name for measure in self.measures]
+        _require(self.source, self.time_column, *self.dimensions, *read)
+        _require(self.target, self.bucket_column, *self.dimensions, *written)
+        if self.key not in self.dimensions:
+            raise DeclarationError(
+                f"rollup {self.target.name!r} must have the distribution column {self.key!r} "
+                f"among its dimensions, got {', '.join(self.dimensions)}: only then is a group "
+                "computed on one node."
+            )
+
+    @property
+    def name(self) -> str:
+        """The name of the rollup, which is that of its target."""
+        return self.target.name
+
+    @property
+    def key(self) -> str:
+        """The distribution column that the source and the target share."""
+        source, target = distribution_of(self.source), distribution_of(self.target)
+        if not isinstance(source, Distributed) or not isinstance(target, Distributed):
+            raise DeclarationError(
+                f"rollup {self.target.name!r} needs a distributed source and target, got "
+                f"{self.source.name!r} as {source} and {self.target.name!r} as {target}."
+            )
+        if source.column != target.column:
+            raise DeclarationError(
+                f"rollup {self.target.name!r} must be distributed by its source's column "
+                f"{source.column!r}, got {target.column!r}."
+            )
+        return source.column
+
+
+def _require(table: Table, *names: str) -> None:
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        raise DeclarationError(
+            f"table {table.key!r} has no column {', '.join(map(repr, missing))}; its columns are "
+            f"{', '.join(table.columns.keys())}."
+        )
