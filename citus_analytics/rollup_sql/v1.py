@@ -1,0 +1,142 @@
+"""Version 1 of a rollup's SQL.
+
+How it works. Triggers on the source write each changed (key, bucket) to a change log, in the
+transaction of the change. A run deletes from the change log, and a trigger on the change log
+recomputes exactly the groups whose changes were deleted. On Citus the triggers live on the shards:
+each reads and writes the colocated shards of its own node only, so that a run is one distributed
+DELETE and all of it commits or none of it.
+
+A change and its line in the log commit together, so a run that sees the line sees the change.
+Recomputing is idempotent, so a line too many is harmless. Nothing waits for writers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from citus_analytics.rollup_sql import v1_functions as functions
+from citus_analytics.sql import literal, on_citus, qualify, quote, sequential
+
+if TYPE_CHECKING:
+    from citus_analytics.rollup_sql.spec import RollupSpec
+
+# When a capturing trigger fires, and the transition tables that its statement offers. TRUNCATE is
+# captured before it happens, so that on Citus it waits for a run before it holds any shard.
+_CAPTURES = {
+    "INSERT": ("AFTER", "REFERENCING NEW TABLE AS added "),
+    "UPDATE": ("AFTER", "REFERENCING OLD TABLE AS removed NEW TABLE AS added "),
+    "DELETE": ("AFTER", "REFERENCING OLD TABLE AS removed "),
+    "TRUNCATE": ("BEFORE", ""),
+}
+
+# Triggers on distributed tables are "unsafe" to Citus because they may touch other nodes; ours
+# touch the colocated shards beside them alone.
+_PREPARE = on_citus(f"""
+{sequential()}
+PERFORM set_config('citus.enable_unsafe_triggers', 'on', true);
+""")
+
+
+def create(spec: RollupSpec) -> tuple[str, ...]:
+    """Return the statements that create the rollup's machinery, in order."""
+    return (
+        _PREPARE,
+        *_create_tables(spec),
+        *functions.create(spec),
+        _pin_search_path(spec),
+        *_create_triggers(spec),
+        _log_existing_rows(spec),
+    )
+
+
+def drop(spec: RollupSpec) -> tuple[str, ...]:
+    """Return the statements that drop the rollup's machinery, in order."""
+    source = qualify(spec.source, spec.schema)
+    return (
+        _PREPARE,
+        *(f"DROP TRIGGER {_capture_trigger(spec, event)} ON {source}" for event in _CAPTURES),
+        f"DROP TABLE {qualify(spec.changes, spec.schema)}",
+        f"DROP TABLE {qualify(spec.outcome, spec.schema)}",
+        *(f"DROP FUNCTION {signature}" for signature in functions.signatures(spec)),
+    )
+
+
+def _create_tables(spec: RollupSpec) -> tuple[str, ...]:
+    changes, outcome = qualify(spec.changes, spec.schema), qualify(spec.outcome, spec.schema)
+    key = quote(spec.key)
+    return (
+        # A shard logs one row a (key, bucket): rows find their shard again when shards are split.
+        # A table that is not sharded logs one row a bucket, with the keys in an array outside of
+        # the row: a bulk load then leaves few dead rows for the next run to pass over. Such a row
+        # has no key, so Citus refuses to distribute the log until a run has emptied it.
+        f"CREATE TABLE {changes} (\n"
+        f"  {key} {spec.key_type},\n  bucket timestamptz NOT NULL,\n  keys {spec.key_type}[]\n"
+        ") WITH (toast_tuple_target = 128, autovacuum_vacuum_scale_factor = 0, "
+        "autovacuum_vacuum_threshold = 1000)",
+        f"ALTER TABLE {changes} ALTER COLUMN keys SET STORAGE EXTERNAL",
+        f"CREATE TABLE {outcome} (\n"
+        f"  {key} {spec.key_type},\n  groups_written bigint NOT NULL,\n"
+        "  groups_removed bigint NOT NULL,\n  since timestamptz NOT NULL,\n"
+        "  until timestamptz NOT NULL\n)",
+        _colocate(spec),
+    )
+
+
+def _colocate(spec: RollupSpec) -> str:
+    source, key = literal(qualify(spec.source, spec.schema)), literal(spec.key)
+    return on_citus(
+        "IF EXISTS (SELECT FROM pg_catalog.pg_dist_partition\n"
+        f"           WHERE logicalrelid = {source}::regclass) THEN\n"
+        + "".join(
+            f"  PERFORM create_distributed_table({literal(qualify(table, spec.schema))}, {key},\n"
+            f"    colocate_with => {source});\n"
+            for table in (spec.changes, spec.outcome)
+        )
+        + "END IF;"
+    )
+
+
+def _pin_search_path(spec: RollupSpec) -> str:
+    # A function that runs with its owner's rights must not look names up where others can put
+    # theirs. Without a schema of our own, the one that the tables were created in is known only
+    # to the server.
+    schema = "current_schema()" if spec.schema is None else literal(spec.schema)
+    signatures = ",\n    ".join(literal(signature) for signature in functions.signatures(spec))
+    return (
+        "DO $pin$\nDECLARE\n  signature text;\nBEGIN\n"
+        f"  FOREACH signature IN ARRAY ARRAY[\n    {signatures}\n  ] LOOP\n"
+        "    EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp',\n"
+        f"                   signature, {schema});\n"
+        "  END LOOP;\nEND\n$pin$"
+    )
+
+
+def _create_triggers(spec: RollupSpec) -> tuple[str, ...]:
+    source = qualify(spec.source, spec.schema)
+    capture = qualify(functions.capture_name(spec), spec.schema)
+    captures = (
+        f"CREATE TRIGGER {_capture_trigger(spec, event)} {when} {event} ON {source} {transitions}"
+        f"FOR EACH STATEMENT EXECUTE FUNCTION {capture}()"
+        for event, (when, transitions) in _CAPTURES.items()
+    )
+    absorb = functions.absorb_name(spec)
+    return (
+        *captures,
+        f"CREATE TRIGGER {quote(absorb)} AFTER DELETE ON {qualify(spec.changes, spec.schema)} "
+        "REFERENCING OLD TABLE AS drained "
+        f"FOR EACH STATEMENT EXECUTE FUNCTION {qualify(absorb, spec.schema)}()",
+    )
+
+
+def _capture_trigger(spec: RollupSpec, event: str) -> str:
+    return quote(f"{spec.target}_capture_{event.lower()}")
+
+
+def _log_existing_rows(spec: RollupSpec) -> str:
+    # The triggers' lock on the source keeps writers out until this has committed.
+    time = f"s.{quote(spec.time_column)}"
+    return (
+        f"INSERT INTO {qualify(spec.changes, spec.schema)} ({quote(spec.key)}, bucket)\n"
+        f"SELECT DISTINCT s.{quote(spec.key)}, {functions.bucket_of(spec, time)}\n"
+        f"FROM {qualify(spec.source, spec.schema)} AS s\nWHERE {time} IS NOT NULL"
+    )
