@@ -109,7 +109,9 @@ def make_temporary_directory(
 
 def server_environment() -> dict[str, str]:
     """Return this process's environment without what would change a server's behaviour."""
-    # PGDATA, PGPORT and the like belong to the caller's other servers. LC_ALL keeps messages in
-    # English; the locales of the databases come from initdb's arguments.
+    # PGDATA, PGPORT and the like belong to the caller's other servers, and so do the passwords and
+    # certificates in the caller's home, which the server's account could not even read when it
+    # connects to another server. LC_ALL keeps messages in English; the locales of the databases
+    # come from initdb's arguments.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    return {**kept, "LC_ALL": "C"}
+    return {**kept, "HOME": "/", "LC_ALL": "C"}

@@ -67,9 +67,11 @@ def read_postmaster(data: Path) -> Postmaster | None:
     try:
         lines = (data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         # The order of the lines is that of pidfile.h in PostgreSQL's sources.
-        return Postmaster(int(lines[0]), int(lines[3]), Path(lines[4]))
+        pid, port, sockets = int(lines[0]), int(lines[3]), lines[4]
     except (FileNotFoundError, IndexError, ValueError):
         return None
+    # Empty until the server has created its socket.
+    return Postmaster(pid, port, Path(sockets)) if sockets else None
 
 
 def ensure_data(data: Path, binaries: Binaries, account: Account, *, sync: bool) -> None:

@@ -1,0 +1,76 @@
+"""Plain words at the end of a run about what it has, and has not, tested on Citus.
+
+A run that skips every test of distribution looks as green as one that passes them all. So every
+run says which it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+_UNTESTED = "Nothing about distribution has been tested by this run."
+
+
+@dataclass(slots=True)
+class CitusReport:
+    """What became of the Citus tests of one run.
+
+    Attributes:
+        selected: The ids of the tests that need Citus.
+        ran: The ids of those that came as far as their own code.
+        unavailable: Whether the machine was found to have no Citus.
+        version: What they ran on.
+    """
+
+    selected: set[str] = field(default_factory=set)
+    ran: set[str] = field(default_factory=set)
+    unavailable: bool = False
+    version: str = "version unknown"
+
+    def mark(self, items: list[pytest.Item]) -> None:
+        """Mark the tests that need Citus with `citus`."""
+        for item in filter(_needs_citus, items):
+            item.add_marker("citus")
+
+    def select(self, items: list[pytest.Item]) -> None:
+        """Note which tests need Citus among those that will run."""
+        self.selected.update(item.nodeid for item in items if item.get_closest_marker("citus"))
+
+    def note(self, report: pytest.TestReport) -> None:
+        """Note a test that came as far as its own code, and did not skip itself there."""
+        if report.when == "call" and not report.skipped:
+            self.ran.add(report.nodeid)
+
+    def words(self) -> str:
+        """Say it in a line."""
+        count = len(self.selected)
+        if count == 0:
+            return f"Citus: no Citus test was selected. {_UNTESTED}"
+        if self.unavailable:
+            return (
+                f"Citus: not installed on this machine, so {_tests(count)} "
+                f"{'was' if count == 1 else 'were'} SKIPPED. {_UNTESTED}"
+            )
+        ran = len(self.selected & self.ran)
+        if ran == 0:
+            return f"Citus: none of the {_tests(count)} ran. {_UNTESTED}"
+        others = f" {_tests(count - ran)} did not run." if ran < count else ""
+        return (
+            f"Citus: {_tests(ran)} ran on a coordinator and two workers ({self.version}).{others}"
+        )
+
+
+REPORT = pytest.StashKey[CitusReport]()
+
+
+def _needs_citus(item: pytest.Item) -> bool:
+    if not isinstance(item, pytest.Function):
+        return False
+    on_citus = hasattr(item, "callspec") and item.callspec.params.get("server") == "citus"
+    return on_citus or "citus" in item.fixturenames
+
+
+def _tests(count: int) -> str:
+    return f"{count} Citus test{'' if count == 1 else 's'}"

@@ -1,0 +1,114 @@
+"""Fixtures that all tests share, and the words about Citus at the end of every run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import NullPool, create_engine
+from sqlalchemy.orm import Session
+
+from tests.citus_report import REPORT, CitusReport
+from tests.servers import citus_binaries, running_citus, running_postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from sqlalchemy import URL, Connection, Engine
+
+    from tests.servers import DatabaseServer
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[DatabaseServer]:
+    """A plain PostgreSQL."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def citus(pytestconfig: pytest.Config) -> Iterator[DatabaseServer]:
+    """A Citus cluster: a coordinator and two workers. Skips where there is no Citus."""
+    report = pytestconfig.stash[REPORT]
+    binaries = citus_binaries()
+    if binaries is None:
+        report.unavailable = True
+        pytest.skip("no PostgreSQL of this machine has the extension citus")
+    with running_citus(binaries) as server:
+        report.version = server.version
+        yield server
+
+
+@pytest.fixture(scope="session", params=["postgresql", "citus"])
+def server(request: pytest.FixtureRequest) -> DatabaseServer:
+    """The plain PostgreSQL, then the Citus cluster: whatever uses it runs on both."""
+    name = "postgres" if request.param == "postgresql" else "citus"
+    server: DatabaseServer = request.getfixturevalue(name)
+    return server
+
+
+@pytest.fixture
+def empty_database(server: DatabaseServer) -> Iterator[URL]:
+    """The address of a new, empty database."""
+    with server.database("empty") as url:
+        yield url
+
+
+@pytest.fixture
+def database(server: DatabaseServer) -> Iterator[URL]:
+    """The address of a new database, migrated to the newest revision."""
+    with server.database("migrated") as url:
+        yield url
+
+
+@pytest.fixture
+def engine(database: URL) -> Engine:
+    """An engine on `database` that keeps no connections."""
+    return create_engine(database, poolclass=NullPool)
+
+
+@pytest.fixture
+def connection(engine: Engine) -> Iterator[Connection]:
+    """A connection to `database`; what the test does not commit is rolled back."""
+    with engine.connect() as connection:
+        yield connection
+
+
+@pytest.fixture
+def session(engine: Engine) -> Iterator[Session]:
+    """A session on `database`; what the test does not commit is rolled back."""
+    with Session(engine) as session:
+        yield session
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark of Citus tests."""
+    config.addinivalue_line("markers", "citus: needs a Citus cluster (set by the fixtures).")
+    config.stash[REPORT] = CitusReport()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that need Citus, before `-m` looks at the marks."""
+    config.stash[REPORT].mark(items)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note which Citus tests are left after `-m`, `-k` and the like."""
+    session.config.stash[REPORT].select(session.items)
+
+
+def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> None:
+    """Note the Citus tests that came as far as their own code."""
+    config.stash[REPORT].note(report)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Generator[None]:
+    """Tell what has been tested on Citus, below everything else and whatever else fails."""
+    try:
+        yield
+    finally:
+        terminalreporter.write_line(config.stash[REPORT].words())
