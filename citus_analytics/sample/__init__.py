@@ -20,7 +20,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from citus_analytics.errors import ArgumentError
-from citus_analytics.sample.payloads import OTHER_TYPES, Facts, pushes, skewed
+from citus_analytics.sample.payloads import Payload, as_pattern, payloads, skewed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CHUNK_ROWS: Final = 1000
 _MINUTES_A_DAY: Final = 1440
+# Multiplied by it, numbers that follow one another look like chance, and stay different.
+_GOLDEN_RATIO: Final = 0x9E3779B97F4A7C15F39CC0605CEDC835
+_SHA_BITS: Final = (1 << 128) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,33 +110,34 @@ class Sample:
 class _Events:
     """The events of one sample, to be rendered once, in order."""
 
-    __slots__ = ("_random", "_sample", "_time", "_types")
+    __slots__ = ("_chance", "_patterns", "_sample", "_time")
 
     def __init__(self, sample: Sample) -> None:
         # Of all that `Random` offers, only random() is promised never to change.
-        self._random = Random(sample.seed).random  # noqa: S311
+        self._chance = Random(sample.seed).random  # noqa: S311
         self._sample = sample
-        self._time = _Times(sample, self._random).time
-        types = (("PushEvent", 518, pushes(sample.pushes_without_size)), *OTHER_TYPES)
-        self._types = [(name, payload) for name, share, payload in types for _ in range(share)]
+        self._time = _Times(sample, self._chance).time
+        kinds = payloads(self._chance, pushes_without_size=sample.pushes_without_size)
+        self._patterns = [_row_pattern(*kind) for kind in kinds]
 
     def row(self, number: int) -> str:
         """Render the event at this position as a line of CSV."""
-        sample, random = self._sample, self._random
+        sample, chance, patterns = self._sample, self._chance, self._patterns
         event_id = sample.first_event_id + number
-        event_type, payload = self._types[int(random() * 1000)]
-        user_id = skewed(random(), sample.users)
+        user_id = skewed(chance(), sample.users)
         # Half of the time people work on a repository of their own.
-        own = random() < 0.5 and user_id <= sample.repositories
-        repo_id = user_id if own else skewed(random(), sample.repositories)
-        owner, org = _owner(repo_id, sample.users)
-        name = f"{owner}/repo-{repo_id}"
-        details = payload(Facts(event_id, user_id, name, random)).replace('"', '""')
-        return (
-            f'{event_id},{event_type},t,{repo_id},"{details}","{{""id"": {repo_id}, '
-            f'""name"": ""{name}"", ""url"": ""https://api.example.com/repos/{name}""}}",'
-            f"{user_id},{org},{self._time(number)}\n"
-        )
+        own = chance() < 0.5 and user_id <= sample.repositories
+        repo_id = user_id if own else skewed(chance(), sample.repositories)
+        repo, org = _repository(repo_id, sample.users)
+        return patterns[int(chance() * len(patterns))] % {
+            "number": str(event_id),
+            "user_id": str(user_id),
+            "repo_id": repo_id,
+            "repo": repo,
+            "org": org,
+            "sha": (event_id * _GOLDEN_RATIO & _SHA_BITS).to_bytes(16, "big").hex(),
+            "created_at": self._time(number),
+        }
 
 
 class _Times:
@@ -159,11 +163,11 @@ class _Times:
         self._events = sample.events
         self._random = random
 
+        first = _EPOCH.replace(tzinfo=None) + timedelta(seconds=start)
+
         @lru_cache(maxsize=1024)
         def render(second: int) -> str:
-            return (
-                f"{(_EPOCH + timedelta(seconds=start + second)).replace(tzinfo=None).isoformat()}Z"
-            )
+            return (first + timedelta(seconds=second)).isoformat() + "Z"
 
         self._render = render
 
@@ -184,15 +188,28 @@ def _whole_seconds(time: datetime) -> int:
     return -((_EPOCH - time) // timedelta(seconds=1))
 
 
-def _owner(repo_id: int, users: int) -> tuple[str, str]:
-    """Return the login of a repository's owner, and the org column: organisations own 30 %."""
-    if repo_id % 10 not in (3, 6, 9):
-        return f"user-{(repo_id - 1) % users + 1}", ""
-    login = f"org-{repo_id // 10 + 1}"
-    return login, (
-        f'"{{""id"": {repo_id // 10 + 1}, ""login"": ""{login}"", ""gravatar_id"": """", '
-        f'""url"": ""https://api.example.com/orgs/{login}""}}"'
+def _row_pattern(event_type: str, payload: Payload) -> str:
+    """Return a line of CSV for `%` to fill in."""
+    details = as_pattern(payload).replace('"', '""')
+    return (
+        f'%(number)s,{event_type},t,%(repo_id)s,"{details}",%(repo)s,%(user_id)s,%(org)s,'
+        "%(created_at)s\n"
     )
+
+
+def _repository(repo_id: int, users: int) -> tuple[str, str]:
+    """Return the columns repo and org; 30 % of the repositories belong to an organisation."""
+    if repo_id % 10 in (3, 6, 9):
+        owner = f"org-{repo_id // 10 + 1}"
+        org = (
+            f'"{{""id"": {repo_id // 10 + 1}, ""login"": ""{owner}"", ""gravatar_id"": """", '
+            f'""url"": ""https://api.example.com/orgs/{owner}""}}"'
+        )
+    else:
+        owner, org = f"user-{(repo_id - 1) % users + 1}", ""
+    name = f"{owner}/repo-{repo_id}"
+    url = f"https://api.example.com/repos/{name}"
+    return f'"{{""id"": {repo_id}, ""name"": ""{name}"", ""url"": ""{url}""}}"', org
 
 
 def _user_row(user_id: int) -> str:

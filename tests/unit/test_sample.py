@@ -40,7 +40,7 @@ def test_equal_samples_give_the_same_bytes_on_every_version_of_python() -> None:
     for block in (*HOUR.events_csv(), *HOUR.users_csv()):
         digest.update(block)
     assert digest.hexdigest() == (
-        "aa404700a06b026889365ba4e05619b5ed9fc2ac6968ced0fd2f5bf5f797e555"
+        "f5814e7628c74578451d7a04e627b8ef6cdba77d743e68475fcf263fdd0ed483"
     )
 
 
@@ -119,7 +119,8 @@ def test_a_push_counts_its_commits(events: list[list[str]]) -> None:
     pushes = [push for push in payloads(events, "PushEvent") if "size" in push]
     for push in pushes:
         assert 0 <= push["distinct_size"] <= push["size"]
-        assert len(push["commits"]) == min(push["size"], 20)
+        assert len({commit["sha"] for commit in push["commits"]}) == min(push["size"], 20)
+        assert all(commit["sha"] == push["head"] for commit in push["commits"][-1:])
         if push["size"] <= 20:
             assert sum(commit["distinct"] for commit in push["commits"]) == push["distinct_size"]
     assert {0, 1, 2} <= {push["distinct_size"] for push in pushes}
@@ -133,6 +134,18 @@ def test_the_wanted_share_of_pushes_has_no_size(share: float) -> None:
     bare = [push for push in pushes if "distinct_size" not in push]
     assert all(push.keys() == {"push_id", "ref", "head", "before"} for push in bare)
     assert len(bare) / len(pushes) == pytest.approx(share, abs=0.03 if 0 < share < 1 else 0)
+
+
+def test_no_two_pushes_have_the_same_head(events: list[list[str]]) -> None:
+    heads = [push["head"] for push in payloads(events, "PushEvent")]
+    assert len(set(heads)) == len(heads)
+    assert all(len(head) == 40 for head in heads)
+
+
+def test_ids_in_payloads_are_numbers(events: list[list[str]]) -> None:
+    assert all(isinstance(push["push_id"], int) for push in payloads(events, "PushEvent"))
+    members = [member["member"] for member in payloads(events, "MemberEvent")]
+    assert all(member["login"] == f"user-{member['id']}" for member in members)
 
 
 def test_a_create_event_says_what_was_created(events: list[list[str]]) -> None:
