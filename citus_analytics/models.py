@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from citus_analytics.distribution import Distributed, Local, distribute
-from citus_analytics.rollup import Rollup, count
+from citus_analytics.rollup import Rollup, count, declare_rollup
 
 Json: TypeAlias = dict[str, Any]
 
@@ -138,14 +138,16 @@ distribute(github_users, Distributed(column="user_id", colocate_with="github_eve
 distribute(github_rollup_1min, Distributed(column="user_id", colocate_with="github_events"))
 distribute(latest_rollup, Local())
 
-GITHUB_ROLLUP_1MIN = Rollup(
-    source=github_events,
-    target=github_rollup_1min,
-    state=latest_rollup,
-    function="rollup_http_request",
-    time_column="created_at",
-    bucket=timedelta(minutes=1),
-    bucket_column="ingest_time",
-    dimensions=("event_type", "repo_id", "user_id"),
-    measures=(count("total_events"),),
+GITHUB_ROLLUP_1MIN = declare_rollup(
+    Rollup(
+        source=github_events,
+        target=github_rollup_1min,
+        state=latest_rollup,
+        function="rollup_http_request",
+        time_column="created_at",
+        bucket=timedelta(minutes=1),
+        bucket_column="ingest_time",
+        dimensions=("event_type", "repo_id", "user_id"),
+        measures=(count("total_events"),),
+    )
 )

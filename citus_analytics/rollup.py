@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from citus_analytics.distribution import Distributed, distribution_of
 from citus_analytics.errors import DeclarationError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Table
+    from sqlalchemy import MetaData, Table
+
+_INFO_KEY = "citus_analytics.rollups"
 
 Aggregate: TypeAlias = Literal["count", "sum", "min", "max"]
 
@@ -120,6 +122,30 @@ class Rollup:
                 f"{source.column!r}, got {target.column!r}."
             )
         return source.column
+
+
+def declare_rollup(rollup: Rollup) -> Rollup:
+    """Declare `rollup` beside its target, so that migrations know its machinery; return it.
+
+    Raises:
+        DeclarationError: The target already has a different rollup.
+    """
+    declared = _declarations(rollup.target.metadata).setdefault(rollup.target.key, rollup)
+    if declared != rollup:
+        raise DeclarationError(
+            f"table {rollup.target.key!r} already is the target of a different rollup, which "
+            f"{declared.function!r} runs."
+        )
+    return rollup
+
+
+def rollups_of(metadata: MetaData) -> tuple[Rollup, ...]:
+    """Return the rollups that were declared for the tables of `metadata`."""
+    return tuple(_declarations(metadata).values())
+
+
+def _declarations(metadata: MetaData) -> dict[str, Rollup]:
+    return cast("dict[str, Rollup]", metadata.info.setdefault(_INFO_KEY, {}))
 
 
 def _require(table: Table, *names: str) -> None:

@@ -8,15 +8,21 @@ server, inside a `DO` block, so that the same text serves `alembic upgrade` and 
 from __future__ import annotations
 
 from textwrap import indent
+from typing import TYPE_CHECKING
 
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+if TYPE_CHECKING:
+    from sqlalchemy import Dialect
+
+DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 _HAS_CITUS = "EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
 
 
 def quote(name: str) -> str:
     """Return `name` as an SQL identifier, in quotes where it needs them."""
-    return PGDialect_psycopg().identifier_preparer.quote(name)
+    return DIALECT.identifier_preparer.quote(name)
 
 
 def qualify(name: str, schema: str | None) -> str:

@@ -6,10 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-
 from citus_analytics.errors import DeclarationError
-from citus_analytics.sql import quote
+from citus_analytics.sql import DIALECT, quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +78,7 @@ class RollupSpec:
             state=rollup.state.name,
             state_column=state_column,
             key=rollup.key,
-            key_type=rollup.source.columns[rollup.key].type.compile(PGDialect_psycopg()),
+            key_type=rollup.source.columns[rollup.key].type.compile(DIALECT),
             time_column=rollup.time_column,
             bucket=rollup.bucket,
             bucket_column=rollup.bucket_column,

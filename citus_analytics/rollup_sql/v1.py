@@ -63,19 +63,18 @@ def drop(spec: RollupSpec) -> tuple[str, ...]:
 
 def _create_tables(spec: RollupSpec) -> tuple[str, ...]:
     changes, outcome = qualify(spec.changes, spec.schema), qualify(spec.outcome, spec.schema)
-    key = quote(spec.key)
     return (
         # A shard logs one row a (key, bucket): rows find their shard again when shards are split.
         # A table that is not sharded logs one row a bucket, with the keys in an array outside of
         # the row: a bulk load then leaves few dead rows for the next run to pass over. Such a row
         # has no key, so Citus refuses to distribute the log until a run has emptied it.
         f"CREATE TABLE {changes} (\n"
-        f"  {key} {spec.key_type},\n  bucket timestamptz NOT NULL,\n  keys {spec.key_type}[]\n"
+        f"  key {spec.key_type},\n  bucket timestamptz NOT NULL,\n  keys {spec.key_type}[]\n"
         ") WITH (toast_tuple_target = 128, autovacuum_vacuum_scale_factor = 0, "
         "autovacuum_vacuum_threshold = 1000)",
         f"ALTER TABLE {changes} ALTER COLUMN keys SET STORAGE EXTERNAL",
         f"CREATE TABLE {outcome} (\n"
-        f"  {key} {spec.key_type},\n  groups_written bigint NOT NULL,\n"
+        f"  key {spec.key_type},\n  groups_written bigint NOT NULL,\n"
         "  groups_removed bigint NOT NULL,\n  since timestamptz NOT NULL,\n"
         "  until timestamptz NOT NULL\n)",
         _colocate(spec),
@@ -83,12 +82,12 @@ def _create_tables(spec: RollupSpec) -> tuple[str, ...]:
 
 
 def _colocate(spec: RollupSpec) -> str:
-    source, key = literal(qualify(spec.source, spec.schema)), literal(spec.key)
+    source = literal(qualify(spec.source, spec.schema))
     return on_citus(
         "IF EXISTS (SELECT FROM pg_catalog.pg_dist_partition\n"
         f"           WHERE logicalrelid = {source}::regclass) THEN\n"
         + "".join(
-            f"  PERFORM create_distributed_table({literal(qualify(table, spec.schema))}, {key},\n"
+            f"  PERFORM create_distributed_table({literal(qualify(table, spec.schema))}, 'key',\n"
             f"    colocate_with => {source});\n"
             for table in (spec.changes, spec.outcome)
         )
@@ -123,7 +122,7 @@ def _create_triggers(spec: RollupSpec) -> tuple[str, ...]:
     return (
         *captures,
         f"CREATE TRIGGER {quote(absorb)} AFTER DELETE ON {qualify(spec.changes, spec.schema)} "
-        "REFERENCING OLD TABLE AS drained "
+        "REFERENCING OLD TABLE AS _drained "
         f"FOR EACH STATEMENT EXECUTE FUNCTION {qualify(absorb, spec.schema)}()",
     )
 
@@ -136,7 +135,7 @@ def _log_existing_rows(spec: RollupSpec) -> str:
     # The triggers' lock on the source keeps writers out until this has committed.
     time = f"s.{quote(spec.time_column)}"
     return (
-        f"INSERT INTO {qualify(spec.changes, spec.schema)} ({quote(spec.key)}, bucket)\n"
+        f"INSERT INTO {qualify(spec.changes, spec.schema)} (key, bucket)\n"
         f"SELECT DISTINCT s.{quote(spec.key)}, {functions.bucket_of(spec, time)}\n"
         f"FROM {qualify(spec.source, spec.schema)} AS s\nWHERE {time} IS NOT NULL"
     )

@@ -89,12 +89,13 @@ def _capture(spec: RollupSpec) -> str:
     }
     branches = "\n  ELSIF ".join(
         f"TG_OP = '{event}' AND NOT sharded THEN\n{_log_arrays(spec, rows)}"
-        f"\n  ELSIF TG_OP = '{event}' THEN\n{_log_pairs(spec, rows)}"
+        f"\n  ELSIF TG_OP = '{event}' THEN\n{_log_pairs(rows)}"
         for event, rows in logged.items()
     )
     return f"""
 CREATE FUNCTION {qualify(capture_name(spec), spec.schema)}()
-RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET enable_hashagg = off AS $function$
+RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET jit = off SET enable_hashagg = off AS $function$
 -- Sorting, unlike hashing, holds the keys of one bucket at a time, however large the statement.
 DECLARE
   changes text := {quote(f"{spec.target}_colocated")}(TG_RELID, {_regclass(spec.changes)});
@@ -106,7 +107,7 @@ BEGIN
       -- Citus truncates from the coordinator: no run may add a group between here and there.
       LOCK TABLE {quote(spec.state)} IN SHARE ROW EXCLUSIVE MODE;
     END IF;
-    INSERT INTO {quote(spec.changes)} ({quote(spec.key)}, bucket)
+    INSERT INTO {quote(spec.changes)} (key, bucket)
     SELECT DISTINCT {quote(spec.key)}, {quote(spec.bucket_column)} FROM {quote(spec.target)};
   END IF;
   RETURN NULL;
@@ -130,9 +131,9 @@ def _log_arrays(spec: RollupSpec, rows: str) -> str:
     ) AS once GROUP BY bucket;"""
 
 
-def _log_pairs(spec: RollupSpec, rows: str) -> str:
+def _log_pairs(rows: str) -> str:
     statement = f"""
-      INSERT INTO <changes> (bucket, {quote(spec.key)})
+      INSERT INTO <changes> (bucket, key)
       SELECT DISTINCT bucket, key FROM ({rows}) AS changed
     """
     return f"    EXECUTE format($log${_template(statement, '<changes>')}$log$, changes);"
@@ -151,7 +152,7 @@ DECLARE
   source text := {quote(f"{spec.target}_colocated")}(TG_RELID, {_regclass(spec.source)});
   pairs bigint;
 BEGIN
-  SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0) INTO pairs FROM drained;
+  SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0) INTO pairs FROM _drained;
   IF pairs = 0 THEN
     RETURN NULL;
   END IF;
@@ -173,59 +174,64 @@ $function$""".strip()
 def _recompute(spec: RollupSpec) -> str:
     key, bucket = quote(spec.key), quote(spec.bucket_column)
     # In the order of the target's index, so that a bulk of new groups is appended to it.
-    identity = [spec.key, *(name for name in spec.dimensions if name != spec.key)]
-    others = [quote(name) for name in identity[1:]]
+    others = [quote(name) for name in spec.dimensions if name != spec.key]
     measures = [quote(name) for name in spec.measures]
-    columns = ", ".join([key, bucket, *others, *measures])
-    conflict = ", ".join([key, bucket, *others])
     same = " AND ".join(
-        ["g.bucket = t." + bucket, *(f"g.{name} IS NOT DISTINCT FROM t.{name}" for name in others)]
+        ["g.bucket = t." + bucket]
+        + [f"g.d{i} IS NOT DISTINCT FROM t.{name}" for i, name in enumerate(others)]
     )
     return f"""
-    WITH changed AS MATERIALIZED (
-      SELECT {key} AS key, bucket FROM drained WHERE keys IS NULL
+    WITH _changed AS MATERIALIZED (
+      SELECT key, bucket FROM _drained WHERE keys IS NULL
       UNION
-      SELECT unnest(keys), bucket FROM drained WHERE keys IS NOT NULL
-    ), groups AS MATERIALIZED (
+      SELECT unnest(keys), bucket FROM _drained WHERE keys IS NOT NULL
+    ), _groups AS MATERIALIZED (
       {_groups(spec, others, "s.{key} = c.key")}
       UNION ALL
       {_groups(spec, others, "s.{key} IS NULL AND c.key IS NULL")}
-    ), written AS (
-      INSERT INTO <target> AS t ({columns})
-      SELECT * FROM groups ORDER BY key, bucket
-      ON CONFLICT ({conflict}) DO UPDATE SET {_list(f"{m} = excluded.{m}" for m in measures)}
+    ), _written AS (
+      INSERT INTO <target> AS t ({_list([key, bucket, *others, *measures])})
+      SELECT * FROM _groups ORDER BY key, bucket
+      ON CONFLICT ({_list([key, bucket, *others])})
+      DO UPDATE SET {_list(f"{m} = excluded.{m}" for m in measures)}
       WHERE ({_list(f"t.{m}" for m in measures)})
         IS DISTINCT FROM ({_list(f"excluded.{m}" for m in measures)})
       RETURNING 1
-    ), removed AS (
-      DELETE FROM <target> AS t USING changed AS c
+    ), _removed AS (
+      DELETE FROM <target> AS t USING _changed AS c
       WHERE t.{key} = c.key AND t.{bucket} = c.bucket
-        AND NOT EXISTS (SELECT FROM groups AS g WHERE g.key = t.{key} AND {same})
+        AND NOT EXISTS (SELECT FROM _groups AS g WHERE g.key = t.{key} AND {same})
       RETURNING 1
-    ), removed_without_key AS (
-      DELETE FROM <target> AS t USING changed AS c
+    ), _removed_without_key AS (
+      DELETE FROM <target> AS t USING _changed AS c
       WHERE t.{key} IS NULL AND c.key IS NULL AND t.{bucket} = c.bucket
-        AND NOT EXISTS (SELECT FROM groups AS g WHERE g.key IS NULL AND {same})
+        AND NOT EXISTS (SELECT FROM _groups AS g WHERE g.key IS NULL AND {same})
       RETURNING 1
     )
-    INSERT INTO <outcome> ({key}, groups_written, groups_removed, since, until)
-    SELECT max(key), (SELECT count(*) FROM written),
-           (SELECT count(*) FROM removed) + (SELECT count(*) FROM removed_without_key),
+    INSERT INTO <outcome> (key, groups_written, groups_removed, since, until)
+    SELECT (SELECT key FROM _changed LIMIT 1), (SELECT count(*) FROM _written),
+           (SELECT count(*) FROM _removed) + (SELECT count(*) FROM _removed_without_key),
            min(bucket), max(bucket) + {_width(spec)}
-    FROM changed
+    FROM _changed
   """
 
 
 def _groups(spec: RollupSpec, others: list[str], keys_match: str) -> str:
     time, width = f"s.{quote(spec.time_column)}", _width(spec)
-    columns = _list(["c.key", "c.bucket", *(f"s.{name}" for name in others)])
+    dimensions = [f"s.{name}" for name in others]
+    selected = [
+        "c.key",
+        "c.bucket",
+        *(f"{name} AS d{i}" for i, name in enumerate(dimensions)),
+        *(f"{measure} AS m{i}" for i, measure in enumerate(spec.measure_sql())),
+    ]
     # The range finds a bucket by the index, the equality lets a bulk be joined by hash.
-    return f"""SELECT {columns}, {_list(spec.measure_sql())}
-      FROM changed AS c JOIN <source> AS s
+    return f"""SELECT {_list(selected)}
+      FROM _changed AS c JOIN <source> AS s
         ON {keys_match.format(key=quote(spec.key))}
        AND {time} >= c.bucket AND {time} < c.bucket + {width}
        AND {bucket_of(spec, time)} = c.bucket
-      GROUP BY {columns}"""
+      GROUP BY {_list(["c.key", "c.bucket", *dimensions])}"""
 
 
 def _run(spec: RollupSpec) -> str:

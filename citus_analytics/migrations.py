@@ -1,0 +1,162 @@
+"""Running the built-in migrations, from Python and inside Alembic's environment.
+
+The migrations live in `alembic/` at the top of the repository and travel inside the wheel, so that
+an installed package can migrate a database without a checkout.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alembic.config import Config
+from sqlalchemy import Connection, create_engine, make_url, pool
+from sqlalchemy.exc import ArgumentError as URLError
+
+from alembic import command, context
+from citus_analytics.autogenerate import without_machinery
+from citus_analytics.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from psycopg.errors import Diagnostic
+    from sqlalchemy import URL, MetaData
+
+    from citus_analytics.operations import Policy
+
+_log = logging.getLogger(__name__)
+
+
+def database_url(url: str | URL) -> URL:
+    """Return `url` for the psycopg driver.
+
+    `postgres://`, `postgresql://` and `postgresql+psycopg://` are all accepted.
+
+    Raises:
+        ArgumentError: It is no URL, or one of another database or driver.
+    """
+    try:
+        parsed = make_url(url)
+    except URLError as error:
+        raise ArgumentError(
+            "the database URL cannot be read; it looks like "
+            "postgresql://user:password@host:5432/database."
+        ) from error
+    if parsed.drivername not in ("postgres", "postgresql", "postgresql+psycopg"):
+        raise ArgumentError(
+            f"the database URL must start with postgresql://, got {parsed.drivername}://."
+        )
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def configuration(target: str | URL | Connection, *, citus: Policy = "auto") -> Config:
+    """Return the Alembic configuration of the built-in migrations, for `alembic.command`.
+
+    Args:
+        target: The database, or a connection to it whose transaction the migrations join.
+        citus: What happens on a server without Citus; see `citus_analytics.operations`.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["citus"] = citus
+    if isinstance(target, Connection):
+        config.attributes["connection"] = target
+    else:
+        config.attributes["url"] = database_url(target)
+    return config
+
+
+def upgrade(
+    target: str | URL | Connection, revision: str = "head", *, citus: Policy = "auto"
+) -> None:
+    """Migrate a database up to `revision`, in one transaction.
+
+    Given a connection, the migrations run in the caller's transaction and nothing is committed.
+
+    Raises:
+        ArgumentError: `target` is no PostgreSQL URL.
+        OperationError: `citus` is `require` and the server has no Citus.
+    """
+    command.upgrade(configuration(target, citus=citus), revision)
+
+
+def downgrade(
+    target: str | URL | Connection, revision: str = "base", *, citus: Policy = "auto"
+) -> None:
+    """Migrate a database down to `revision`, in one transaction; `base` leaves nothing.
+
+    Given a connection, the migrations run in the caller's transaction and nothing is committed.
+
+    Raises:
+        ArgumentError: `target` is no PostgreSQL URL.
+    """
+    command.downgrade(configuration(target, citus=citus), revision)
+
+
+def run_environment(metadata: MetaData) -> None:
+    """Run the migrations that Alembic asks for; the whole of an `env.py`.
+
+    The database is the connection or the URL that `configuration` was given, `-x url=` of the
+    command line, or `DATABASE_URL`, in this order. `-x citus=` is the policy for servers without
+    Citus.
+
+    Raises:
+        ArgumentError: No database is named, or its URL cannot be read.
+    """
+    attributes = context.config.attributes
+    arguments = context.get_x_argument(as_dictionary=True)
+    policy = arguments.get("citus", attributes.get("citus", "auto"))
+    if context.is_offline_mode():
+        context.configure(
+            dialect_name="postgresql",
+            target_metadata=metadata,
+            literal_binds=True,
+            # Named parameters leave the per cent signs of function bodies as they are.
+            dialect_opts={"paramstyle": "named"},
+            citus=policy,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+        return
+    connection: Connection | None = attributes.get("connection")
+    if connection is not None:
+        _migrate(connection, metadata, policy)
+        return
+    url = arguments.get("url") or attributes.get("url") or os.environ.get("DATABASE_URL")
+    if not url:
+        raise ArgumentError(
+            "no database to migrate: set DATABASE_URL, or give alembic -x url=postgresql://..."
+        )
+    engine = create_engine(database_url(url), poolclass=pool.NullPool)
+    with engine.connect() as connection:
+        _migrate(connection, metadata, policy)
+
+
+def _migrate(connection: Connection, metadata: MetaData, policy: str) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        include_name=without_machinery(metadata),
+        citus=policy,
+    )
+    driver = connection.connection.driver_connection
+    if driver is not None:
+        driver.add_notice_handler(_log_notice)
+    try:
+        with context.begin_transaction():
+            context.run_migrations()
+    finally:
+        if driver is not None:
+            driver.remove_notice_handler(_log_notice)
+
+
+def _log_notice(notice: Diagnostic) -> None:
+    _log.warning("%s", notice.message_primary)
+
+
+def _scripts() -> Path:
+    package = Path(__file__).parent
+    travelling = package / "_alembic"
+    return travelling if travelling.is_dir() else package.parent / "alembic"

@@ -1,0 +1,94 @@
+"""Running a rollup from Python.
+
+`SELECT rollup_http_request()` from any client does the same; this also says what happened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
+
+from psycopg.errors import UndefinedFunction
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.orm import Session
+
+from citus_analytics.errors import RollupError
+from citus_analytics.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.sql import qualify
+
+if TYPE_CHECKING:
+    from citus_analytics.rollup import Rollup
+
+Executor: TypeAlias = Session | Connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollupRun:
+    """What one run of a rollup did.
+
+    Attributes:
+        groups_written: Groups that were added or whose measures changed.
+        groups_removed: Groups that were deleted because no row of the source is left in them.
+        since: The start of the earliest bucket that was recomputed; None if none was.
+        until: The end of the latest bucket that was recomputed; None if none was.
+    """
+
+    groups_written: int
+    groups_removed: int
+    since: datetime | None
+    until: datetime | None
+
+
+@overload
+def run_rollup(
+    session: Executor, rollup: Rollup = ..., *, wait: Literal[True] = True
+) -> RollupRun: ...
+
+
+@overload
+def run_rollup(session: Executor, rollup: Rollup = ..., *, wait: bool) -> RollupRun | None: ...
+
+
+def run_rollup(
+    session: Executor, rollup: Rollup = GITHUB_ROLLUP_1MIN, *, wait: bool = True
+) -> RollupRun | None:
+    """Bring a rollup up to date with its source, in the caller's transaction.
+
+    Every change of the source that was committed before the call is in the rollup after it, and
+    the cost follows the number of changes. Runs are serialised: one at a time holds the lock until
+    its transaction ends. If the transaction is rolled back, nothing has happened.
+
+    Args:
+        session: A session or connection; nothing is committed.
+        rollup: The rollup to run, by default the built-in one by the minute.
+        wait: Whether to wait for another run that is under way.
+
+    Returns:
+        What was done, or None if `wait` is false and another run is under way.
+
+    Raises:
+        RollupError: The database has no such rollup.
+    """
+    run = qualify(f"{rollup.name}_run", rollup.target.schema)
+    statement = text(
+        f"SELECT groups_written, groups_removed, since, until FROM {run}(wait => :wait)"  # noqa: S608
+    )
+    try:
+        row = session.execute(statement, {"wait": wait}).one()
+    except ProgrammingError as error:
+        if not isinstance(error.orig, UndefinedFunction):
+            raise
+        raise RollupError(
+            f"the database has no rollup {rollup.name!r}: its function {run} was not found. "
+            "Migrate the database first, with `alembic upgrade head`."
+        ) from error
+    if row.groups_written is None:
+        return None
+    return RollupRun(
+        groups_written=row.groups_written,
+        groups_removed=row.groups_removed,
+        since=row.since,
+        until=row.until,
+    )
