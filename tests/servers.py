@@ -86,9 +86,7 @@ class DatabaseServer:
     def drop_database(self, url: URL) -> None:
         """Drop a database on every node, whoever is connected to it."""
         assert url.database is not None
-        # First on every node, since a node that is connected to another comes back there.
-        for node in self.nodes:
-            disconnect(node, url.database)
+        self._disconnect(url.database)
         for node in self.nodes:
             execute(node.url, f'DROP DATABASE "{url.database}" WITH (FORCE)')
 
@@ -118,9 +116,21 @@ class DatabaseServer:
             self._create(name, "template1")
             self._set_shard_count(name, shard_count)
             self._form_cluster(name)
+        # A template with connections cannot be cloned.
+        self._disconnect(name)
+
+    def _disconnect(self, name: str) -> None:
+        """Let nobody connect to a database any longer, and wait until nobody is connected."""
+        sessions = f"FROM pg_stat_activity WHERE datname = '{name}'"
+        # On every node before waiting for any: nodes, and Citus's daemons, connect to each other.
         for node in self.nodes:
-            # A template with connections cannot be cloned.
-            disconnect(node, name)
+            execute(
+                node.url,
+                f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false',
+                f"SELECT pg_terminate_backend(pid) {sessions}",
+            )
+        for node in self.nodes:
+            execute(node.url, f"SELECT pg_terminate_backend(pid, 30000) {sessions}")
 
     def _create(self, name: str, template: str) -> None:
         for node in self.nodes:
@@ -129,8 +139,7 @@ class DatabaseServer:
     def _set_shard_count(self, name: str, shard_count: int) -> None:
         # A clone does not inherit the settings of its template.
         if self.kind == "citus":
-            for node in self.nodes:
-                execute(node.url, f'ALTER DATABASE "{name}" SET citus.shard_count = {shard_count}')
+            execute(self.url, f'ALTER DATABASE "{name}" SET citus.shard_count = {shard_count}')
 
     def _form_cluster(self, name: str) -> None:
         if self.kind != "citus":
@@ -170,17 +179,6 @@ def citus_binaries() -> Binaries | None:
     """Return the newest PostgreSQL of this machine that has Citus, if there is one."""
     candidates = (found for found in installed_binaries() if found.has_extension("citus"))
     return next(candidates, None)
-
-
-def disconnect(node: EmbeddedServer, database: str) -> None:
-    """Let nobody connect to a database any longer, and wait until nobody is connected."""
-    execute(
-        node.url,
-        f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS false',
-        # Citus's daemon is among them; it may be in the middle of something.
-        "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity "
-        f"WHERE datname = '{database}'",
-    )
 
 
 def migrate(url: URL) -> None:
