@@ -1,0 +1,243 @@
+"""The analytics on a database: against the SQL of the tutorial, at the edges, in any session."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from sqlalchemy import insert
+
+from citus_analytics import queries
+from citus_analytics.models import GithubEvent, github_rollup_1min, github_users
+from tests.database.query_data import (
+    CLOCK_CHANGES,
+    UNFIT_SIZES,
+    ZONES,
+    add_events,
+    in_utc,
+    instants,
+    push,
+    random_events,
+    random_users,
+    set_zone,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.orm import Session
+
+EVER = datetime.max.replace(tzinfo=UTC)
+
+COUNT = "SELECT count(*) from github_events;"
+COMMITS_PER_HOUR = """
+SELECT date_trunc('hour', created_at) AS hour,
+       sum((payload->>'distinct_size')::int) AS num_commits
+FROM github_events
+WHERE event_type = 'PushEvent'
+GROUP BY hour
+ORDER BY hour;
+"""
+REPOSITORY_CREATORS = """
+SELECT login, count(*)
+FROM github_events ge
+JOIN github_users gu
+ON ge.user_id = gu.user_id
+WHERE event_type = 'CreateEvent' AND
+      payload @> '{"ref_type": "repository"}'
+GROUP BY login
+ORDER BY count(*) DESC;
+"""
+MOST_ACTIVE = """
+SELECT user_id,ingest_time,sum(total_events)
+FROM github_rollup_1min 
+GROUP by 1,2 
+ORDER by 3 desc 
+LIMIT 5;
+"""  # noqa: W291
+
+
+def test_empty_tables(session: Session) -> None:
+    assert queries.count_events(session) == 0
+    assert queries.commits_per_hour(session) == []
+    assert queries.top_repository_creators(session) == []
+    assert queries.most_active_users(session) == []
+
+
+def test_count_is_the_tutorials(connection: Connection) -> None:
+    add_events(connection, random_events(500))
+    counted = queries.count_events(connection)
+    assert counted == connection.exec_driver_sql(COUNT).scalar_one() == 500
+    assert type(counted) is int
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_commits_are_the_tutorials_in_every_zone(connection: Connection, zone: str) -> None:
+    add_events(connection, random_events(800))
+    set_zone(connection, zone)
+    rows = connection.exec_driver_sql(COMMITS_PER_HOUR).all()
+    expected = [(in_utc(hour), commits) for hour, commits in rows]
+    assert len(expected) > 30
+    assert expected[-1][0] is None
+    for session_zone in (zone, "Pacific/Chatham", "<-03:17>+03:17"):
+        set_zone(connection, session_zone)
+        found = queries.commits_per_hour(connection, time_zone=zone)
+        assert instants(found) == expected
+        assert {each.hour.tzinfo for each in found if each.hour} == {ZoneInfo(zone)}
+        assert {type(each.commits) for each in found} == {int, type(None)}
+
+
+def test_the_hour_that_is_repeated_counts_as_two(connection: Connection) -> None:
+    start = datetime(2025, 10, 26, 0, 30, tzinfo=UTC)
+    add_events(
+        connection, [push(start + n * timedelta(hours=1), distinct_size=10**n) for n in range(3)]
+    )
+    found = queries.commits_per_hour(connection, time_zone="Europe/Berlin")
+    shown = [(each.hour.isoformat(), each.commits) for each in found if each.hour]
+    assert shown == [
+        ("2025-10-26T02:00:00+02:00", 1),
+        ("2025-10-26T02:00:00+01:00", 10),
+        ("2025-10-26T03:00:00+01:00", 100),
+    ]
+
+
+@pytest.mark.parametrize("size", UNFIT_SIZES)
+def test_push_without_a_usable_size(connection: Connection, size: Any) -> None:
+    hour = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    add_events(connection, [push(hour, distinct_size=size)])
+    assert queries.commits_per_hour(connection) == [queries.HourlyCommits(hour, None)]
+    add_events(connection, [push(hour, distinct_size=2), push(hour, size=5)])
+    assert queries.commits_per_hour(connection) == [queries.HourlyCommits(hour, 2)]
+
+
+def test_creators_are_the_tutorials(connection: Connection) -> None:
+    add_events(connection, random_events(1500))
+    connection.execute(insert(github_users), random_users())
+    expected = [tuple(row) for row in connection.exec_driver_sql(REPOSITORY_CREATORS)]
+    found = queries.top_repository_creators(connection)
+    assert [each.repositories for each in found] == [number for _, number in expected]
+    expected.sort(key=lambda row: (-row[1], row[0] is None, row[0] or ""))
+    assert [(each.login, each.repositories) for each in found] == expected
+    assert None in {each.login for each in found}
+    assert len({each.repositories for each in found}) < len(found) > 10
+    assert queries.top_repository_creators(connection, limit=3) == found[:3]
+
+
+def test_most_active_are_the_tutorials(connection: Connection) -> None:
+    rows = rollup_rows()
+    connection.execute(insert(github_rollup_1min), rows)
+    expected = connection.exec_driver_sql(MOST_ACTIVE).all()
+    found = queries.most_active_users(connection)
+    assert [each.events for each in found] == [row[2] for row in expected]
+    totals: dict[tuple[Any, Any], int] = defaultdict(int)
+    for row in rows:
+        totals[row["ingest_time"], row["user_id"]] += row["total_events"]
+    order = sorted(totals.items(), key=lambda each: (-each[1], each[0][0] or EVER, each[0][1]))
+    every = queries.most_active_users(connection, limit=None)
+    assert [((each.minute, each.user_id), each.events) for each in every] == order
+    assert found == every[:5]
+    assert {type(each.events) for each in every} == {int}
+
+
+def rollup_rows(seed: int = 4) -> list[dict[str, Any]]:
+    """Return rows of the rollup whose totals by user and minute have many ties."""
+    chance = random.Random(seed)
+    noon = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    return [
+        {
+            "event_type": kind,
+            "repo_id": 1,
+            "user_id": user,
+            "total_events": chance.randrange(1, 4),
+            "ingest_time": moment,
+        }
+        for kind in ("PushEvent", "WatchEvent", None)
+        for user in range(20)
+        for moment in (None, *(noon + n * timedelta(minutes=1) for n in range(5)))
+        if chance.random() < 0.8
+    ]
+
+
+def test_windows_are_half_open(connection: Connection) -> None:
+    start = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    end = start + timedelta(hours=1)
+    instant = timedelta(microseconds=1)
+    for moment in (start - instant, start, end - instant, end, None):
+        add_events(
+            connection,
+            [
+                push(moment, distinct_size=1),
+                push(moment, ref_type="repository") | {"event_type": "CreateEvent"},
+            ],
+        )
+    connection.execute(insert(github_users), [{"user_id": 1, "login": "ada"}])
+    assert queries.count_events(connection) == 10
+    assert queries.count_events(connection, since=start, until=end) == 4
+    assert queries.count_events(connection, since=start) == 6
+    assert queries.count_events(connection, until=end) == 6
+    assert queries.count_events(connection, event_type="PushEvent", since=start, until=end) == 2
+    assert instants(queries.commits_per_hour(connection, since=start, until=end)) == [(start, 2)]
+    assert queries.top_repository_creators(connection, since=start, until=end) == [
+        queries.RepositoryCreator("ada", 2)
+    ]
+
+
+def test_window_of_most_active_is_about_the_start_of_minutes(connection: Connection) -> None:
+    start = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    minutes = [start + n * timedelta(minutes=1) for n in range(-1, 3)]
+    connection.execute(
+        insert(github_rollup_1min),
+        [{"user_id": 1, "total_events": 1, "ingest_time": minute} for minute in minutes],
+    )
+    found = queries.most_active_users(connection, since=minutes[1], until=minutes[3])
+    assert [each.minute for each in found] == minutes[1:3]
+
+
+def test_session_flushes_what_it_holds(session: Session) -> None:
+    session.add(GithubEvent(event_id=1, user_id=1, event_type="PushEvent"))
+    with session.no_autoflush:
+        assert queries.count_events(session) == 0
+    assert queries.count_events(session) == 1
+    assert session.in_transaction()
+
+
+def test_builders_and_functions_agree(session: Session) -> None:
+    add_events(session, random_events(300))
+    session.execute(insert(github_users), random_users())
+    since, until = CLOCK_CHANGES[0] - timedelta(hours=2), CLOCK_CHANGES[2]
+    counted = session.execute(queries.count_events_statement(since=since, until=until)).scalar_one()
+    assert 0 < counted == queries.count_events(session, since=since, until=until) < 300
+    hourly = session.execute(queries.commits_per_hour_statement(since=since, until=until)).all()
+    assert [tuple(each) for each in hourly] == instants(
+        queries.commits_per_hour(session, since=since, until=until)
+    )
+    creators = session.execute(
+        queries.top_repository_creators_statement(limit=4, since=since, until=until)
+    ).all()
+    assert [queries.RepositoryCreator(*each) for each in creators] == (
+        queries.top_repository_creators(session, limit=4, since=since, until=until)
+    )
+
+
+def test_async_sessions(engine: Engine) -> None:
+    pytest.importorskip("greenlet", reason="SQLAlchemy's asyncio support needs greenlet")
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+    with engine.begin() as connection:
+        add_events(connection, random_events(50))
+
+    async def ask() -> tuple[int, int]:
+        asynchronous = create_async_engine(engine.url)
+        async with AsyncSession(asynchronous) as session:
+            built = (await session.execute(queries.count_events_statement())).scalar_one()
+            run = await session.run_sync(queries.count_events, until=EVER)
+        await asynchronous.dispose()
+        return built, run
+
+    built, run = asyncio.run(ask())
+    assert built == 50
+    assert run == sum(each["created_at"] is not None for each in random_events(50))
