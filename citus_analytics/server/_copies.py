@@ -45,7 +45,10 @@ def readable_binaries(binaries: Binaries, account: Account, home: Path) -> Binar
 
 
 def _usable(binaries: Binaries, account: Account) -> bool:
-    server = account.run([str(binaries.bindir / "postgres"), "--version"])
+    try:
+        server = account.run([str(binaries.bindir / "postgres"), "--version"])
+    except PermissionError:
+        return False
     return server.returncode == 0 and account.can_read(binaries.bindir.parent)
 
 
