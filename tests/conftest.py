@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +20,15 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
 
     from tests.servers import DatabaseServer
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """An empty directory that every account can enter, unlike root's `tmp_path`."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
 
 
 @pytest.fixture(scope="session")

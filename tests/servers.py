@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import URL, NullPool, create_engine
 from sqlalchemy_utils import create_database
 
+from citus_analytics.migrations import upgrade
 from citus_analytics.server import Binaries, EmbeddedServer, installed_binaries
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class DatabaseServer:
         if content == "migrated":
             self._create(name, self._template("empty", shard_count))
             self._set_shard_count(name, shard_count)
-            migrate(self.nodes[0].url_for(name))
+            upgrade(self.nodes[0].url_for(name))
         else:
             self._create(name, "template1")
             self._set_shard_count(name, shard_count)
@@ -179,13 +180,6 @@ def citus_binaries() -> Binaries | None:
     """Return the newest PostgreSQL of this machine that has Citus, if there is one."""
     candidates = (found for found in installed_binaries() if found.has_extension("citus"))
     return next(candidates, None)
-
-
-def migrate(url: URL) -> None:
-    """Bring a database to the newest revision, as a user of the library does."""
-    from citus_analytics.migrations import upgrade
-
-    upgrade(url)
 
 
 def execute(url: URL, *statements: str) -> None:

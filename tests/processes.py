@@ -1,0 +1,94 @@
+"""Other processes, watched from the outside."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import URL, make_url
+
+import citus_analytics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+PATIENCE = 30.0
+IS_ROOT = os.geteuid() == 0
+
+# Starts a server in the directory that its argument names (none: a temporary one), tells about
+# it in a line, and leaves it in good order when its standard input ends.
+_USER = """
+import sys
+from citus_analytics.server import EmbeddedServer
+with EmbeddedServer(*sys.argv[1:]) as server:
+    print(server.pid, server.directory, server.url.render_as_string(), flush=True)
+    sys.stdin.read()
+"""
+
+
+class ServerUser:
+    """Another Python process that uses a server.
+
+    Args:
+        arguments: The directory of the server; none for a temporary one.
+        interpreter: The Python to run.
+        account: The name of the account to run under, for root; empty for the caller's own.
+    """
+
+    def __init__(
+        self, *arguments: str, interpreter: str = sys.executable, account: str = ""
+    ) -> None:
+        path = [str(Path(citus_analytics.__file__).parents[1]), *sys.path]
+        self.process = subprocess.Popen(
+            [interpreter, "-c", _USER, *arguments],
+            cwd="/",
+            env={"PYTHONPATH": os.pathsep.join(path), "PATH": os.defpath},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+            user=account or None,
+            group=pwd.getpwnam(account).pw_gid if account else None,
+            extra_groups=[] if account else None,
+        )
+
+    def wait_until_started(self) -> tuple[int, Path, URL]:
+        """Return the server's process id, its directory and its address."""
+        assert self.process.stdout is not None
+        pid, directory, url = self.process.stdout.readline().split()
+        return int(pid), Path(directory), make_url(url)
+
+    def leave(self) -> None:
+        """End in good order."""
+        self.process.communicate(timeout=PATIENCE)
+        assert self.process.returncode == 0
+
+    def kill(self) -> None:
+        """End at once and without a last word."""
+        self.process.kill()
+        self.process.communicate(timeout=PATIENCE)
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Wait until `holds` does, and tell whether it came to that."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether there is a process with this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
