@@ -1,0 +1,236 @@
+"""Sources without a database: what is read of them, what is known of them, what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tempfile
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from citus_analytics.errors import ArgumentError, LoadError
+from citus_analytics.ingest import load_events
+from citus_analytics.ingest.faults import Place, place_in_context
+from citus_analytics.ingest.sources import BLOCK_SIZE, Block, Source, Tally, csv_blocks, open_source
+from citus_analytics.models import github_events
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CSV = b"1,one\n2,two\n"
+LONG = b"1,0123456789abcdef\n" * (BLOCK_SIZE // 5)
+
+
+def read(source: Source) -> bytes:
+    return b"".join(csv_blocks(open_source(source), Tally()))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "some rows.csv"
+    path.write_bytes(CSV)
+    return path
+
+
+def test_a_path_is_read_and_its_size_known(path: Path) -> None:
+    for source in (path, str(path)):
+        assert read(source) == CSV
+        assert open_source(source).total_bytes == len(CSV)
+        assert open_source(source).name == str(path)
+
+
+def test_an_open_file_is_read_from_where_it_stands_and_stays_open(path: Path) -> None:
+    with path.open("rb") as file:
+        file.readline()
+        source = open_source(file)
+        assert source.total_bytes == len(b"2,two\n")
+        for _ in range(2):
+            assert b"".join(csv_blocks(source, Tally())) == b"2,two\n"
+        assert not file.closed
+
+
+def test_a_file_in_memory_tells_its_size() -> None:
+    assert open_source(io.BytesIO(CSV)).total_bytes == len(CSV)
+
+
+def test_a_file_that_decompresses_does_not_tell_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(gzip.compress(LONG))
+    with gzip.open(path) as file:
+        source = open_source(file)
+        assert source.total_bytes is None
+        assert b"".join(csv_blocks(source, Tally())) == LONG
+
+
+def test_a_pipe_is_read_once_and_has_no_size() -> None:
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writing, "wb") as file:
+            file.write(LONG)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with os.fdopen(reading, "rb") as file:
+        source = open_source(file)
+        assert (source.total_bytes, source.repeatable) == (None, False)
+        assert b"".join(csv_blocks(source, Tally())) == LONG
+    writer.join()
+
+
+def test_blocks_of_any_kind_of_bytes_are_gathered() -> None:
+    blocks: list[Block] = [b"1", bytearray(b","), memoryview(b"one\n")] * BLOCK_SIZE
+    gathered = list(csv_blocks(open_source(iter(blocks)), Tally()))
+    assert b"".join(gathered) == b"1,one\n" * BLOCK_SIZE
+    assert len(gathered) <= 13
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000, 10**7])
+def test_gzip_is_known_by_its_first_bytes(size: int) -> None:
+    packed = gzip.compress(LONG)
+    assert read(packed[i : i + size] for i in range(0, len(packed), size)) == LONG
+
+
+def test_gzip_of_several_members_and_padding_is_one_file() -> None:
+    assert read(
+        [gzip.compress(b"1,"), gzip.compress(b""), gzip.compress(b"one\n"), b"\0" * 512]
+    ) == (b"1,one\n")
+
+
+def test_gzip_is_unpacked_block_by_block() -> None:
+    bomb = gzip.compress(b"\n" * 50_000_000)
+    assert len(bomb) < 100_000
+    assert max(map(len, csv_blocks(open_source([bomb]), Tally()))) <= BLOCK_SIZE
+
+
+def test_the_tally_has_stored_bytes_and_unpacked_lines(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv.gz"
+    path.write_bytes(gzip.compress(LONG))
+    tally = Tally()
+    for _ in csv_blocks(open_source(path), tally):
+        pass
+    assert tally == Tally(bytes=path.stat().st_size, lines=LONG.count(b"\n"))
+
+
+@pytest.mark.parametrize("missing", [1, 4, 8, 9, 100])
+def test_gzip_that_is_cut_short_is_refused(tmp_path: Path, missing: int) -> None:
+    path = tmp_path / "rows.csv.gz"
+    path.write_bytes(gzip.compress(os.urandom(5000))[:-missing])
+    with pytest.raises(LoadError, match=r"rows\.csv\.gz is cut short") as caught:
+        read(path)
+    assert (caught.value.line, caught.value.column) == (None, None)
+
+
+@given(st.binary(max_size=300), st.data())
+def test_gzip_cut_anywhere_is_never_taken_for_complete(content: bytes, data: Any) -> None:
+    packed = gzip.compress(content)
+    end = data.draw(st.integers(2, len(packed) - 1))
+    with pytest.raises(LoadError, match="cut short"):
+        read([packed[:end]])
+
+
+def test_damaged_gzip_is_refused() -> None:
+    packed = bytearray(gzip.compress(CSV))
+    packed[-6] ^= 1
+    with pytest.raises(LoadError, match="is a damaged gzip file"):
+        read([bytes(packed)])
+    with pytest.raises(LoadError, match="is a damaged gzip file"):
+        read([gzip.compress(CSV), b"and more"])
+
+
+@pytest.mark.parametrize("content", [b"", CSV])
+def test_a_file_named_gz_must_be_gzip(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "rows.csv.gz"
+    path.write_bytes(content)
+    with pytest.raises(LoadError, match=r"rows\.csv\.gz is no gzip file: it begins with b'"):
+        read(path)
+
+
+def test_a_missing_file_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=r"none\.csv cannot be read: No such file") as caught:
+        open_source(tmp_path / "none.csv")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+    assert caught.value.line is None
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="cannot be read: Is a directory"):
+        read(tmp_path)
+
+
+def test_a_file_in_text_mode_is_refused(path: Path) -> None:
+    with path.open() as file, pytest.raises(ArgumentError, match="is open in text mode"):
+        open_source(file)  # type: ignore[arg-type]
+
+
+def test_a_wrapped_file_in_text_mode_is_refused() -> None:
+    with tempfile.NamedTemporaryFile("w+") as file:
+        file.write("1,one\n")
+        file.seek(0)
+        with pytest.raises(ArgumentError, match="must give bytes, but gave str"):
+            read(file)
+
+
+@pytest.mark.parametrize("source", [["1,one\n"], [1], [None]], ids=repr)
+def test_an_iterable_of_anything_but_bytes_is_refused(source: Any) -> None:
+    with pytest.raises(ArgumentError, match="the iterable must give bytes, but gave "):
+        read(source)
+
+
+@pytest.mark.parametrize("source", [CSV, bytearray(CSV)], ids=["bytes", "bytearray"])
+def test_bytes_are_no_source(source: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"wrap it in io\.BytesIO"):
+        open_source(source)
+
+
+def test_what_gives_no_bytes_is_no_source() -> None:
+    with pytest.raises(ArgumentError, match="a source is a path, '-', an open binary file or"):
+        open_source(7)  # type: ignore[arg-type]
+
+
+def test_what_an_iterable_raises_comes_through() -> None:
+    def blocks() -> Iterator[bytes]:
+        yield CSV
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        read(blocks())
+
+
+def test_a_file_is_closed_when_reading_stops_early(path: Path, recwarn: Any) -> None:
+    blocks = csv_blocks(open_source(path), Tally())
+    next(blocks)
+    blocks.close()
+    assert not recwarn.list
+
+
+def test_what_is_no_connection_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="through a Connection or a Session of SQLAlchemy"):
+        load_events("postgresql://", [CSV])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("context", "line", "column"),
+    [
+        ('COPY github_events, line 3, column repo_id: "x"', 3, "repo_id"),
+        ("COPY github_events, line 3, column org: null input", 3, "org"),
+        ('COPY github_events, line 12: "1,a column repo_id: 2"', 12, None),
+        ("COPY github_events, Zeile 3, Spalte repo_id: »x«", 3, "repo_id"),
+        ("COPY github_events, ligne 3, colonne repo : « x »", 3, "repo"),
+        ('JSON data, line 1: {x\nCOPY github_events, line 3, column payload: "{x"', 3, "payload"),
+        ('COPY github_events_102008, line 3, column repo_id: "x"', None, None),
+        ("JSON data, line 1: {bad", None, None),
+        ("", None, None),
+        (None, None, None),
+    ],
+)
+def test_the_place_is_read_in_any_language_and_of_no_shard(
+    context: str | None, line: int | None, column: str | None
+) -> None:
+    assert place_in_context(context, github_events) == Place(line, column)
