@@ -205,7 +205,7 @@ class EmbeddedServer:
             _refuse_data_directory(path)
             return self._home
         else:
-            path.mkdir(parents=True)
+            _create_directory(path)
         # The account of the server must come through to its data, and needs no more than that.
         path.chmod(0o711 if os.geteuid() == 0 else 0o700)
         return self._home
@@ -249,6 +249,17 @@ class EmbeddedServer:
             # The supervisor has done so already, unless the server had been killed before.
             shutil.rmtree(home.path, ignore_errors=True)
             self._home = None
+
+
+def _create_directory(path: Path) -> None:
+    try:
+        # Another process may create it at the same moment.
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ServerError(
+            f"cannot create {path} for an embedded server: {error.strerror}. "
+            "Name a directory that this account can write to."
+        ) from error
 
 
 def _refuse_data_directory(path: Path) -> None:

@@ -155,6 +155,12 @@ def test_a_data_directory_is_not_taken_over(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["PG_VERSION"]
 
 
+def test_a_directory_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="ascii")
+    with pytest.raises(ServerError, match="cannot create .*: Not a directory"):
+        EmbeddedServer(tmp_path / "file" / "server").start()
+
+
 def test_a_child_that_inherits_a_lock_keeps_it(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     with _locks.opened(lock) as descriptor:
