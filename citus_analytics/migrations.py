@@ -122,6 +122,9 @@ def run_environment(metadata: MetaData) -> None:
         return
     connection: Connection | None = attributes.get("connection")
     if connection is not None:
+        if not connection.in_transaction():
+            # Alembic commits a transaction that it has begun; this one is the caller's.
+            connection.begin()
         _migrate(connection, metadata, policy)
         return
     url = arguments.get("url") or attributes.get("url") or os.environ.get("DATABASE_URL")

@@ -214,11 +214,11 @@ def test_a_run_touches_only_what_changed(connection: Connection) -> None:
     run_rollup(connection)
     connection.commit()
     versions = "SELECT user_id, xmin::text FROM github_rollup_1min"
-    before = dict(connection.execute(text(versions)).all())
+    before: dict[int, str] = dict(connection.execute(text(versions)).all())
     add(connection, event(7, at=NOON + 7 * MINUTE))
     run_rollup(connection)
     connection.commit()
-    after = dict(connection.execute(text(versions)).all())
+    after: dict[int, str] = dict(connection.execute(text(versions)).all())
     assert [user for user in after if after[user] != before[user]] == [7]
 
 

@@ -1,0 +1,195 @@
+"""The operations on tables of an application's own, and what they refuse."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import NullPool, create_engine, text
+
+from citus_analytics.distribution import Distributed, Reference
+from citus_analytics.errors import OperationError
+from citus_analytics.operations import (
+    CreateDistributedTableOp,
+    CreateReferenceTableOp,
+    CreateRollupFunctionOp,
+    RollupSpec,
+    UndistributeTableOp,
+)
+from tests.servers import ON_CITUS_ONLY, SHARD_COUNT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from alembic.operations import MigrateOperation
+    from sqlalchemy import URL, Connection
+
+# Names that must be quoted everywhere, a schema, measures of every kind, a key that is no number.
+SPEC = RollupSpec(
+    function="Roll 100% up",
+    source="Page Views",
+    target='views by "hour"',
+    state="Last Run",
+    state_column="at",
+    key="Tenant",
+    key_type="TEXT",
+    time_column="key",
+    bucket=timedelta(hours=1),
+    bucket_column="bucket",
+    dimensions=("Tenant", "groups", "it's"),
+    measures={
+        "n": "count(*)",
+        "total": "sum(Milli%seconds)",
+        "least": "min(Milli%seconds)",
+        "most": "max(Milli%seconds)",
+    },
+    schema="Web Shop",
+)
+TABLES = """
+CREATE SCHEMA "Web Shop";
+CREATE TABLE "Web Shop"."Page Views"
+  ("Tenant" text, "key" timestamptz, groups int, "it's" text, "Milli%seconds" bigint);
+CREATE INDEX ON "Web Shop"."Page Views" ("Tenant", "key");
+CREATE TABLE "Web Shop"."views by ""hour\"""
+  ("Tenant" text, bucket timestamptz, groups int, "it's" text,
+   n bigint, total numeric, least bigint, most bigint);
+CREATE UNIQUE INDEX ON "Web Shop"."views by ""hour\"""
+  ("Tenant", bucket, groups, "it's") NULLS NOT DISTINCT;
+CREATE TABLE "Web Shop"."Last Run" (at timestamptz PRIMARY KEY);
+"""
+EXPECTED = """
+SELECT "Tenant", date_bin('1 hour', "key", '2000-01-01 00:00+00'), groups, "it's",
+       count(*), sum("Milli%seconds"), min("Milli%seconds"), max("Milli%seconds")
+FROM "Web Shop"."Page Views" GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+"""
+FOUND = """
+SELECT "Tenant", bucket, groups, "it's", n, total, least, most
+FROM "Web Shop"."views by ""hour\""" ORDER BY 1, 2, 3, 4
+"""
+
+
+@pytest.fixture
+def plain(empty_database: URL) -> Iterator[Connection]:
+    with create_engine(empty_database, poolclass=NullPool).connect() as connection:
+        yield connection
+
+
+def invoke(connection: Connection, *operations: MigrateOperation) -> None:
+    context = MigrationContext.configure(connection, opts={"citus": "auto"})
+    for operation in operations:
+        Operations(context).invoke(operation)
+
+
+def rows(connection: Connection, statement: str) -> list[tuple[object, ...]]:
+    return [tuple(row) for row in connection.exec_driver_sql(statement.replace("%", "%%"), ())]
+
+
+def kind_of(connection: Connection, table: str) -> tuple[object, ...] | None:
+    found = connection.execute(
+        text(
+            "SELECT citus_table_type, distribution_column, shard_count FROM citus_tables "
+            "WHERE table_name = CAST(:table AS regclass)"
+        ),
+        {"table": table},
+    ).one_or_none()
+    return None if found is None else tuple(found)
+
+
+def test_a_rollup_of_someone_elses_tables(plain: Connection) -> None:
+    plain.execute(text(TABLES.replace(":", "\\:")))
+    create = CreateRollupFunctionOp(SPEC, 1)
+    invoke(
+        plain,
+        CreateDistributedTableOp("Page Views", Distributed(column="Tenant"), "Web Shop"),
+        CreateDistributedTableOp(
+            SPEC.target, Distributed(column="Tenant", colocate_with="Page Views"), "Web Shop"
+        ),
+        create,
+    )
+    plain.commit()
+    for shift in (0, 2, 5):
+        plain.exec_driver_sql(
+            'INSERT INTO "Web Shop"."Page Views" '
+            "SELECT 'tenant ' || i %% 7, timestamptz '2026-03-01' + i * interval '97 s', i %% 3, "
+            "nullif('it''s ' || i %% 2, 'it''s 1'), i + %s FROM generate_series(1, 200) AS i",
+            (shift,),
+        )
+        plain.exec_driver_sql('SELECT "Web Shop"."Roll 100%% up"()', ())
+        plain.commit()
+        assert rows(plain, FOUND) == rows(plain, EXPECTED)
+    plain.exec_driver_sql('DELETE FROM "Web Shop"."Page Views" WHERE "Tenant" = %s', ("tenant 3",))
+    plain.exec_driver_sql('SELECT "Web Shop"."Roll 100%% up"()', ())
+    assert rows(plain, FOUND) == rows(plain, EXPECTED)
+    plain.commit()
+
+    invoke(plain, create.reverse())
+    left = "SELECT proname FROM pg_proc WHERE pronamespace = '\"Web Shop\"'::regnamespace"
+    assert rows(plain, left) == []
+    invoke(plain, create.reverse().reverse())
+    plain.commit()
+    plain.exec_driver_sql('SELECT "Web Shop"."Roll 100%% up"()', ())
+    assert rows(plain, FOUND) == rows(plain, EXPECTED)
+
+
+@ON_CITUS_ONLY
+def test_distribution_there_and_back(plain: Connection) -> None:
+    plain.execute(text("CREATE TABLE clicks AS SELECT i AS user_id FROM generate_series(1, 99) i"))
+    plain.commit()
+    create = CreateDistributedTableOp("clicks", Distributed(column="user_id", shard_count=6))
+    invoke(plain, create)
+    plain.commit()
+    assert kind_of(plain, "clicks") == ("distributed", "user_id", 6)
+    plain.commit()
+    invoke(plain, create.reverse())
+    plain.commit()
+    assert kind_of(plain, "clicks") is None
+    plain.commit()
+    invoke(plain, create.reverse().reverse())
+    plain.commit()
+    assert kind_of(plain, "clicks") == ("distributed", "user_id", 6)
+    assert plain.execute(text("SELECT count(*) FROM clicks")).scalar_one() == 99
+
+
+@ON_CITUS_ONLY
+def test_reference_tables_there_and_back(plain: Connection) -> None:
+    plain.execute(text("CREATE TABLE countries (code text PRIMARY KEY)"))
+    create = CreateReferenceTableOp("countries")
+    invoke(plain, create)
+    plain.commit()
+    assert kind_of(plain, "countries") == ("reference", "<none>", 1)
+    plain.commit()
+    invoke(plain, create.reverse())
+    plain.commit()
+    assert kind_of(plain, "countries") is None
+    invoke(plain, create.reverse())  # A local table is left alone.
+
+
+@ON_CITUS_ONLY
+def test_tables_join_the_servers_shard_count(plain: Connection) -> None:
+    plain.execute(text("CREATE TABLE a (id int); CREATE TABLE b (id int)"))
+    invoke(
+        plain,
+        CreateDistributedTableOp("a", Distributed(column="id")),
+        CreateDistributedTableOp("b", Distributed(column="id", colocate_with="a")),
+    )
+    assert kind_of(plain, "a") == kind_of(plain, "b") == ("distributed", "id", SHARD_COUNT)
+
+
+def test_a_rollup_is_not_created_half(empty_database: URL) -> None:
+    engine = create_engine(empty_database, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection, pytest.raises(OperationError, match="needs a transaction"):
+        invoke(connection, CreateRollupFunctionOp(SPEC, 1))
+
+
+def test_operations_carry_what_their_reverse_needs() -> None:
+    distributed = CreateDistributedTableOp("t", Distributed(column="c", colocate_with="u"), "s")
+    reference = CreateReferenceTableOp("t", "s")
+    rollup = CreateRollupFunctionOp(SPEC, 1)
+    for operation in (distributed, reference, rollup):
+        assert operation.reverse().reverse() == operation
+    assert reference.reverse() == UndistributeTableOp("t", Reference(), "s")
+    with pytest.raises(OperationError, match="was=Distributed"):
+        UndistributeTableOp("t").reverse()
