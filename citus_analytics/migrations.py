@@ -11,11 +11,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alembic import command, context
 from alembic.config import Config
 from sqlalchemy import Connection, create_engine, make_url, pool
 from sqlalchemy.exc import ArgumentError as URLError
 
-from alembic import command, context
 from citus_analytics.autogenerate import without_machinery
 from citus_analytics.errors import ArgumentError
 

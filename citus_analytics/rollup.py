@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
+from sqlalchemy import Table
+
 from citus_analytics.distribution import Distributed, distribution_of
 from citus_analytics.errors import DeclarationError
 
 if TYPE_CHECKING:
-    from sqlalchemy import MetaData, Table
+    from sqlalchemy import MetaData
 
 _INFO_KEY = "citus_analytics.rollups"
 

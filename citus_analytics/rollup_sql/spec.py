@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Self
 
 from citus_analytics.errors import DeclarationError
 from citus_analytics.sql import DIALECT, quote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import timedelta
-
     from citus_analytics.rollup import Rollup
 
 # The longest suffix that is put behind the target's name is "_capture_truncate".

@@ -102,7 +102,8 @@ DECLARE
   sharded boolean := changes <> {_regclass(spec.changes)}::text;
 BEGIN
   IF {branches}
-  ELSE
+  ELSIF NOT sharded THEN
+    -- A shard is truncated only after the whole table has been logged here.
     IF EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') THEN
       -- Citus truncates from the coordinator: no run may add a group between here and there.
       LOCK TABLE {quote(spec.state)} IN SHARE ROW EXCLUSIVE MODE;

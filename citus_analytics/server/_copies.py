@@ -1,8 +1,8 @@
 """A copy of the wheel's PostgreSQL for an account that cannot read the original.
 
 As root, a virtual environment often lies where no other account may look (root's home, or
-anything made under a strict umask), and the server must not run as root. The way to the original is not
-opened: changing the modes of somebody's directories is none of our business.
+anything made under a strict umask), and the server must not run as root. The way to the original
+is not opened: changing the modes of somebody's directories is none of our business.
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from citus_analytics.server import _supervisor
@@ -22,9 +24,6 @@ from citus_analytics.server._cluster import create_file, ensure_data, give_to, w
 from citus_analytics.server._copies import readable_binaries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from citus_analytics.server._accounts import Account
 
 _DEFAULT_PORT = 5432

@@ -6,10 +6,10 @@ import io
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, NullPool, create_engine, text
 
-from alembic import command
 from citus_analytics.errors import OperationError
 from citus_analytics.migrations import configuration, downgrade, upgrade
 from citus_analytics.models import Base

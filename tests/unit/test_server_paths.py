@@ -157,7 +157,7 @@ def test_a_data_directory_is_not_taken_over(tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="ascii")
-    with pytest.raises(ServerError, match="cannot create .*: Not a directory"):
+    with pytest.raises(ServerError, match=r"cannot create .*: Not a directory"):
         EmbeddedServer(tmp_path / "file" / "server").start()
 
 

@@ -1,0 +1,134 @@
+"""Shards that are moved, split, merged and brought home keep on logging, and nothing is lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import URL, Connection, NullPool, create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+from citus_analytics.rollup_run import run_rollup
+from tests.rollups import NOON, add, assert_adds_up, event
+from tests.servers import ON_CITUS_ONLY, SHARD_COUNT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = ON_CITUS_ONLY
+
+# Most shards are in the log when the cluster changes under them.
+USERS = 40
+
+SHARDS = """
+SELECT shardid, shardminvalue::int, shardmaxvalue::int, nodeid, groupid
+FROM pg_dist_shard JOIN pg_dist_placement USING (shardid) JOIN pg_dist_node USING (groupid)
+WHERE logicalrelid = 'github_events'::regclass ORDER BY shardid
+"""
+
+
+@pytest.fixture
+def cluster(database: URL) -> Iterator[Connection]:
+    """A connection in autocommit, for what Citus runs outside of transactions."""
+    engine = create_engine(database, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        yield connection
+
+
+def change_something(connection: Connection) -> None:
+    add(connection, *(event(user, repo_id=user % 3) for user in range(USERS)))
+    connection.execute(text("UPDATE github_events SET event_type = 'X' WHERE user_id = 7"))
+    connection.execute(text("DELETE FROM github_events WHERE user_id = 11"))
+
+
+def assert_still_adds_up(connection: Connection) -> None:
+    """What was logged before is rolled up, and so is what comes after."""
+    run_rollup(connection)
+    assert_adds_up(connection)
+    change_something(connection)
+    assert run_rollup(connection).groups_written >= USERS - 1
+    assert_adds_up(connection)
+    connection.execute(text("TRUNCATE github_events"))
+    add(connection, event(1, at=NOON))
+    run_rollup(connection)
+    assert_adds_up(connection)
+
+
+@pytest.mark.parametrize("mode", ["block_writes", "force_logical"])
+def test_moved_shards(cluster: Connection, mode: str) -> None:
+    change_something(cluster)
+    if mode == "force_logical":
+        # Rows that are deleted from tables without a key must be named as a whole.
+        for table in ("github_events", "github_users", "github_rollup_1min"):
+            cluster.exec_driver_sql(f"ALTER TABLE {table} REPLICA IDENTITY FULL")
+    shards = cluster.execute(text(SHARDS)).all()
+    nodes = {shard.nodeid for shard in shards}
+    for shard in shards:
+        (target,) = nodes - {shard.nodeid}
+        cluster.execute(
+            text(
+                "SELECT citus_move_shard_placement(:shard, :source, :target, CAST(:mode AS "
+                "citus.shard_transfer_mode))"
+            ),
+            {"shard": shard.shardid, "source": shard.nodeid, "target": target, "mode": mode},
+        )
+    moved = cluster.execute(text(SHARDS)).all()
+    assert all(old.nodeid != new.nodeid for old, new in zip(shards, moved, strict=True))
+    assert_still_adds_up(cluster)
+
+
+def test_split_shards(cluster: Connection) -> None:
+    change_something(cluster)
+    for shard in cluster.execute(text(SHARDS)).all():
+        middle = (shard.shardminvalue + shard.shardmaxvalue) // 2
+        cluster.execute(
+            text(
+                "SELECT citus_split_shard_by_split_points(:shard, ARRAY[CAST(:middle AS text)], "
+                "ARRAY[CAST(:node AS int), CAST(:node AS int)], 'block_writes')"
+            ),
+            {"shard": shard.shardid, "middle": str(middle), "node": shard.nodeid},
+        )
+    assert len(cluster.execute(text(SHARDS)).all()) == 2 * SHARD_COUNT
+    assert_still_adds_up(cluster)
+
+
+def test_another_number_of_shards(cluster: Connection) -> None:
+    change_something(cluster)
+    cluster.execute(text("SET citus.enable_unsafe_triggers TO on"))
+    cluster.execute(
+        text(
+            "SELECT alter_distributed_table('github_events', shard_count => 6, "
+            "cascade_to_colocated => true)"
+        )
+    )
+    assert len(cluster.execute(text(SHARDS)).all()) == 6
+    assert_still_adds_up(cluster)
+
+
+def test_tables_brought_home(cluster: Connection) -> None:
+    change_something(cluster)
+    for table in (
+        "github_rollup_1min_outcome",
+        "github_rollup_1min_changes",
+        "github_rollup_1min",
+        "github_users",
+        "github_events",
+    ):
+        cluster.execute(
+            text("SELECT undistribute_table(CAST(:table AS regclass))"), {"table": table}
+        )
+    assert cluster.execute(text("SELECT count(*) FROM citus_tables")).scalar_one() == 0
+    assert_still_adds_up(cluster)
+
+
+def test_the_log_of_a_plain_server_cannot_be_misplaced(cluster: Connection) -> None:
+    """Off Citus the log holds arrays without a key: Citus refuses them rather than lose them."""
+    test_tables_brought_home(cluster)
+    change_something(cluster)
+    cluster.execute(text("SET citus.enable_unsafe_triggers TO on"))
+    with pytest.raises(DBAPIError, match=r"partition column .* cannot be NULL"):
+        cluster.execute(
+            text("SELECT create_distributed_table('github_rollup_1min_changes', 'key')")
+        )
+    run_rollup(cluster)
+    assert_adds_up(cluster)
