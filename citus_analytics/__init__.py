@@ -1,3 +1,125 @@
-"""Real-time analytics on PostgreSQL and Citus."""
+"""Real-time analytics on PostgreSQL and Citus: sharded tables, exact rollups, typed questions.
+
+What an application needs every day is here. Four more rooms are imported by name, because they
+bring something along that not every application wants: `citus_analytics.migrations` (Alembic) with
+`citus_analytics.operations` for migrations of your own, `citus_analytics.sample` (made-up events)
+and `citus_analytics.server` (a PostgreSQL for development).
+"""
+
+from __future__ import annotations
+
+from citus_analytics.distribution import (
+    Distributed,
+    Distribution,
+    Local,
+    Reference,
+    distribute,
+    distribution_of,
+)
+from citus_analytics.errors import (
+    ArgumentError,
+    CitusAnalyticsError,
+    DeclarationError,
+    LoadError,
+    OperationError,
+    RollupError,
+    ServerError,
+)
+from citus_analytics.ingest import LoadResult, Progress, load_csv, load_events, load_users
+from citus_analytics.models import (
+    GITHUB_ROLLUP_1MIN,
+    Base,
+    GithubEvent,
+    GithubRollup1Min,
+    GithubUser,
+    LatestRollup,
+    github_events,
+    github_rollup_1min,
+    github_users,
+    latest_rollup,
+)
+from citus_analytics.queries import (
+    HourlyCommits,
+    RepositoryCreator,
+    UserActivity,
+    commits_per_hour,
+    commits_per_hour_statement,
+    count_events,
+    count_events_statement,
+    most_active_users,
+    most_active_users_statement,
+    top_repository_creators,
+    top_repository_creators_statement,
+)
+from citus_analytics.rollup import (
+    Measure,
+    Rollup,
+    count,
+    declare_rollup,
+    maximum,
+    minimum,
+    rollups_of,
+    total,
+)
+from citus_analytics.rollup_run import RollupRun, run_rollup
 
 __version__ = "0.1.0"
+
+# ruff: noqa: RUF022 - grouped by what they are for
+__all__ = [
+    # GitHub's events, as tables and as classes
+    "Base",
+    "GithubEvent",
+    "GithubRollup1Min",
+    "GithubUser",
+    "LatestRollup",
+    "github_events",
+    "github_rollup_1min",
+    "github_users",
+    "latest_rollup",
+    # How tables are spread over a cluster
+    "Distributed",
+    "Distribution",
+    "Local",
+    "Reference",
+    "distribute",
+    "distribution_of",
+    # Loading
+    "LoadResult",
+    "Progress",
+    "load_csv",
+    "load_events",
+    "load_users",
+    # Rollups
+    "GITHUB_ROLLUP_1MIN",
+    "Measure",
+    "Rollup",
+    "RollupRun",
+    "count",
+    "declare_rollup",
+    "maximum",
+    "minimum",
+    "rollups_of",
+    "run_rollup",
+    "total",
+    # Questions
+    "HourlyCommits",
+    "RepositoryCreator",
+    "UserActivity",
+    "commits_per_hour",
+    "commits_per_hour_statement",
+    "count_events",
+    "count_events_statement",
+    "most_active_users",
+    "most_active_users_statement",
+    "top_repository_creators",
+    "top_repository_creators_statement",
+    # Errors
+    "ArgumentError",
+    "CitusAnalyticsError",
+    "DeclarationError",
+    "LoadError",
+    "OperationError",
+    "RollupError",
+    "ServerError",
+]
