@@ -1,0 +1,50 @@
+"""The examples run as their README says, on PostgreSQL and on Citus."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import NullPool, create_engine, inspect
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+ROOT = Path(__file__).parents[2]
+
+PAGE_VIEWS = """\
+18 groups written
+site 1 /         30 views, the longest 39 s
+site 1 /docs     30 views, the longest 38 s
+site 1 /prices   30 views, the longest 39 s
+3 groups removed
+site 1 /         30 views, the longest 39 s
+site 1 /docs     30 views, the longest 38 s
+"""
+
+
+def python(database: URL, *arguments: str) -> str:
+    """Run a Python module from the top of the repository; return what it prints."""
+    url = database.set(drivername="postgresql").render_as_string(hide_password=False)
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_page_views(empty_database: URL) -> None:
+    alembic = ("alembic", "-c", "examples/page_views/alembic.ini")
+    python(empty_database, *alembic, "upgrade", "head")
+    assert "No new upgrade operations" in python(empty_database, *alembic, "check")
+    assert python(empty_database, "examples.page_views.dashboard") == PAGE_VIEWS
+    python(empty_database, *alembic, "downgrade", "base")
+    engine = create_engine(empty_database, poolclass=NullPool)
+    assert inspect(engine).get_table_names() == ["alembic_version"]
