@@ -7,7 +7,7 @@ server, inside a `DO` block, so that the same text serves `alembic upgrade` and 
 
 from __future__ import annotations
 
-from textwrap import indent
+import re
 from typing import TYPE_CHECKING
 
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -21,9 +21,28 @@ DIALECT: Dialect = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-unty
 _HAS_CITUS = "EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
 
 
+_PLAIN_NAME = re.compile("[a-z_][a-z0-9_]*")
+# Keywords up to PostgreSQL 18 that cannot name everything, beyond those that SQLAlchemy knows.
+_KEYWORDS = frozenset(
+    """
+    bigint bit boolean char character coalesce collation concurrently dec decimal exists extract
+    float greatest grouping inout int integer interval json json_array json_arrayagg json_exists
+    json_object json_objectagg json_query json_scalar json_serialize json_table json_value lateral
+    least merge_action national nchar none normalize nullif numeric out overlay position precision
+    real row setof smallint substring system_user tablesample time timestamp treat trim values
+    varchar xmlattributes xmlconcat xmlelement xmlexists xmlforest xmlnamespaces xmlparse xmlpi
+    xmlroot xmlserialize xmltable
+    """.split()  # noqa: SIM905
+)
+
+
 def quote(name: str) -> str:
     """Return `name` as an SQL identifier, in quotes where it needs them."""
-    return DIALECT.identifier_preparer.quote(name)
+    preparer = DIALECT.identifier_preparer
+    # SQLAlchemy leaves a name alone that ends with a line, or that dollar quotes would end in.
+    if _PLAIN_NAME.fullmatch(name) and name not in _KEYWORDS:
+        return preparer.quote(name)
+    return preparer.quote_identifier(name)
 
 
 def qualify(name: str, schema: str | None) -> str:
@@ -32,9 +51,18 @@ def qualify(name: str, schema: str | None) -> str:
 
 
 def literal(value: str) -> str:
-    """Return `value` as an SQL string, whatever `standard_conforming_strings` is."""
+    """Return `value` as an SQL string of one line, whatever `standard_conforming_strings` is."""
     text = value.replace("'", "''")
-    return f"'{text}'" if "\\" not in text else " E'" + text.replace("\\", "\\\\") + "'"
+    if "\\" not in text and "\n" not in text:
+        return f"'{text}'"
+    return " E'" + text.replace("\\", "\\\\").replace("\n", "\\n") + "'"
+
+
+def dollar_quote(body: str, tag: str) -> str:
+    """Return `body` between dollar quotes; the tag grows until the body does not contain it."""
+    while f"${tag}$" in body:
+        tag += "_"
+    return f"${tag}${body}${tag}$"
 
 
 def on_citus(body: str, *, otherwise: str = "") -> str:
@@ -42,11 +70,9 @@ def on_citus(body: str, *, otherwise: str = "") -> str:
 
     Both are PL/pgSQL statements.
     """
-    alternative = f"ELSE\n{indent(otherwise.strip(), '    ')}\n  " if otherwise else ""
-    return (
-        f"DO $citus$\nBEGIN\n  IF {_HAS_CITUS} THEN\n"
-        f"{indent(body.strip(), '    ')}\n  {alternative}END IF;\nEND\n$citus$"
-    )
+    alternative = f"ELSE\n{_indented(otherwise)}\n  " if otherwise else ""
+    block = f"\nBEGIN\n  IF {_HAS_CITUS} THEN\n{_indented(body)}\n  {alternative}END IF;\nEND\n"
+    return f"DO {dollar_quote(block, 'citus')}"
 
 
 def sequential() -> str:
@@ -56,3 +82,9 @@ def sequential() -> str:
     has used several connections to a node in parallel.
     """
     return "PERFORM set_config('citus.multi_shard_modify_mode', 'sequential', true);"
+
+
+def _indented(lines: str) -> str:
+    # Unlike `textwrap.indent`, this takes nothing but a line feed for the end of a line: names,
+    # which stand in literals here, may contain all the others.
+    return "    " + lines.strip().replace("\n", "\n    ")

@@ -42,7 +42,7 @@ def execute(operations: Operations, statement: str) -> None:
         OperationError: The statement found no Citus where the policy requires it.
     """
     # A colon would start a bound parameter, also in the body of a function.
-    clause = text(statement.replace("\\", "\\\\").replace(":", "\\:"))
+    clause = text(statement.replace(":", "\\:"))
     try:
         operations.migration_context.impl.execute(clause)
     except DBAPIError as error:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # The longest suffix that is put behind the target's name is "_capture_truncate".
 _LONGEST_TARGET = 63 - len("_capture_truncate")
-_MEASURE = re.compile(r"(count)\(\*\)|(sum|min|max)\((.+)\)")
+_MEASURE = re.compile(r"(count)\(\*\)|(sum|min|max)\((.+)\)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from citus_analytics.rollup_sql import v1_functions as functions
-from citus_analytics.sql import literal, on_citus, qualify, quote, sequential
+from citus_analytics.rollup_sql import v1_names as names
+from citus_analytics.sql import dollar_quote, literal, on_citus, qualify, quote, sequential
 
 if TYPE_CHECKING:
     from citus_analytics.rollup_sql.spec import RollupSpec
@@ -57,7 +58,7 @@ def drop(spec: RollupSpec) -> tuple[str, ...]:
         *(f"DROP TRIGGER {_capture_trigger(spec, event)} ON {source}" for event in _CAPTURES),
         f"DROP TABLE {qualify(spec.changes, spec.schema)}",
         f"DROP TABLE {qualify(spec.outcome, spec.schema)}",
-        *(f"DROP FUNCTION {signature}" for signature in functions.signatures(spec)),
+        *(f"DROP FUNCTION {signature}" for signature in names.signatures(spec)),
     )
 
 
@@ -100,25 +101,26 @@ def _pin_search_path(spec: RollupSpec) -> str:
     # theirs. Without a schema of our own, the one that the tables were created in is known only
     # to the server.
     schema = "current_schema()" if spec.schema is None else literal(spec.schema)
-    signatures = ",\n    ".join(literal(signature) for signature in functions.signatures(spec))
-    return (
-        "DO $pin$\nDECLARE\n  signature text;\nBEGIN\n"
+    signatures = ",\n    ".join(literal(signature) for signature in names.signatures(spec))
+    body = (
+        "\nDECLARE\n  signature text;\nBEGIN\n"
         f"  FOREACH signature IN ARRAY ARRAY[\n    {signatures}\n  ] LOOP\n"
         "    EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp',\n"
         f"                   signature, {schema});\n"
-        "  END LOOP;\nEND\n$pin$"
+        "  END LOOP;\nEND\n"
     )
+    return f"DO {dollar_quote(body, 'pin')}"
 
 
 def _create_triggers(spec: RollupSpec) -> tuple[str, ...]:
     source = qualify(spec.source, spec.schema)
-    capture = qualify(functions.capture_name(spec), spec.schema)
+    capture = qualify(names.capture_name(spec), spec.schema)
     captures = (
         f"CREATE TRIGGER {_capture_trigger(spec, event)} {when} {event} ON {source} {transitions}"
         f"FOR EACH STATEMENT EXECUTE FUNCTION {capture}()"
         for event, (when, transitions) in _CAPTURES.items()
     )
-    absorb = functions.absorb_name(spec)
+    absorb = names.absorb_name(spec)
     return (
         *captures,
         f"CREATE TRIGGER {quote(absorb)} AFTER DELETE ON {qualify(spec.changes, spec.schema)} "
@@ -136,6 +138,6 @@ def _log_existing_rows(spec: RollupSpec) -> str:
     time = f"s.{quote(spec.time_column)}"
     return (
         f"INSERT INTO {qualify(spec.changes, spec.schema)} (key, bucket)\n"
-        f"SELECT DISTINCT s.{quote(spec.key)}, {functions.bucket_of(spec, time)}\n"
+        f"SELECT DISTINCT s.{quote(spec.key)}, {names.bucket_of(spec, time)}\n"
         f"FROM {qualify(spec.source, spec.schema)} AS s\nWHERE {time} IS NOT NULL"
     )
