@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from alembic import command, context
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, make_url, pool
 from sqlalchemy.exc import ArgumentError as URLError
 
 from citus_analytics.autogenerate import without_machinery
-from citus_analytics.errors import ArgumentError
+from citus_analytics.errors import ArgumentError, CitusAnalyticsError
 
 if TYPE_CHECKING:
     from psycopg.errors import Diagnostic
@@ -38,7 +39,7 @@ def database_url(url: str | URL) -> URL:
     """
     try:
         parsed = make_url(url)
-    except URLError as error:
+    except (URLError, ValueError) as error:  # A port that is no number is a ValueError.
         raise ArgumentError(
             "the database URL cannot be read; it looks like "
             "postgresql://user:password@host:5432/database."
@@ -104,7 +105,18 @@ def run_environment(metadata: MetaData) -> None:
 
     Raises:
         ArgumentError: No database is named, or its URL cannot be read.
+        CommandError: The same, or any other error of ours, on Alembic's command line, which prints
+            it in a line.
     """
+    try:
+        _run_environment(metadata)
+    except CitusAnalyticsError as error:
+        if context.config.cmd_opts is None:
+            raise
+        raise CommandError(str(error)) from error
+
+
+def _run_environment(metadata: MetaData) -> None:
     attributes = context.config.attributes
     arguments = context.get_x_argument(as_dictionary=True)
     policy = arguments.get("citus", attributes.get("citus", "auto"))
