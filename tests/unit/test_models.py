@@ -1,0 +1,107 @@
+"""The built-in models: what applications and Alembic see of them without a database."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Table, inspect, select
+from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.orm import configure_mappers
+from sqlalchemy.schema import CreateIndex
+
+from citus_analytics.distribution import Distributed, Local, distribution_of
+from citus_analytics.models import (
+    GITHUB_ROLLUP_1MIN,
+    Base,
+    GithubEvent,
+    GithubRollup1Min,
+    GithubUser,
+    LatestRollup,
+    github_events,
+    github_rollup_1min,
+    github_users,
+    latest_rollup,
+)
+from citus_analytics.rollup import rollups_of
+
+DIALECT = psycopg.dialect()  # type: ignore[no-untyped-call]
+
+
+def test_the_four_tables_of_the_tutorial_and_no_others() -> None:
+    assert [*Base.metadata.tables.values()] == [
+        github_events,
+        github_users,
+        github_rollup_1min,
+        latest_rollup,
+    ]
+
+
+@pytest.mark.parametrize("table", [github_events, github_users, github_rollup_1min])
+def test_distributed_tables_have_no_key_that_the_tutorial_has_not(table: Table) -> None:
+    assert [*table.primary_key] == []
+    assert all(column.nullable for column in table.columns)
+    assert table.constraints == {table.primary_key}
+
+
+@pytest.mark.parametrize(
+    ("model", "identity"),
+    [
+        (GithubEvent, ["event_id", "user_id"]),
+        (GithubUser, ["user_id"]),
+        (GithubRollup1Min, ["event_type", "repo_id", "user_id", "ingest_time"]),
+        (LatestRollup, ["minute"]),
+    ],
+)
+def test_the_orm_tells_rows_apart(model: type[Base], identity: list[str]) -> None:
+    configure_mappers()
+    assert [column.name for column in inspect(model).primary_key] == identity
+
+
+def test_distribution_stands_beside_the_tables() -> None:
+    assert distribution_of(github_events) == Distributed(column="user_id")
+    colocated = Distributed(column="user_id", colocate_with="github_events")
+    assert distribution_of(github_users) == colocated
+    assert distribution_of(github_rollup_1min) == colocated
+    assert distribution_of(latest_rollup) == Local()
+
+
+def test_the_rollup_is_declared() -> None:
+    assert rollups_of(Base.metadata) == (GITHUB_ROLLUP_1MIN,)
+    assert GITHUB_ROLLUP_1MIN.name == "github_rollup_1min"
+    assert GITHUB_ROLLUP_1MIN.function == "rollup_http_request"
+    assert GITHUB_ROLLUP_1MIN.key == "user_id"
+
+
+def test_indexes() -> None:
+    found = {
+        str(index.name): str(CreateIndex(index).compile(dialect=DIALECT))
+        for table in Base.metadata.tables.values()
+        for index in table.indexes
+    }
+    assert found == {
+        "event_type_index": "CREATE INDEX event_type_index ON github_events (event_type)",
+        "payload_index": "CREATE INDEX payload_index ON github_events "
+        "USING gin (payload jsonb_path_ops)",
+        "user_created_at_index": "CREATE INDEX user_created_at_index ON github_events "
+        "(user_id, created_at)",
+        "github_rollup_1min_group_index": "CREATE UNIQUE INDEX github_rollup_1min_group_index "
+        "ON github_rollup_1min (user_id, ingest_time, event_type, repo_id) NULLS NOT DISTINCT",
+    }
+
+
+def test_models_and_tables_select_the_same_columns() -> None:
+    pairs = [
+        (GithubEvent, github_events),
+        (GithubUser, github_users),
+        (GithubRollup1Min, github_rollup_1min),
+        (LatestRollup, latest_rollup),
+    ]
+    for model, table in pairs:
+        assert str(select(model)) == str(select(table))
+
+
+def test_no_json_is_null_and_not_the_json_null() -> None:
+    for name in ("payload", "repo", "org"):
+        type_ = github_events.columns[name].type
+        process = type_.dialect_impl(DIALECT).bind_processor(DIALECT)
+        assert process is not None
+        assert process(None) is None

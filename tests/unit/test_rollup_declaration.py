@@ -1,0 +1,136 @@
+"""Declaring rollups, and what is refused."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import BigInteger, Column, DateTime, MetaData, Table
+
+from citus_analytics.distribution import Distributed, Local, Reference, distribute
+from citus_analytics.errors import DeclarationError
+from citus_analytics.rollup import (
+    Rollup,
+    count,
+    declare_rollup,
+    maximum,
+    minimum,
+    rollups_of,
+    total,
+)
+
+
+def table(metadata: MetaData, name: str, *columns: str, **options: Any) -> Table:
+    return Table(name, metadata, *(Column(column, BigInteger) for column in columns), **options)
+
+
+def declaration(**changes: Any) -> dict[str, Any]:
+    """Return the arguments of a rollup that works, but for `changes`."""
+    metadata = MetaData()
+    source = table(metadata, "clicks", "user_id", "page_id", "at", "size")
+    target = table(metadata, "hourly", "user_id", "page_id", "hour", "n", "bytes")
+    for distributed in (source, target):
+        distribute(distributed, Distributed(column="user_id"))
+    arguments = {
+        "source": source,
+        "target": target,
+        "state": Table("state", metadata, Column("ran", DateTime(timezone=True))),
+        "function": "roll_up_clicks",
+        "time_column": "at",
+        "bucket": timedelta(hours=1),
+        "bucket_column": "hour",
+        "dimensions": ("user_id", "page_id"),
+        "measures": (count("n"), total("bytes", "size")),
+    }
+    return arguments | changes
+
+
+def test_a_rollup_takes_its_name_from_its_target_and_its_key_from_both() -> None:
+    rollup = Rollup(**declaration())
+    assert rollup.name == "hourly"
+    assert rollup.key == "user_id"
+
+
+def test_measures_say_what_they_aggregate() -> None:
+    measures = [count("n"), total("s", "size"), minimum("a", "size"), maximum("b", "size")]
+    assert [*map(str, measures)] == ["count(*)", "sum(size)", "min(size)", "max(size)"]
+    assert [measure.name for measure in measures] == ["n", "s", "a", "b"]
+
+
+@pytest.mark.parametrize("bucket", [timedelta(0), timedelta(minutes=-1)])
+def test_a_bucket_has_a_width(bucket: timedelta) -> None:
+    with pytest.raises(DeclarationError, match=rf"must be longer than 0, got {bucket}\.$"):
+        Rollup(**declaration(bucket=bucket))
+
+
+def test_a_rollup_without_measures() -> None:
+    with pytest.raises(DeclarationError, match=r"^rollup 'hourly' has no measures\.$"):
+        Rollup(**declaration(measures=()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"time_column": "when"}, r"^table 'clicks' has no column 'when'"),
+        ({"dimensions": ("user_id", "hour")}, r"^table 'clicks' has no column 'hour'"),
+        ({"dimensions": ("user_id", "size")}, r"^table 'hourly' has no column 'size'"),
+        ({"measures": (total("bytes", "bites"),)}, r"^table 'clicks' has no column 'bites'"),
+        ({"measures": (count("m"), total("s", "size"))}, r"'hourly' has no column 'm', 's'"),
+        ({"bucket_column": "minute"}, r"^table 'hourly' has no column 'minute'"),
+    ],
+)
+def test_columns_that_are_not_there(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeclarationError, match=message) as caught:
+        Rollup(**declaration(**changes))
+    found = {
+        "clicks": "its columns are user_id, page_id, at, size.",
+        "hourly": "its columns are user_id, page_id, hour, n, bytes.",
+    }
+    assert any(columns in str(caught.value) for columns in found.values())
+
+
+def test_the_key_is_a_dimension() -> None:
+    message = r"^rollup 'hourly' must have the distribution column 'user_id' .*, got page_id: only"
+    with pytest.raises(DeclarationError, match=message):
+        Rollup(**declaration(dimensions=("page_id",)))
+
+
+@pytest.mark.parametrize("distribution", [Local(), Reference()])
+def test_both_tables_are_distributed(distribution: Local | Reference) -> None:
+    target = table(MetaData(), "hourly", "user_id", "page_id", "hour", "n", "bytes")
+    distribute(target, distribution)
+    message = (
+        r"^rollup 'hourly' needs a distributed source and target, got 'clicks' as "
+        rf"Distributed\(.*\) and 'hourly' as {type(distribution).__name__}\(\)\.$"
+    )
+    with pytest.raises(DeclarationError, match=message):
+        Rollup(**declaration(target=target))
+
+
+def test_both_tables_are_distributed_by_the_same_column() -> None:
+    target = table(MetaData(), "hourly", "user_id", "page_id", "hour", "n", "bytes")
+    distribute(target, Distributed(column="page_id"))
+    message = r"distributed by its source's column 'user_id', got 'page_id'\.$"
+    with pytest.raises(DeclarationError, match=message):
+        Rollup(**declaration(target=target))
+
+
+def test_declared_rollups_are_found_in_their_metadata() -> None:
+    rollup = Rollup(**declaration())
+    metadata = rollup.target.metadata
+    assert rollups_of(metadata) == ()
+    assert declare_rollup(rollup) is rollup
+    declare_rollup(rollup)  # Saying it again is no contradiction.
+    assert rollups_of(metadata) == (rollup,)
+    assert rollups_of(MetaData()) == ()
+
+
+def test_a_target_has_one_rollup() -> None:
+    arguments = declaration()
+    rollup = declare_rollup(Rollup(**arguments))
+    other = Rollup(**arguments | {"bucket": timedelta(minutes=5)})
+    message = r"^table 'hourly' already is the target .* rollup, which 'roll_up_clicks' runs\.$"
+    with pytest.raises(DeclarationError, match=message):
+        declare_rollup(other)
+    assert rollups_of(rollup.target.metadata) == (rollup,)
