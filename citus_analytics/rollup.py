@@ -74,8 +74,9 @@ class Rollup:
         measures: The aggregated columns of the target.
 
     Raises:
-        DeclarationError: A table lacks a column that is named here, the source and the target
-            are not distributed by the same column, or the bucket is not positive.
+        DeclarationError: A table lacks a column that is named here, the tables are not all in
+            one schema, the source and the target are not distributed by the same column, or the
+            bucket is not positive.
     """
 
     source: Table
@@ -93,6 +94,12 @@ class Rollup:
             raise DeclarationError(f"a rollup's bucket must be longer than 0, got {self.bucket}.")
         if not self.measures:
             raise DeclarationError(f"rollup {self.target.name!r} has no measures.")
+        schemas = {table.key: table.schema for table in (self.source, self.target, self.state)}
+        if len(set(schemas.values())) > 1:
+            raise DeclarationError(
+                f"rollup {self.target.name!r} needs its tables in one schema, got "
+                f"{', '.join(schemas)}."
+            )
         read = [measure.column for measure in self.measures if measure.column is not None]
         written = [measure.name for measure in self.measures]
         _require(self.source, self.time_column, *self.dimensions, *read)

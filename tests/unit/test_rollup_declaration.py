@@ -90,6 +90,17 @@ def test_columns_that_are_not_there(changes: dict[str, Any], message: str) -> No
     assert any(columns in str(caught.value) for columns in found.values())
 
 
+@pytest.mark.parametrize("moved", ["target", "state"])
+def test_the_tables_are_in_one_schema(moved: str) -> None:
+    columns = ("user_id", "page_id", "hour", "n", "bytes")
+    message = rf"^rollup 'hourly' needs its tables in one schema, got clicks, .*shop\.{moved}"
+    elsewhere = table(
+        MetaData(), "hourly" if moved == "target" else "state", *columns, schema="shop"
+    )
+    with pytest.raises(DeclarationError, match=message.replace("target", "hourly")):
+        Rollup(**declaration(**{moved: elsewhere}))
+
+
 def test_the_key_is_a_dimension() -> None:
     message = r"^rollup 'hourly' must have the distribution column 'user_id' .*, got page_id: only"
     with pytest.raises(DeclarationError, match=message):
