@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import BigInteger, Column, DateTime, MetaData, Table, Text, Uuid
 
@@ -160,6 +160,7 @@ SUFFIXES = ["changes", "outcome", "colocated", "capture", "absorb", "run"]
 SUFFIXES += [f"capture_{event}" for event in ("insert", "update", "delete", "truncate")]
 
 
+@settings(deadline=None)
 @given(names(46), st.lists(names(63), min_size=12, max_size=12, unique=True))
 @example("a$function$b", [f"{i}$log$$absorb$$pin$$citus$" for i in range(12)])
 @example("<source>", [f"{i}<changes><outcome><target>" for i in range(12)])

@@ -1,0 +1,63 @@
+"""Names and values as SQL, read by the server itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from citus_analytics.sql import dollar_quote, literal, qualify, quote
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+TEXTS = [
+    "a",
+    "A",
+    "it's",
+    "back\\slash",
+    "\\' ",
+    'a "b"',
+    "two\nlines",
+    "one\n",
+    "$a$",
+    "é",
+    "%s:b",
+]
+
+
+def value(connection: Connection, expression: str) -> object:
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    return driver.execute(f"SELECT {expression}").fetchone()[0]
+
+
+def test_every_keyword_can_be_a_name(connection: Connection) -> None:
+    """What is not quoted is a keyword that may name a table, a column and a function."""
+    keywords = connection.exec_driver_sql("SELECT word, catcode FROM pg_get_keywords()").all()
+    assert len(keywords) > 400
+    assert [word for word, code in keywords if code != "U" and quote(word) == word] == []
+
+
+def test_names_are_read_as_they_are(connection: Connection) -> None:
+    for name in (*TEXTS, "select", "time", "_plain_1", "1st", "a$b", "x" * 63):
+        assert value(connection, f"x.{quote(name)} FROM (SELECT 7 AS {quote(name)}) AS x") == 7
+        assert value(connection, f"parse_ident({literal(quote(name))})") == [name]
+        both = value(connection, f"parse_ident({literal(qualify(name, 'A.b'))})")
+        assert both == ["A.b", name]
+
+
+def test_values_are_read_as_they_are(connection: Connection) -> None:
+    for conforming in ("on", "off"):
+        connection.exec_driver_sql(f"SET LOCAL standard_conforming_strings = {conforming}")
+        connection.exec_driver_sql("SET LOCAL escape_string_warning = off")
+        for text in ("", *TEXTS):
+            assert value(connection, literal(text)) == text
+
+
+def test_bodies_are_read_as_they_are(connection: Connection) -> None:
+    for text in (*TEXTS, "$tag$", "$tag$ $tag_$", "$$"):
+        assert value(connection, dollar_quote(text, "tag")) == text
+
+
+def test_names_that_need_no_quotes_have_none() -> None:
+    for name in ("github_events", "a", "_1"):
+        assert quote(name) == name
