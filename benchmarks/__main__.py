@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeAlias
@@ -12,12 +13,13 @@ from benchmarks import capture_cost, loading, query_overhead, rollup_cost
 from benchmarks.database import embedded_database, migrated
 from benchmarks.figures import as_records, as_table
 from benchmarks.timing import say
+from citus_analytics.errors import CitusAnalyticsError
 from citus_analytics.migrations import database_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Engine
+    from sqlalchemy import URL, Engine
 
     from benchmarks.figures import Figure
 
@@ -36,14 +38,21 @@ def main() -> None:
     arguments = _parse()
     # Whether there is Citus or not is no news here.
     logging.getLogger("citus_analytics").setLevel(logging.ERROR)
-    url = arguments.database_url
+    try:
+        found = _run(arguments.names or list(BENCHMARKS), arguments.rows, arguments.database_url)
+    except CitusAnalyticsError as error:
+        sys.exit(str(error))
+    print(json.dumps(as_records(found), indent=2) if arguments.json else "\n" + as_table(found))
+
+
+def _run(names: list[str], rows: int, url: URL | None) -> dict[str, list[Figure]]:
     found = {}
     with nullcontext(url) if url else embedded_database() as database:
-        for name in arguments.names or BENCHMARKS:
+        for name in names:
             say(f"-- {name}")
             with migrated(database) as engine:
-                found[name] = BENCHMARKS[name](engine, arguments.rows)
-    print(json.dumps(as_records(found), indent=2) if arguments.json else "\n" + as_table(found))
+                found[name] = BENCHMARKS[name](engine, rows)
+    return found
 
 
 def _parse() -> Namespace:
