@@ -70,10 +70,12 @@ def distribute(table: Table, distribution: Distribution) -> None:
         DeclarationError: The table lacks the distribution column, or already has a different
             declaration.
     """
-    if isinstance(distribution, Distributed) and distribution.column not in table.columns:
+    # A column's key may be another than its name, which alone is known to the database.
+    columns = [column.name for column in table.columns]
+    if isinstance(distribution, Distributed) and distribution.column not in columns:
         raise DeclarationError(
             f"table {table.key!r} cannot be distributed by {distribution.column!r}: its columns "
-            f"are {', '.join(table.columns.keys())}."
+            f"are {', '.join(columns)}."
         )
     declared = _declarations(table.metadata).setdefault(table.key, distribution)
     if declared != distribution:

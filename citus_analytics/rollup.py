@@ -74,9 +74,9 @@ class Rollup:
         measures: The aggregated columns of the target.
 
     Raises:
-        DeclarationError: A table lacks a column that is named here, the tables are not all in
-            one schema, the source and the target are not distributed by the same column, or the
-            bucket is not positive.
+        DeclarationError: A table lacks a column that is named here, or the state has several;
+            the tables are not all in one schema; the source and the target are not distributed
+            by the same column; or the bucket is not positive.
     """
 
     source: Table
@@ -94,6 +94,11 @@ class Rollup:
             raise DeclarationError(f"a rollup's bucket must be longer than 0, got {self.bucket}.")
         if not self.measures:
             raise DeclarationError(f"rollup {self.target.name!r} has no measures.")
+        if len(self.state.columns) != 1:
+            raise DeclarationError(
+                f"rollup {self.target.name!r} needs a state table of one column, got "
+                f"{self.state.name!r} with {len(self.state.columns)}."
+            )
         schemas = {table.key: table.schema for table in (self.source, self.target, self.state)}
         if len(set(schemas.values())) > 1:
             raise DeclarationError(
@@ -158,9 +163,11 @@ def _declarations(metadata: MetaData) -> dict[str, Rollup]:
 
 
 def _require(table: Table, *names: str) -> None:
-    missing = [name for name in names if name not in table.columns]
+    # A column's key may be another than its name, which alone is known to the database.
+    columns = [column.name for column in table.columns]
+    missing = [name for name in names if name not in columns]
     if missing:
         raise DeclarationError(
             f"table {table.key!r} has no column {', '.join(map(repr, missing))}; its columns are "
-            f"{', '.join(table.columns.keys())}."
+            f"{', '.join(columns)}."
         )

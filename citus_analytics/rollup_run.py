@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from psycopg.errors import UndefinedFunction
 from sqlalchemy import Connection, text
@@ -19,6 +19,8 @@ from citus_analytics.models import GITHUB_ROLLUP_1MIN
 from citus_analytics.sql import qualify
 
 if TYPE_CHECKING:
+    from sqlalchemy import Row
+
     from citus_analytics.rollup import Rollup
 
 Executor: TypeAlias = Session | Connection
@@ -71,19 +73,7 @@ def run_rollup(
     Raises:
         RollupError: The database has no such rollup.
     """
-    run = qualify(f"{rollup.name}_run", rollup.target.schema)
-    statement = text(
-        f"SELECT groups_written, groups_removed, since, until FROM {run}(wait => :wait)"  # noqa: S608
-    )
-    try:
-        row = session.execute(statement, {"wait": wait}).one()
-    except ProgrammingError as error:
-        if not isinstance(error.orig, UndefinedFunction):
-            raise
-        raise RollupError(
-            f"the database has no rollup {rollup.name!r}: its function {run} was not found. "
-            "Migrate the database first, with `alembic upgrade head`."
-        ) from error
+    row = _run(session, rollup, wait=wait)
     if row.groups_written is None:
         return None
     return RollupRun(
@@ -92,3 +82,19 @@ def run_rollup(
         since=row.since,
         until=row.until,
     )
+
+
+def _run(session: Executor, rollup: Rollup, *, wait: bool) -> Row[Any]:
+    run = qualify(f"{rollup.name}_run", rollup.target.schema)
+    statement = text(
+        f"SELECT groups_written, groups_removed, since, until FROM {run}(wait => :wait)"  # noqa: S608
+    )
+    try:
+        return session.execute(statement, {"wait": wait}).one()
+    except ProgrammingError as error:
+        if not isinstance(error.orig, UndefinedFunction):
+            raise
+        raise RollupError(
+            f"the database has no rollup {rollup.name!r}: its function {run} was not found. "
+            "Migrate the database first, with `alembic upgrade head`."
+        ) from error

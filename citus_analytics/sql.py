@@ -7,7 +7,6 @@ server, inside a `DO` block, so that the same text serves `alembic upgrade` and 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -21,28 +20,13 @@ DIALECT: Dialect = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-unty
 _HAS_CITUS = "EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
 
 
-_PLAIN_NAME = re.compile("[a-z_][a-z0-9_]*")
-# Keywords up to PostgreSQL 18 that cannot name everything, beyond those that SQLAlchemy knows.
-_KEYWORDS = frozenset(
-    """
-    bigint bit boolean char character coalesce collation concurrently dec decimal exists extract
-    float greatest grouping inout int integer interval json json_array json_arrayagg json_exists
-    json_object json_objectagg json_query json_scalar json_serialize json_table json_value lateral
-    least merge_action national nchar none normalize nullif numeric out overlay position precision
-    real row setof smallint substring system_user tablesample time timestamp treat trim values
-    varchar xmlattributes xmlconcat xmlelement xmlexists xmlforest xmlnamespaces xmlparse xmlpi
-    xmlroot xmlserialize xmltable
-    """.split()  # noqa: SIM905
-)
-
-
 def quote(name: str) -> str:
-    """Return `name` as an SQL identifier, in quotes where it needs them."""
-    preparer = DIALECT.identifier_preparer
-    # SQLAlchemy leaves a name alone that ends with a line, or that dollar quotes would end in.
-    if _PLAIN_NAME.fullmatch(name) and name not in _KEYWORDS:
-        return preparer.quote(name)
-    return preparer.quote_identifier(name)
+    """Return `name` as an SQL identifier.
+
+    Always in quotes: which names need none differs with the version of PostgreSQL, and with the
+    place in a statement.
+    """
+    return DIALECT.identifier_preparer.quote_identifier(name)
 
 
 def qualify(name: str, schema: str | None) -> str:

@@ -127,16 +127,7 @@ def load_csv(
             that a worker of Citus found broken, for it does not say what kind of error that is.
     """
     opened = open_source(source)
-    load = _Load(_connection(connection, table), table, opened, progress)
-    try:
-        return load.run(check_json=not opened.repeatable)
-    except _RejectedError as rejected:
-        error = rejected.error
-    if opened.repeatable and lacks_place(error, table):
-        error = load.find_bad_json(error)
-    if explained := explain(error, table, opened):
-        raise explained from error
-    raise error
+    return _Load(_connection(connection, table), table, opened, progress).run()
 
 
 class _RejectedError(Exception):
@@ -150,7 +141,7 @@ class _RejectedError(Exception):
 class _Load:
     """One source on its way into one table."""
 
-    __slots__ = ("_connection", "_driver", "_progress", "_source", "_statement")
+    __slots__ = ("_connection", "_driver", "_progress", "_source", "_statement", "_table")
 
     def __init__(
         self,
@@ -162,11 +153,24 @@ class _Load:
         self._connection = connection
         self._driver = _driver(connection)
         self._statement = _copy_statement(connection, table)
+        self._table = table
         self._source = source
         self._progress = progress
 
-    def run(self, *, check_json: bool) -> LoadResult:
+    def run(self) -> LoadResult:
         """Load, or raise and leave everything as it was."""
+        repeatable = self._source.repeatable
+        try:
+            return self._load(check_json=not repeatable)
+        except _RejectedError as rejected:
+            error = rejected.error
+        if repeatable and lacks_place(error, self._table):
+            error = self._find_bad_json(error)
+        if explained := explain(error, self._table, self._source):
+            raise explained from error
+        raise error
+
+    def _load(self, *, check_json: bool) -> LoadResult:
         tally = Tally()
         with self._all_or_nothing():
             changed = check_json and self._driver.execute(_CHECK_JSON).rowcount > 0
@@ -177,7 +181,7 @@ class _Load:
                 self._progress(self._so_far(tally.bytes, rows))
         return LoadResult(rows=rows, bytes=tally.bytes)
 
-    def find_bad_json(self, error: psycopg.Error) -> psycopg.Error:
+    def _find_bad_json(self, error: psycopg.Error) -> psycopg.Error:
         """Return what the coordinator says of a source that a worker refused; load nothing."""
         try:
             with self._all_or_nothing():

@@ -69,15 +69,16 @@ class RollupSpec:
     @classmethod
     def of(cls, rollup: Rollup) -> Self:
         """Return the plain names of a declared rollup."""
-        state_column = rollup.state.columns.keys()[0]
+        (state_column,) = rollup.state.columns
+        (key_type,) = (c.type for c in rollup.source.columns if c.name == rollup.key)
         return cls(
             function=rollup.function,
             source=rollup.source.name,
             target=rollup.target.name,
             state=rollup.state.name,
-            state_column=state_column,
+            state_column=state_column.name,
             key=rollup.key,
-            key_type=rollup.source.columns[rollup.key].type.compile(DIALECT),
+            key_type=key_type.compile(DIALECT),
             time_column=rollup.time_column,
             bucket=rollup.bucket,
             bucket_column=rollup.bucket_column,

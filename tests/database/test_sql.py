@@ -56,8 +56,3 @@ def test_values_are_read_as_they_are(connection: Connection) -> None:
 def test_bodies_are_read_as_they_are(connection: Connection) -> None:
     for text in (*TEXTS, "$tag$", "$tag$ $tag_$", "$$"):
         assert value(connection, dollar_quote(text, "tag")) == text
-
-
-def test_names_that_need_no_quotes_have_none() -> None:
-    for name in ("github_events", "a", "_1"):
-        assert quote(name) == name

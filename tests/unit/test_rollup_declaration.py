@@ -19,6 +19,7 @@ from citus_analytics.rollup import (
     rollups_of,
     total,
 )
+from citus_analytics.rollup_sql import RollupSpec
 
 
 def table(metadata: MetaData, name: str, *columns: str, **options: Any) -> Table:
@@ -90,9 +91,35 @@ def test_columns_that_are_not_there(changes: dict[str, Any], message: str) -> No
     assert any(columns in str(caught.value) for columns in found.values())
 
 
+def test_columns_are_known_by_their_names_in_the_database() -> None:
+    metadata = MetaData()
+    source = Table(
+        "clicks",
+        metadata,
+        Column("user_id", BigInteger, key="user"),
+        Column("at", DateTime(timezone=True), key="when"),
+    )
+    target = table(metadata, "hourly", "user_id", "hour", "n")
+    for distributed in (source, target):
+        distribute(distributed, Distributed(column="user_id"))
+    changes = {"source": source, "target": target, "dimensions": ("user_id",)}
+    rollup = Rollup(**declaration(**changes, measures=(count("n"),)))
+    spec = RollupSpec.of(rollup)
+    assert (spec.key, spec.key_type, spec.time_column) == ("user_id", "BIGINT", "at")
+    with pytest.raises(DeclarationError, match=r"has no column 'when'; its columns are user_id"):
+        Rollup(**declaration(**changes, measures=(count("n"),), time_column="when"))
+
+
+@pytest.mark.parametrize("columns", [(), ("ran", "more")])
+def test_the_state_has_one_column(columns: tuple[str, ...]) -> None:
+    message = rf"needs a state table of one column, got 'state' with {len(columns)}\.$"
+    with pytest.raises(DeclarationError, match=message):
+        Rollup(**declaration(state=table(MetaData(), "state", *columns)))
+
+
 @pytest.mark.parametrize("moved", ["target", "state"])
 def test_the_tables_are_in_one_schema(moved: str) -> None:
-    columns = ("user_id", "page_id", "hour", "n", "bytes")
+    columns = ("user_id", "page_id", "hour", "n", "bytes") if moved == "target" else ("ran",)
     message = rf"^rollup 'hourly' needs its tables in one schema, got clicks, .*shop\.{moved}"
     elsewhere = table(
         MetaData(), "hourly" if moved == "target" else "state", *columns, schema="shop"

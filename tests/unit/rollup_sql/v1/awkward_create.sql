@@ -67,32 +67,32 @@ BEGIN
   IF TG_OP = 'INSERT' AND NOT sharded THEN
     INSERT INTO "views by ""hour""_changes" (bucket, keys)
     SELECT bucket, array_agg(key) FROM (
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r.key, timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE r.key IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE r."key" IS NOT NULL) AS changed
     ) AS once GROUP BY bucket;
   ELSIF TG_OP = 'INSERT' THEN
     EXECUTE format($log$
       INSERT INTO %1$s (bucket, key)
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r.key, timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE r.key IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE r."key" IS NOT NULL) AS changed
     $log$, changes);
   ELSIF TG_OP = 'UPDATE' AND NOT sharded THEN
     INSERT INTO "views by ""hour""_changes" (bucket, keys)
     SELECT bucket, array_agg(key) FROM (
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r.key, timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE r.key IS NOT NULL UNION SELECT date_bin(interval '900.000001 seconds', r.key, timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE r.key IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE r."key" IS NOT NULL UNION SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE r."key" IS NOT NULL) AS changed
     ) AS once GROUP BY bucket;
   ELSIF TG_OP = 'UPDATE' THEN
     EXECUTE format($log$
       INSERT INTO %1$s (bucket, key)
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r.key, timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE r.key IS NOT NULL UNION SELECT date_bin(interval '900.000001 seconds', r.key, timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE r.key IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE r."key" IS NOT NULL UNION SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE r."key" IS NOT NULL) AS changed
     $log$, changes);
   ELSIF TG_OP = 'DELETE' AND NOT sharded THEN
     INSERT INTO "views by ""hour""_changes" (bucket, keys)
     SELECT bucket, array_agg(key) FROM (
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r.key, timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE r.key IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE r."key" IS NOT NULL) AS changed
     ) AS once GROUP BY bucket;
   ELSIF TG_OP = 'DELETE' THEN
     EXECUTE format($log$
       INSERT INTO %1$s (bucket, key)
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r.key, timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE r.key IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE r."key" IS NOT NULL) AS changed
     $log$, changes);
   ELSIF NOT sharded THEN
     -- A shard is truncated only after the whole table has been logged here.
@@ -132,36 +132,36 @@ BEGIN
       UNION
       SELECT unnest(keys), bucket FROM _drained WHERE keys IS NOT NULL
     ), _groups AS MATERIALIZED (
-      SELECT c.key, c.bucket, s.groups AS d0, s."it's" AS d1, s."back\slash" AS d2, count(*) AS m0, sum(s."Milli%%seconds") AS m1, min(s."(odd) name") AS m2, max(s."Milli%%seconds") AS m3
+      SELECT c.key, c.bucket, s."groups" AS d0, s."it's" AS d1, s."back\slash" AS d2, count(*) AS m0, sum(s."Milli%%seconds") AS m1, min(s."(odd) name") AS m2, max(s."Milli%%seconds") AS m3
       FROM _changed AS c JOIN %1$s AS s
         ON s."Tenant:Id" = c.key
-       AND s.key >= c.bucket AND s.key < c.bucket + interval '900.000001 seconds'
-       AND date_bin(interval '900.000001 seconds', s.key, timestamptz '1970-01-01 00:00:00+00') = c.bucket
-      GROUP BY c.key, c.bucket, s.groups, s."it's", s."back\slash"
+       AND s."key" >= c.bucket AND s."key" < c.bucket + interval '900.000001 seconds'
+       AND date_bin(interval '900.000001 seconds', s."key", timestamptz '1970-01-01 00:00:00+00') = c.bucket
+      GROUP BY c.key, c.bucket, s."groups", s."it's", s."back\slash"
       UNION ALL
-      SELECT c.key, c.bucket, s.groups AS d0, s."it's" AS d1, s."back\slash" AS d2, count(*) AS m0, sum(s."Milli%%seconds") AS m1, min(s."(odd) name") AS m2, max(s."Milli%%seconds") AS m3
+      SELECT c.key, c.bucket, s."groups" AS d0, s."it's" AS d1, s."back\slash" AS d2, count(*) AS m0, sum(s."Milli%%seconds") AS m1, min(s."(odd) name") AS m2, max(s."Milli%%seconds") AS m3
       FROM _changed AS c JOIN %1$s AS s
         ON s."Tenant:Id" IS NULL AND c.key IS NULL
-       AND s.key >= c.bucket AND s.key < c.bucket + interval '900.000001 seconds'
-       AND date_bin(interval '900.000001 seconds', s.key, timestamptz '1970-01-01 00:00:00+00') = c.bucket
-      GROUP BY c.key, c.bucket, s.groups, s."it's", s."back\slash"
+       AND s."key" >= c.bucket AND s."key" < c.bucket + interval '900.000001 seconds'
+       AND date_bin(interval '900.000001 seconds', s."key", timestamptz '1970-01-01 00:00:00+00') = c.bucket
+      GROUP BY c.key, c.bucket, s."groups", s."it's", s."back\slash"
     ), _written AS (
-      INSERT INTO %2$s AS t ("Tenant:Id", "Bucket", groups, "it's", "back\slash", "N", "Sum", "least", most)
+      INSERT INTO %2$s AS t ("Tenant:Id", "Bucket", "groups", "it's", "back\slash", "N", "Sum", "least", "most")
       SELECT * FROM _groups ORDER BY key, bucket
-      ON CONFLICT ("Tenant:Id", "Bucket", groups, "it's", "back\slash")
-      DO UPDATE SET "N" = excluded."N", "Sum" = excluded."Sum", "least" = excluded."least", most = excluded.most
-      WHERE (t."N", t."Sum", t."least", t.most)
-        IS DISTINCT FROM (excluded."N", excluded."Sum", excluded."least", excluded.most)
+      ON CONFLICT ("Tenant:Id", "Bucket", "groups", "it's", "back\slash")
+      DO UPDATE SET "N" = excluded."N", "Sum" = excluded."Sum", "least" = excluded."least", "most" = excluded."most"
+      WHERE (t."N", t."Sum", t."least", t."most")
+        IS DISTINCT FROM (excluded."N", excluded."Sum", excluded."least", excluded."most")
       RETURNING 1
     ), _removed AS (
       DELETE FROM %2$s AS t USING _changed AS c
       WHERE t."Tenant:Id" = c.key AND t."Bucket" = c.bucket
-        AND NOT EXISTS (SELECT FROM _groups AS g WHERE g.key = t."Tenant:Id" AND g.bucket = t."Bucket" AND g.d0 IS NOT DISTINCT FROM t.groups AND g.d1 IS NOT DISTINCT FROM t."it's" AND g.d2 IS NOT DISTINCT FROM t."back\slash")
+        AND NOT EXISTS (SELECT FROM _groups AS g WHERE g.key = t."Tenant:Id" AND g.bucket = t."Bucket" AND g.d0 IS NOT DISTINCT FROM t."groups" AND g.d1 IS NOT DISTINCT FROM t."it's" AND g.d2 IS NOT DISTINCT FROM t."back\slash")
       RETURNING 1
     ), _removed_without_key AS (
       DELETE FROM %2$s AS t USING _changed AS c
       WHERE t."Tenant:Id" IS NULL AND c.key IS NULL AND t."Bucket" = c.bucket
-        AND NOT EXISTS (SELECT FROM _groups AS g WHERE g.key IS NULL AND g.bucket = t."Bucket" AND g.d0 IS NOT DISTINCT FROM t.groups AND g.d1 IS NOT DISTINCT FROM t."it's" AND g.d2 IS NOT DISTINCT FROM t."back\slash")
+        AND NOT EXISTS (SELECT FROM _groups AS g WHERE g.key IS NULL AND g.bucket = t."Bucket" AND g.d0 IS NOT DISTINCT FROM t."groups" AND g.d1 IS NOT DISTINCT FROM t."it's" AND g.d2 IS NOT DISTINCT FROM t."back\slash")
       RETURNING 1
     )
     INSERT INTO %3$s (key, groups_written, groups_removed, since, until)
@@ -243,6 +243,6 @@ CREATE TRIGGER "views by ""hour""_capture_truncate" BEFORE TRUNCATE ON "Web Shop
 CREATE TRIGGER "views by ""hour""_absorb" AFTER DELETE ON "Web Shop"."views by ""hour""_changes" REFERENCING OLD TABLE AS _drained FOR EACH STATEMENT EXECUTE FUNCTION "Web Shop"."views by ""hour""_absorb"();
 
 INSERT INTO "Web Shop"."views by ""hour""_changes" (key, bucket)
-SELECT DISTINCT s."Tenant:Id", date_bin(interval '900.000001 seconds', s.key, timestamptz '1970-01-01 00:00:00+00')
+SELECT DISTINCT s."Tenant:Id", date_bin(interval '900.000001 seconds', s."key", timestamptz '1970-01-01 00:00:00+00')
 FROM "Web Shop"."Page Views" AS s
-WHERE s.key IS NOT NULL;
+WHERE s."key" IS NOT NULL;

@@ -7,15 +7,15 @@ BEGIN
 END
 $citus$;
 
-CREATE TABLE github_rollup_1min_changes (
+CREATE TABLE "github_rollup_1min_changes" (
   key BIGINT,
   bucket timestamptz NOT NULL,
   keys BIGINT[]
 ) WITH (toast_tuple_target = 128, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
-ALTER TABLE github_rollup_1min_changes ALTER COLUMN keys SET STORAGE EXTERNAL;
+ALTER TABLE "github_rollup_1min_changes" ALTER COLUMN keys SET STORAGE EXTERNAL;
 
-CREATE TABLE github_rollup_1min_outcome (
+CREATE TABLE "github_rollup_1min_outcome" (
   key BIGINT,
   groups_written bigint NOT NULL,
   groups_removed bigint NOT NULL,
@@ -27,17 +27,17 @@ DO $citus$
 BEGIN
   IF EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus') THEN
     IF EXISTS (SELECT FROM pg_catalog.pg_dist_partition
-               WHERE logicalrelid = 'github_events'::regclass) THEN
-      PERFORM create_distributed_table('github_rollup_1min_changes', 'key',
-        colocate_with => 'github_events');
-      PERFORM create_distributed_table('github_rollup_1min_outcome', 'key',
-        colocate_with => 'github_events');
+               WHERE logicalrelid = '"github_events"'::regclass) THEN
+      PERFORM create_distributed_table('"github_rollup_1min_changes"', 'key',
+        colocate_with => '"github_events"');
+      PERFORM create_distributed_table('"github_rollup_1min_outcome"', 'key',
+        colocate_with => '"github_events"');
     END IF;
   END IF;
 END
 $citus$;
 
-CREATE FUNCTION github_rollup_1min_colocated(relation oid, wanted regclass)
+CREATE FUNCTION "github_rollup_1min_colocated"(relation oid, wanted regclass)
 RETURNS text LANGUAGE plpgsql STABLE AS $function$
 -- The shard of `wanted` that is colocated with the shard `relation`; outside of a shard, `wanted`.
 DECLARE
@@ -56,62 +56,62 @@ BEGIN
 END
 $function$;
 
-CREATE FUNCTION github_rollup_1min_capture()
+CREATE FUNCTION "github_rollup_1min_capture"()
 RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET jit = off SET enable_hashagg = off AS $function$
 -- Sorting, unlike hashing, holds the keys of one bucket at a time, however large the statement.
 DECLARE
-  changes text := github_rollup_1min_colocated(TG_RELID, 'github_rollup_1min_changes'::regclass);
-  sharded boolean := changes <> 'github_rollup_1min_changes'::regclass::text;
+  changes text := "github_rollup_1min_colocated"(TG_RELID, '"github_rollup_1min_changes"'::regclass);
+  sharded boolean := changes <> '"github_rollup_1min_changes"'::regclass::text;
 BEGIN
   IF TG_OP = 'INSERT' AND NOT sharded THEN
-    INSERT INTO github_rollup_1min_changes (bucket, keys)
+    INSERT INTO "github_rollup_1min_changes" (bucket, keys)
     SELECT bucket, array_agg(key) FROM (
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '60.000000 seconds', r.created_at, timestamptz '1970-01-01 00:00:00+00') AS bucket, r.user_id AS key FROM added AS r WHERE r.created_at IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '60.000000 seconds', r."created_at", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."user_id" AS key FROM added AS r WHERE r."created_at" IS NOT NULL) AS changed
     ) AS once GROUP BY bucket;
   ELSIF TG_OP = 'INSERT' THEN
     EXECUTE format($log$
       INSERT INTO %1$s (bucket, key)
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '60.000000 seconds', r.created_at, timestamptz '1970-01-01 00:00:00+00') AS bucket, r.user_id AS key FROM added AS r WHERE r.created_at IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '60.000000 seconds', r."created_at", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."user_id" AS key FROM added AS r WHERE r."created_at" IS NOT NULL) AS changed
     $log$, changes);
   ELSIF TG_OP = 'UPDATE' AND NOT sharded THEN
-    INSERT INTO github_rollup_1min_changes (bucket, keys)
+    INSERT INTO "github_rollup_1min_changes" (bucket, keys)
     SELECT bucket, array_agg(key) FROM (
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '60.000000 seconds', r.created_at, timestamptz '1970-01-01 00:00:00+00') AS bucket, r.user_id AS key FROM added AS r WHERE r.created_at IS NOT NULL UNION SELECT date_bin(interval '60.000000 seconds', r.created_at, timestamptz '1970-01-01 00:00:00+00') AS bucket, r.user_id AS key FROM removed AS r WHERE r.created_at IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '60.000000 seconds', r."created_at", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."user_id" AS key FROM added AS r WHERE r."created_at" IS NOT NULL UNION SELECT date_bin(interval '60.000000 seconds', r."created_at", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."user_id" AS key FROM removed AS r WHERE r."created_at" IS NOT NULL) AS changed
     ) AS once GROUP BY bucket;
   ELSIF TG_OP = 'UPDATE' THEN
     EXECUTE format($log$
       INSERT INTO %1$s (bucket, key)
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '60.000000 seconds', r.created_at, timestamptz '1970-01-01 00:00:00+00') AS bucket, r.user_id AS key FROM added AS r WHERE r.created_at IS NOT NULL UNION SELECT date_bin(interval '60.000000 seconds', r.created_at, timestamptz '1970-01-01 00:00:00+00') AS bucket, r.user_id AS key FROM removed AS r WHERE r.created_at IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '60.000000 seconds', r."created_at", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."user_id" AS key FROM added AS r WHERE r."created_at" IS NOT NULL UNION SELECT date_bin(interval '60.000000 seconds', r."created_at", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."user_id" AS key FROM removed AS r WHERE r."created_at" IS NOT NULL) AS changed
     $log$, changes);
   ELSIF TG_OP = 'DELETE' AND NOT sharded THEN
-    INSERT INTO github_rollup_1min_changes (bucket, keys)
+    INSERT INTO "github_rollup_1min_changes" (bucket, keys)
     SELECT bucket, array_agg(key) FROM (
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '60.000000 seconds', r.created_at, timestamptz '1970-01-01 00:00:00+00') AS bucket, r.user_id AS key FROM removed AS r WHERE r.created_at IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '60.000000 seconds', r."created_at", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."user_id" AS key FROM removed AS r WHERE r."created_at" IS NOT NULL) AS changed
     ) AS once GROUP BY bucket;
   ELSIF TG_OP = 'DELETE' THEN
     EXECUTE format($log$
       INSERT INTO %1$s (bucket, key)
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '60.000000 seconds', r.created_at, timestamptz '1970-01-01 00:00:00+00') AS bucket, r.user_id AS key FROM removed AS r WHERE r.created_at IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '60.000000 seconds', r."created_at", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."user_id" AS key FROM removed AS r WHERE r."created_at" IS NOT NULL) AS changed
     $log$, changes);
   ELSIF NOT sharded THEN
     -- A shard is truncated only after the whole table has been logged here.
     IF EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') THEN
       -- Citus truncates from the coordinator: no run may add a group between here and there.
-      LOCK TABLE latest_rollup IN SHARE ROW EXCLUSIVE MODE;
+      LOCK TABLE "latest_rollup" IN SHARE ROW EXCLUSIVE MODE;
     END IF;
-    INSERT INTO github_rollup_1min_changes (key, bucket)
-    SELECT DISTINCT t.user_id, t.ingest_time
-    FROM github_rollup_1min AS t;
+    INSERT INTO "github_rollup_1min_changes" (key, bucket)
+    SELECT DISTINCT t."user_id", t."ingest_time"
+    FROM "github_rollup_1min" AS t;
   END IF;
   RETURN NULL;
 END
 $function$;
 
-CREATE FUNCTION github_rollup_1min_absorb()
+CREATE FUNCTION "github_rollup_1min_absorb"()
 RETURNS trigger LANGUAGE plpgsql SET jit = off SET enable_nestloop = on SET enable_hashjoin = on SET enable_mergejoin = on SET enable_seqscan = on AS $function$
 DECLARE
-  source text := github_rollup_1min_colocated(TG_RELID, 'github_events'::regclass);
+  source text := "github_rollup_1min_colocated"(TG_RELID, '"github_events"'::regclass);
   pairs bigint;
 BEGIN
   SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0) INTO pairs FROM _drained;
@@ -132,36 +132,36 @@ BEGIN
       UNION
       SELECT unnest(keys), bucket FROM _drained WHERE keys IS NOT NULL
     ), _groups AS MATERIALIZED (
-      SELECT c.key, c.bucket, s.event_type AS d0, s.repo_id AS d1, count(*) AS m0
+      SELECT c.key, c.bucket, s."event_type" AS d0, s."repo_id" AS d1, count(*) AS m0
       FROM _changed AS c JOIN %1$s AS s
-        ON s.user_id = c.key
-       AND s.created_at >= c.bucket AND s.created_at < c.bucket + interval '60.000000 seconds'
-       AND date_bin(interval '60.000000 seconds', s.created_at, timestamptz '1970-01-01 00:00:00+00') = c.bucket
-      GROUP BY c.key, c.bucket, s.event_type, s.repo_id
+        ON s."user_id" = c.key
+       AND s."created_at" >= c.bucket AND s."created_at" < c.bucket + interval '60.000000 seconds'
+       AND date_bin(interval '60.000000 seconds', s."created_at", timestamptz '1970-01-01 00:00:00+00') = c.bucket
+      GROUP BY c.key, c.bucket, s."event_type", s."repo_id"
       UNION ALL
-      SELECT c.key, c.bucket, s.event_type AS d0, s.repo_id AS d1, count(*) AS m0
+      SELECT c.key, c.bucket, s."event_type" AS d0, s."repo_id" AS d1, count(*) AS m0
       FROM _changed AS c JOIN %1$s AS s
-        ON s.user_id IS NULL AND c.key IS NULL
-       AND s.created_at >= c.bucket AND s.created_at < c.bucket + interval '60.000000 seconds'
-       AND date_bin(interval '60.000000 seconds', s.created_at, timestamptz '1970-01-01 00:00:00+00') = c.bucket
-      GROUP BY c.key, c.bucket, s.event_type, s.repo_id
+        ON s."user_id" IS NULL AND c.key IS NULL
+       AND s."created_at" >= c.bucket AND s."created_at" < c.bucket + interval '60.000000 seconds'
+       AND date_bin(interval '60.000000 seconds', s."created_at", timestamptz '1970-01-01 00:00:00+00') = c.bucket
+      GROUP BY c.key, c.bucket, s."event_type", s."repo_id"
     ), _written AS (
-      INSERT INTO %2$s AS t (user_id, ingest_time, event_type, repo_id, total_events)
+      INSERT INTO %2$s AS t ("user_id", "ingest_time", "event_type", "repo_id", "total_events")
       SELECT * FROM _groups ORDER BY key, bucket
-      ON CONFLICT (user_id, ingest_time, event_type, repo_id)
-      DO UPDATE SET total_events = excluded.total_events
-      WHERE (t.total_events)
-        IS DISTINCT FROM (excluded.total_events)
+      ON CONFLICT ("user_id", "ingest_time", "event_type", "repo_id")
+      DO UPDATE SET "total_events" = excluded."total_events"
+      WHERE (t."total_events")
+        IS DISTINCT FROM (excluded."total_events")
       RETURNING 1
     ), _removed AS (
       DELETE FROM %2$s AS t USING _changed AS c
-      WHERE t.user_id = c.key AND t.ingest_time = c.bucket
-        AND NOT EXISTS (SELECT FROM _groups AS g WHERE g.key = t.user_id AND g.bucket = t.ingest_time AND g.d0 IS NOT DISTINCT FROM t.event_type AND g.d1 IS NOT DISTINCT FROM t.repo_id)
+      WHERE t."user_id" = c.key AND t."ingest_time" = c.bucket
+        AND NOT EXISTS (SELECT FROM _groups AS g WHERE g.key = t."user_id" AND g.bucket = t."ingest_time" AND g.d0 IS NOT DISTINCT FROM t."event_type" AND g.d1 IS NOT DISTINCT FROM t."repo_id")
       RETURNING 1
     ), _removed_without_key AS (
       DELETE FROM %2$s AS t USING _changed AS c
-      WHERE t.user_id IS NULL AND c.key IS NULL AND t.ingest_time = c.bucket
-        AND NOT EXISTS (SELECT FROM _groups AS g WHERE g.key IS NULL AND g.bucket = t.ingest_time AND g.d0 IS NOT DISTINCT FROM t.event_type AND g.d1 IS NOT DISTINCT FROM t.repo_id)
+      WHERE t."user_id" IS NULL AND c.key IS NULL AND t."ingest_time" = c.bucket
+        AND NOT EXISTS (SELECT FROM _groups AS g WHERE g.key IS NULL AND g.bucket = t."ingest_time" AND g.d0 IS NOT DISTINCT FROM t."event_type" AND g.d1 IS NOT DISTINCT FROM t."repo_id")
       RETURNING 1
     )
     INSERT INTO %3$s (key, groups_written, groups_removed, since, until)
@@ -170,14 +170,14 @@ BEGIN
            min(bucket), max(bucket) + interval '60.000000 seconds'
     FROM _changed
   $absorb$,
-      github_rollup_1min_colocated(TG_RELID, 'github_events'::regclass),
-      github_rollup_1min_colocated(TG_RELID, 'github_rollup_1min'::regclass),
-      github_rollup_1min_colocated(TG_RELID, 'github_rollup_1min_outcome'::regclass));
+      "github_rollup_1min_colocated"(TG_RELID, '"github_events"'::regclass),
+      "github_rollup_1min_colocated"(TG_RELID, '"github_rollup_1min"'::regclass),
+      "github_rollup_1min_colocated"(TG_RELID, '"github_rollup_1min_outcome"'::regclass));
   RETURN NULL;
 END
 $function$;
 
-CREATE FUNCTION github_rollup_1min_run(
+CREATE FUNCTION "github_rollup_1min_run"(
   wait boolean, OUT groups_written bigint, OUT groups_removed bigint,
   OUT since timestamptz, OUT until timestamptz
 ) LANGUAGE plpgsql SET jit = off AS $function$
@@ -187,31 +187,31 @@ DECLARE
   now_bucket timestamptz := date_bin(interval '60.000000 seconds', now(), timestamptz '1970-01-01 00:00:00+00');
 BEGIN
   IF wait THEN
-    LOCK TABLE latest_rollup IN SHARE ROW EXCLUSIVE MODE;
+    LOCK TABLE "latest_rollup" IN SHARE ROW EXCLUSIVE MODE;
   ELSE
     BEGIN
-      LOCK TABLE latest_rollup IN SHARE ROW EXCLUSIVE MODE NOWAIT;
+      LOCK TABLE "latest_rollup" IN SHARE ROW EXCLUSIVE MODE NOWAIT;
     EXCEPTION WHEN lock_not_available THEN
       RETURN;
     END;
   END IF;
   groups_written := 0;
   groups_removed := 0;
-  DELETE FROM github_rollup_1min_changes;
+  DELETE FROM "github_rollup_1min_changes";
   IF FOUND THEN
-    WITH reported AS (DELETE FROM github_rollup_1min_outcome AS o RETURNING o.*)
+    WITH reported AS (DELETE FROM "github_rollup_1min_outcome" AS o RETURNING o.*)
     SELECT sum(r.groups_written), sum(r.groups_removed), min(r.since), max(r.until)
     INTO groups_written, groups_removed, since, until FROM reported AS r;
   END IF;
-  DELETE FROM latest_rollup AS s WHERE s.minute <> now_bucket;
-  INSERT INTO latest_rollup (minute) VALUES (now_bucket) ON CONFLICT DO NOTHING;
+  DELETE FROM "latest_rollup" AS s WHERE s."minute" <> now_bucket;
+  INSERT INTO "latest_rollup" ("minute") VALUES (now_bucket) ON CONFLICT DO NOTHING;
 END
 $function$;
 
-CREATE FUNCTION rollup_http_request()
+CREATE FUNCTION "rollup_http_request"()
 RETURNS void LANGUAGE plpgsql AS $function$
 BEGIN
-  PERFORM github_rollup_1min_run(wait => true);
+  PERFORM "github_rollup_1min_run"(wait => true);
 END
 $function$;
 
@@ -220,11 +220,11 @@ DECLARE
   signature text;
 BEGIN
   FOREACH signature IN ARRAY ARRAY[
-    'rollup_http_request()',
-    'github_rollup_1min_run(boolean)',
-    'github_rollup_1min_absorb()',
-    'github_rollup_1min_capture()',
-    'github_rollup_1min_colocated(oid, regclass)'
+    '"rollup_http_request"()',
+    '"github_rollup_1min_run"(boolean)',
+    '"github_rollup_1min_absorb"()',
+    '"github_rollup_1min_capture"()',
+    '"github_rollup_1min_colocated"(oid, regclass)'
   ] LOOP
     EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp',
                    signature, current_schema());
@@ -232,17 +232,17 @@ BEGIN
 END
 $pin$;
 
-CREATE TRIGGER github_rollup_1min_capture_insert AFTER INSERT ON github_events REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION github_rollup_1min_capture();
+CREATE TRIGGER "github_rollup_1min_capture_insert" AFTER INSERT ON "github_events" REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION "github_rollup_1min_capture"();
 
-CREATE TRIGGER github_rollup_1min_capture_update AFTER UPDATE ON github_events REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION github_rollup_1min_capture();
+CREATE TRIGGER "github_rollup_1min_capture_update" AFTER UPDATE ON "github_events" REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION "github_rollup_1min_capture"();
 
-CREATE TRIGGER github_rollup_1min_capture_delete AFTER DELETE ON github_events REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION github_rollup_1min_capture();
+CREATE TRIGGER "github_rollup_1min_capture_delete" AFTER DELETE ON "github_events" REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION "github_rollup_1min_capture"();
 
-CREATE TRIGGER github_rollup_1min_capture_truncate BEFORE TRUNCATE ON github_events FOR EACH STATEMENT EXECUTE FUNCTION github_rollup_1min_capture();
+CREATE TRIGGER "github_rollup_1min_capture_truncate" BEFORE TRUNCATE ON "github_events" FOR EACH STATEMENT EXECUTE FUNCTION "github_rollup_1min_capture"();
 
-CREATE TRIGGER github_rollup_1min_absorb AFTER DELETE ON github_rollup_1min_changes REFERENCING OLD TABLE AS _drained FOR EACH STATEMENT EXECUTE FUNCTION github_rollup_1min_absorb();
+CREATE TRIGGER "github_rollup_1min_absorb" AFTER DELETE ON "github_rollup_1min_changes" REFERENCING OLD TABLE AS _drained FOR EACH STATEMENT EXECUTE FUNCTION "github_rollup_1min_absorb"();
 
-INSERT INTO github_rollup_1min_changes (key, bucket)
-SELECT DISTINCT s.user_id, date_bin(interval '60.000000 seconds', s.created_at, timestamptz '1970-01-01 00:00:00+00')
-FROM github_events AS s
-WHERE s.created_at IS NOT NULL;
+INSERT INTO "github_rollup_1min_changes" (key, bucket)
+SELECT DISTINCT s."user_id", date_bin(interval '60.000000 seconds', s."created_at", timestamptz '1970-01-01 00:00:00+00')
+FROM "github_events" AS s
+WHERE s."created_at" IS NOT NULL;
