@@ -1,0 +1,238 @@
+"""What can be typed after `citus-analytics`, and what it means."""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from citus_analytics import __version__
+
+if TYPE_CHECKING:
+    from argparse import Namespace, _MutuallyExclusiveGroup, _SubParsersAction
+    from collections.abc import Sequence
+
+    Commands: TypeAlias = "_SubParsersAction[ArgumentParser]"
+
+DEMO_EVENTS: Final = 300_000
+
+_DESCRIPTION: Final = "Real-time analytics on PostgreSQL and Citus, with rollups that add up."
+_EXIT_CODES: Final = """\
+exit codes:
+  0    done
+  1    the work failed: the server, the data or the installation; standard error says why
+  2    the arguments are wrong, or no database is named
+  3    another run of the rollup is under way (rollup --no-wait)
+  130  interrupted, by Ctrl-C or SIGTERM
+
+With --json, standard output is one JSON document after success, and empty otherwise.
+"""
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Return the arguments of a command; `command` is its name.
+
+    Raises:
+        SystemExit: They are not understood, or ask for help or the version.
+    """
+    return _parser().parse_args(argv)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="citus-analytics",
+        description=_DESCRIPTION,
+        epilog=_EXIT_CODES,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"citus-analytics {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", title="commands"
+    )
+    for add in (_add_demo, _add_migrate, _add_load, _add_rollup, _add_query):
+        add(commands)
+    return parser
+
+
+def _add_demo(commands: Commands) -> None:
+    demo = _command(
+        commands,
+        "demo",
+        "see the whole story on made-up events",
+        "Migrate a database, load made-up events, roll them up, ask the four questions, then load "
+        "events that come late, and see that raw and rolled-up totals still agree. Runs on a "
+        "temporary server of its own (extra: embedded) unless --database-url names another.",
+    )
+    _add_database_url(
+        demo, "an empty database to run on, which keeps the data; DATABASE_URL is not looked at"
+    )
+    demo.add_argument(
+        "--events",
+        type=_positive,
+        default=DEMO_EVENTS,
+        metavar="N",
+        help=f"how many events to make up (default: {DEMO_EVENTS:,})",
+    )
+    _add_json(demo)
+
+
+def _add_migrate(commands: Commands) -> None:
+    migrate = _command(
+        commands,
+        "migrate",
+        "create or change the tables",
+        "Bring the tables to a revision, in one transaction, and tell at which one they are.",
+    )
+    _add_database_url(migrate)
+    revisions = migrate.add_mutually_exclusive_group()
+    revisions.add_argument(
+        "--revision", default="head", metavar="REV", help="upgrade to this one (default: head)"
+    )
+    revisions.add_argument(
+        "--downgrade",
+        metavar="REV",
+        help="go back to this one; base drops all tables and their data",
+    )
+    migrate.add_argument(
+        "--citus",
+        choices=("auto", "require", "skip"),
+        default="auto",
+        help="distribute the tables where Citus is (auto, the default), fail where it is not "
+        "(require), or never distribute (skip)",
+    )
+    output = migrate.add_mutually_exclusive_group()
+    output.add_argument(
+        "--sql", action="store_true", help="print the SQL for psql instead; needs no database"
+    )
+    _add_json(output)
+
+
+def _add_load(commands: Commands) -> None:
+    load = _command(
+        commands,
+        "load",
+        "load events or users from CSV",
+        "Load CSV without a header, in the layout of the table, plain or gzipped: all of it, or "
+        "nothing if a row is malformed.",
+    )
+    load.add_argument("table", choices=("events", "users"), help="what the rows are")
+    load.add_argument("source", metavar="SOURCE", help="a path, or - for standard input")
+    _add_database_url(load)
+    _add_json(load)
+
+
+def _add_rollup(commands: Commands) -> None:
+    rollup = _command(
+        commands,
+        "rollup",
+        "bring the rollup up to date",
+        "Roll up what has changed since the last run, however old the events are.",
+    )
+    _add_database_url(rollup)
+    rollup.add_argument(
+        "--no-wait",
+        action="store_true",
+        help="leave with exit code 3 if another run is under way, instead of waiting for it",
+    )
+    _add_json(rollup)
+
+
+def _add_query(commands: Commands) -> None:
+    query = _command(commands, "query", "ask one of the four questions", "Ask a question.")
+    questions = query.add_subparsers(
+        dest="question", required=True, metavar="QUESTION", title="questions"
+    )
+    count = _question(questions, "count", "how many events are there?")
+    count.add_argument(
+        "--type",
+        dest="event_type",
+        default=SUPPRESS,
+        metavar="TYPE",
+        help="of this type only, such as PushEvent",
+    )
+    commits = _question(questions, "commits-per-hour", "how many commits were pushed every hour?")
+    commits.add_argument(
+        "--time-zone",
+        default="UTC",
+        metavar="ZONE",
+        help="whose hours, such as Europe/Berlin (default: UTC)",
+    )
+    _add_limit(_question(questions, "top-creators", "who created the most repositories?"), 10)
+    _add_limit(
+        _question(questions, "most-active", "which users were most active, and in which minutes?"),
+        5,
+    )
+
+
+def _question(questions: Commands, name: str, help_text: str) -> ArgumentParser:
+    question = _command(questions, name, help_text, help_text[0].upper() + help_text[1:])
+    _add_database_url(question)
+    for bound, meaning in (("since", "at this time or later"), ("until", "before this time")):
+        question.add_argument(
+            f"--{bound}",
+            type=_moment,
+            default=SUPPRESS,
+            metavar="TIME",
+            help=f"consider what happened {meaning}, such as 2026-03-01T12:00Z",
+        )
+    _add_json(question)
+    return question
+
+
+def _command(commands: Commands, name: str, help_text: str, description: str) -> ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=help_text,
+        description=description,
+        epilog=_EXIT_CODES,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _add_database_url(
+    parser: ArgumentParser, help_text: str = "the database (default: DATABASE_URL)"
+) -> None:
+    parser.add_argument(
+        "--database-url", metavar="URL", help=f"{help_text}; postgresql://user:password@host/name"
+    )
+
+
+def _add_json(parser: ArgumentParser | _MutuallyExclusiveGroup) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _add_limit(parser: ArgumentParser, default: int) -> None:
+    parser.add_argument(
+        "--limit",
+        type=_limit,
+        default=default,
+        metavar="N",
+        help=f"how many rows, or all (default: {default})",
+    )
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise ArgumentTypeError(f"{text!r} is no number from 1 upwards")
+    return int(text)
+
+
+def _limit(text: str) -> int | None:
+    return None if text == "all" else _positive(text)
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ArgumentTypeError(
+            f"{text!r} is no time: write it like 2026-03-01T12:00Z or 2026-03-01T12:00+02:00"
+        ) from error
+    if moment.utcoffset() is None:
+        raise ArgumentTypeError(
+            f"{text!r} has no time zone: write {moment.isoformat(timespec='minutes')}Z for UTC, "
+            f"or {moment.isoformat(timespec='minutes')}+02:00"
+        )
+    return moment

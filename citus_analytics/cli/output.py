@@ -1,0 +1,50 @@
+"""Where the results of a command go: standard output, as text, as JSON, or as tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from citus_analytics.cli.failures import ExitError
+
+if TYPE_CHECKING:
+    from citus_analytics.cli.screen import Screen
+
+
+def write(*lines: str) -> None:
+    """Write lines of text to standard output."""
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+
+
+def write_json(value: object) -> None:
+    """Write the one JSON document of a command, with times in ISO 8601."""
+    write(json.dumps(value, indent=2, default=_plain, ensure_ascii=False))
+
+
+def open_screen() -> Screen:
+    """Return the screen for tables.
+
+    Raises:
+        ExitError: The package rich is not installed.
+    """
+    try:
+        from citus_analytics.cli.screen import Screen
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "rich":
+            raise
+        raise ExitError(
+            "tables need the package rich, which is not installed: install citus_analytics[cli], "
+            "or add --json."
+        ) from error
+    return Screen()
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
