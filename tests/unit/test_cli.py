@@ -1,0 +1,191 @@
+"""The command line without a database: arguments, help, exit codes and words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import citus_analytics
+from citus_analytics.cli import main
+from citus_analytics.cli.failures import explain, printable
+from citus_analytics.cli.words import duration, rolled_up, size
+from citus_analytics.errors import ArgumentError, LoadError
+from citus_analytics.rollup_run import RollupRun
+
+ROOT = Path(citus_analytics.__file__).parents[1]
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def no_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+
+
+def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return what is said of arguments that cannot be understood."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    return said.err
+
+
+def failure(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str:
+    """Return what is said of a command that fails."""
+    assert main(arguments) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("citus-analytics: ")
+    return said.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (),
+        *((name,) for name in ("demo", "migrate", "load", "rollup", "query")),
+        *(("query", name) for name in ("count", "commits-per-hour", "top-creators", "most-active")),
+    ],
+)
+def test_help_explains_the_exit_codes(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    help_text = capsys.readouterr().out
+    assert "usage: citus-analytics" in help_text
+    assert "exit codes:" in help_text
+    assert "130" in help_text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"citus-analytics {citus_analytics.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("", "COMMAND"),
+        ("frobnicate", "frobnicate"),
+        ("demo --events 0", "'0' is no number from 1 upwards"),
+        ("demo --events many", "'many' is no number"),
+        ("migrate --downgrade base --revision head", "not allowed with"),
+        ("migrate --sql --json", "not allowed with"),
+        ("migrate --citus perhaps", "auto"),
+        ("load events", "SOURCE"),
+        ("load repositories x.csv", "repositories"),
+        ("query", "QUESTION"),
+        ("query most-active --limit none", "'none' is no number"),
+        ("query count --since yesterday", "'yesterday' is no time"),
+        ("query count --since 2026-03-01T12:00", "has no time zone: write 2026-03-01T12:00Z"),
+        # An abbreviation would change its meaning when another option comes.
+        ("rollup --no", "--no"),
+    ],
+)
+def test_arguments_that_are_not_understood(
+    arguments: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in usage_error(capsys, *arguments.split())
+
+
+@pytest.mark.parametrize(
+    "arguments", ["migrate", "load events x.csv", "rollup", "query count", "query most-active"]
+)
+def test_a_database_must_be_named(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = failure(capsys, 2, *arguments.split())
+    assert "--database-url" in said
+    assert "DATABASE_URL" in said
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "mysql://localhost/x", "postgresql://u:secret@ss@host:port/name"]
+)
+def test_a_url_that_cannot_be_read(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = failure(capsys, 2, "query", "count", "--database-url", url)
+    assert "postgresql://" in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("arguments", ["demo", "migrate", "rollup", "query count"])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_server_that_is_down(
+    arguments: str, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = failure(capsys, 1, *arguments.split(), "--database-url", NOWHERE, *options)
+    assert "127.0.0.1" in said
+    assert "server is running" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_sql_needs_no_database(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["migrate", "--sql"]) == 0
+    script = capfd.readouterr().out
+    assert script.startswith("BEGIN;")
+    assert "CREATE TABLE github_events" in script
+    assert script.rstrip().endswith("COMMIT;")
+    assert main(["migrate", "--downgrade", "base", "--sql"]) == 0
+    assert "DROP TABLE github_events" in capfd.readouterr().out
+
+
+def test_an_unknown_revision_has_no_sql(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nonesuch" in failure(capsys, 1, "migrate", "--sql", "--revision", "nonesuch")
+
+
+def test_a_reader_that_leaves_early() -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-m", "citus_analytics", "migrate", "--sql"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert program.stdout is not None
+    program.stdout.close()
+    assert program.stderr is not None
+    assert b"Traceback" not in program.stderr.read()
+    assert program.wait() == 0
+    program.stderr.close()
+
+
+def test_errors_of_the_arguments_are_told_apart() -> None:
+    assert explain(ArgumentError("no")).code == 2
+    assert explain(LoadError("no")).code == 1
+
+
+def test_no_text_sends_commands_to_a_terminal() -> None:
+    assert (
+        printable("\x1b[31mred\r\nnot\x00") == "\N{REPLACEMENT CHARACTER}[31mred\ufffd\nnot\ufffd"
+    )
+    assert printable("Éva 用户") == "Éva 用户"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.00123, "1.2 ms"), (0.0451, "45 ms"), (12.34, "12.3 s"), (1234.5, "1,234.5 s")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_sizes() -> None:
+    assert size(12_345_678) == "12.3 MB"
+
+
+def test_what_a_run_did() -> None:
+    run = RollupRun(
+        groups_written=1234, groups_removed=5, since=NOON, until=NOON + timedelta(minutes=2)
+    )
+    words = rolled_up(run, 0.045)
+    for part in ("1,234", "5 removed", "2026-03-01 12:00 UTC", "2026-03-01 12:02 UTC", "45 ms"):
+        assert part in words
+    nothing = RollupRun(groups_written=0, groups_removed=0, since=None, until=None)
+    assert "nothing has changed" in rolled_up(nothing, 0.001)
