@@ -83,10 +83,17 @@ def _recompute(spec: RollupSpec) -> str:
       WHERE ({listed(f"t.{m}" for m in measures)})
         IS DISTINCT FROM ({listed(f"excluded.{m}" for m in measures)})
       RETURNING 1
+    ), _gone AS MATERIALIZED (
+      -- A set operation stays linear, whatever joins are allowed, and takes NULLs for equal.
+      {_stored(spec, others, f"t.{key} = c.key")}
+      UNION ALL
+      {_stored(spec, others, f"t.{key} IS NULL AND c.key IS NULL")}
+      EXCEPT
+      SELECT {listed(["key", "bucket", *(f"d{i}" for i in range(len(others)))])} FROM _groups
     ), _removed AS (
-      {_remove(spec, others, f"t.{key} = c.key", f"g.key = t.{key}")}
+      {_remove(spec, others, f"t.{key} = g.key")}
     ), _removed_without_key AS (
-      {_remove(spec, others, f"t.{key} IS NULL AND c.key IS NULL", "g.key IS NULL")}
+      {_remove(spec, others, f"t.{key} IS NULL AND g.key IS NULL")}
     )
     INSERT INTO {OUTCOME} (key, groups_written, groups_removed, since, until)
     SELECT (SELECT key FROM _changed LIMIT 1), (SELECT count(*) FROM _written),
@@ -114,11 +121,16 @@ def _groups(spec: RollupSpec, others: list[str], key_is_changed: str) -> str:
       GROUP BY {listed(["c.key", "c.bucket", *dimensions])}"""
 
 
-def _remove(spec: RollupSpec, others: list[str], key_is_changed: str, same_key: str) -> str:
-    bucket = f"t.{quote(spec.bucket_column)}"
-    same = [same_key, f"g.bucket = {bucket}"]
-    same += [f"g.d{i} IS NOT DISTINCT FROM t.{name}" for i, name in enumerate(others)]
-    return f"""DELETE FROM {TARGET} AS t USING _changed AS c
-      WHERE {key_is_changed} AND {bucket} = c.bucket
-        AND NOT EXISTS (SELECT FROM _groups AS g WHERE {" AND ".join(same)})
+def _stored(spec: RollupSpec, others: list[str], key_is_changed: str) -> str:
+    selected = ["c.key", "c.bucket", *(f"t.{name} AS d{i}" for i, name in enumerate(others))]
+    return f"""SELECT {listed(selected)}
+      FROM _changed AS c JOIN {TARGET} AS t
+        ON {key_is_changed} AND t.{quote(spec.bucket_column)} = c.bucket"""
+
+
+def _remove(spec: RollupSpec, others: list[str], same_key: str) -> str:
+    same = [same_key, f"t.{quote(spec.bucket_column)} = g.bucket"]
+    same += [f"t.{name} IS NOT DISTINCT FROM g.d{i}" for i, name in enumerate(others)]
+    return f"""DELETE FROM {TARGET} AS t USING _gone AS g
+      WHERE {" AND ".join(same)}
       RETURNING 1"""

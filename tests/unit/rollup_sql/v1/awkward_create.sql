@@ -153,15 +153,24 @@ BEGIN
       WHERE (t."N", t."Sum", t."least", t."most")
         IS DISTINCT FROM (excluded."N", excluded."Sum", excluded."least", excluded."most")
       RETURNING 1
+    ), _gone AS MATERIALIZED (
+      -- A set operation stays linear, whatever joins are allowed, and takes NULLs for equal.
+      SELECT c.key, c.bucket, t."groups" AS d0, t."it's" AS d1, t."back\slash" AS d2
+      FROM _changed AS c JOIN %2$s AS t
+        ON t."Tenant:Id" = c.key AND t."Bucket" = c.bucket
+      UNION ALL
+      SELECT c.key, c.bucket, t."groups" AS d0, t."it's" AS d1, t."back\slash" AS d2
+      FROM _changed AS c JOIN %2$s AS t
+        ON t."Tenant:Id" IS NULL AND c.key IS NULL AND t."Bucket" = c.bucket
+      EXCEPT
+      SELECT key, bucket, d0, d1, d2 FROM _groups
     ), _removed AS (
-      DELETE FROM %2$s AS t USING _changed AS c
-      WHERE t."Tenant:Id" = c.key AND t."Bucket" = c.bucket
-        AND NOT EXISTS (SELECT FROM _groups AS g WHERE g.key = t."Tenant:Id" AND g.bucket = t."Bucket" AND g.d0 IS NOT DISTINCT FROM t."groups" AND g.d1 IS NOT DISTINCT FROM t."it's" AND g.d2 IS NOT DISTINCT FROM t."back\slash")
+      DELETE FROM %2$s AS t USING _gone AS g
+      WHERE t."Tenant:Id" = g.key AND t."Bucket" = g.bucket AND t."groups" IS NOT DISTINCT FROM g.d0 AND t."it's" IS NOT DISTINCT FROM g.d1 AND t."back\slash" IS NOT DISTINCT FROM g.d2
       RETURNING 1
     ), _removed_without_key AS (
-      DELETE FROM %2$s AS t USING _changed AS c
-      WHERE t."Tenant:Id" IS NULL AND c.key IS NULL AND t."Bucket" = c.bucket
-        AND NOT EXISTS (SELECT FROM _groups AS g WHERE g.key IS NULL AND g.bucket = t."Bucket" AND g.d0 IS NOT DISTINCT FROM t."groups" AND g.d1 IS NOT DISTINCT FROM t."it's" AND g.d2 IS NOT DISTINCT FROM t."back\slash")
+      DELETE FROM %2$s AS t USING _gone AS g
+      WHERE t."Tenant:Id" IS NULL AND g.key IS NULL AND t."Bucket" = g.bucket AND t."groups" IS NOT DISTINCT FROM g.d0 AND t."it's" IS NOT DISTINCT FROM g.d1 AND t."back\slash" IS NOT DISTINCT FROM g.d2
       RETURNING 1
     )
     INSERT INTO %3$s (key, groups_written, groups_removed, since, until)

@@ -153,15 +153,24 @@ BEGIN
       WHERE (t."total_events")
         IS DISTINCT FROM (excluded."total_events")
       RETURNING 1
+    ), _gone AS MATERIALIZED (
+      -- A set operation stays linear, whatever joins are allowed, and takes NULLs for equal.
+      SELECT c.key, c.bucket, t."event_type" AS d0, t."repo_id" AS d1
+      FROM _changed AS c JOIN %2$s AS t
+        ON t."user_id" = c.key AND t."ingest_time" = c.bucket
+      UNION ALL
+      SELECT c.key, c.bucket, t."event_type" AS d0, t."repo_id" AS d1
+      FROM _changed AS c JOIN %2$s AS t
+        ON t."user_id" IS NULL AND c.key IS NULL AND t."ingest_time" = c.bucket
+      EXCEPT
+      SELECT key, bucket, d0, d1 FROM _groups
     ), _removed AS (
-      DELETE FROM %2$s AS t USING _changed AS c
-      WHERE t."user_id" = c.key AND t."ingest_time" = c.bucket
-        AND NOT EXISTS (SELECT FROM _groups AS g WHERE g.key = t."user_id" AND g.bucket = t."ingest_time" AND g.d0 IS NOT DISTINCT FROM t."event_type" AND g.d1 IS NOT DISTINCT FROM t."repo_id")
+      DELETE FROM %2$s AS t USING _gone AS g
+      WHERE t."user_id" = g.key AND t."ingest_time" = g.bucket AND t."event_type" IS NOT DISTINCT FROM g.d0 AND t."repo_id" IS NOT DISTINCT FROM g.d1
       RETURNING 1
     ), _removed_without_key AS (
-      DELETE FROM %2$s AS t USING _changed AS c
-      WHERE t."user_id" IS NULL AND c.key IS NULL AND t."ingest_time" = c.bucket
-        AND NOT EXISTS (SELECT FROM _groups AS g WHERE g.key IS NULL AND g.bucket = t."ingest_time" AND g.d0 IS NOT DISTINCT FROM t."event_type" AND g.d1 IS NOT DISTINCT FROM t."repo_id")
+      DELETE FROM %2$s AS t USING _gone AS g
+      WHERE t."user_id" IS NULL AND g.key IS NULL AND t."ingest_time" = g.bucket AND t."event_type" IS NOT DISTINCT FROM g.d0 AND t."repo_id" IS NOT DISTINCT FROM g.d1
       RETURNING 1
     )
     INSERT INTO %3$s (key, groups_written, groups_removed, since, until)
