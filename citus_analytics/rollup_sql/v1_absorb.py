@@ -38,14 +38,19 @@ def absorb(spec: RollupSpec) -> str:
 DECLARE
   source text := {shard_of(spec, spec.source)};
   pairs bigint;
+  pages bigint;
 BEGIN
   SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0) INTO pairs FROM _drained;
   IF pairs = 0 THEN
     RETURN NULL;
   END IF;
+  -- Only a partitioned table has a tree; itself, it is empty.
+  SELECT coalesce(sum(pg_relation_size(relid)), pg_relation_size(source::regclass))
+    / current_setting('block_size')::bigint
+  INTO pages FROM pg_partition_tree(source::regclass);
   -- A pair costs about a page of the source through the index; past the pages that the source
   -- has, one pass over it is cheaper.
-  IF pairs < pg_relation_size(source::regclass) / current_setting('block_size')::bigint THEN
+  IF pairs < pages THEN
     PERFORM set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
             set_config('enable_seqscan', 'off', true);
   ELSE
@@ -84,12 +89,7 @@ def _recompute(spec: RollupSpec) -> str:
         IS DISTINCT FROM ({listed(f"excluded.{m}" for m in measures)})
       RETURNING 1
     ), _gone AS MATERIALIZED (
-      -- A set operation stays linear, whatever joins are allowed, and takes NULLs for equal.
-      {_stored(spec, others, f"t.{key} = c.key")}
-      UNION ALL
-      {_stored(spec, others, f"t.{key} IS NULL AND c.key IS NULL")}
-      EXCEPT
-      SELECT {listed(["key", "bucket", *(f"d{i}" for i in range(len(others)))])} FROM _groups
+      {_gone(spec, others)}
     ), _removed AS (
       {_remove(spec, others, f"t.{key} = g.key")}
     ), _removed_without_key AS (
@@ -119,6 +119,17 @@ def _groups(spec: RollupSpec, others: list[str], key_is_changed: str) -> str:
        AND {time} >= c.bucket AND {time} < c.bucket + {width(spec)}
        AND {bucket_of(spec, time)} = c.bucket
       GROUP BY {listed(["c.key", "c.bucket", *dimensions])}"""
+
+
+def _gone(spec: RollupSpec, others: list[str]) -> str:
+    key = f"t.{quote(spec.key)}"
+    dimensions = [f"d{i}" for i in range(len(others))]
+    # A set operation stays linear, whatever joins are allowed, and takes NULLs for equal.
+    return f"""{_stored(spec, others, f"{key} = c.key")}
+      UNION ALL
+      {_stored(spec, others, f"{key} IS NULL AND c.key IS NULL")}
+      EXCEPT
+      SELECT {listed(["key", "bucket", *dimensions])} FROM _groups"""
 
 
 def _stored(spec: RollupSpec, others: list[str], key_is_changed: str) -> str:

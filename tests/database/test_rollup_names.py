@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # What the machinery itself calls something, and what text can be torn apart by.
 OURS = ["changes", "sharded", "found", "wait", "since", "until", "now_bucket", "groups_written"]
-OURS += ["key", "keys", "bucket", "pairs", "source", "added", "removed", "new", "tg_op", "shard"]
+OURS += ["key", "keys", "bucket", "pairs", "pages", "source", "added", "removed", "new", "tg_op"]
 OURS += ["r", "s", "t", "c", "g", "o", "d0", "m0", "excluded", "changed", "once", "reported"]
 TROUBLE = ['"', "'", "\\", "%1$s", "%", ":b", "$function$", "$log$", "$citus$", "--", "\n", "\r"]
 TROUBLE += ["A", "é", "time", "select", "lateral", "{key}", " "]

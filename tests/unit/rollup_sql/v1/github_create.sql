@@ -113,14 +113,19 @@ RETURNS trigger LANGUAGE plpgsql SET jit = off SET enable_nestloop = on SET enab
 DECLARE
   source text := "github_rollup_1min_colocated"(TG_RELID, '"github_events"'::regclass);
   pairs bigint;
+  pages bigint;
 BEGIN
   SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0) INTO pairs FROM _drained;
   IF pairs = 0 THEN
     RETURN NULL;
   END IF;
+  -- Only a partitioned table has a tree; itself, it is empty.
+  SELECT coalesce(sum(pg_relation_size(relid)), pg_relation_size(source::regclass))
+    / current_setting('block_size')::bigint
+  INTO pages FROM pg_partition_tree(source::regclass);
   -- A pair costs about a page of the source through the index; past the pages that the source
   -- has, one pass over it is cheaper.
-  IF pairs < pg_relation_size(source::regclass) / current_setting('block_size')::bigint THEN
+  IF pairs < pages THEN
     PERFORM set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
             set_config('enable_seqscan', 'off', true);
   ELSE
@@ -154,7 +159,6 @@ BEGIN
         IS DISTINCT FROM (excluded."total_events")
       RETURNING 1
     ), _gone AS MATERIALIZED (
-      -- A set operation stays linear, whatever joins are allowed, and takes NULLs for equal.
       SELECT c.key, c.bucket, t."event_type" AS d0, t."repo_id" AS d1
       FROM _changed AS c JOIN %2$s AS t
         ON t."user_id" = c.key AND t."ingest_time" = c.bucket
