@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from citus_analytics.rollup_sql import v1_functions as functions
 from citus_analytics.rollup_sql import v1_names as names
+from citus_analytics.rollup_sql.marker import describe
+from citus_analytics.rollup_sql.shape import Shape
+from citus_analytics.rollup_sql.v1_functions import functions
 from citus_analytics.sql import dollar_quote, literal, on_citus, qualify, quote, sequential
 
 if TYPE_CHECKING:
@@ -43,9 +45,10 @@ def create(spec: RollupSpec) -> tuple[str, ...]:
     return (
         _PREPARE,
         *_create_tables(spec),
-        *functions.create(spec),
+        *(function.create(spec.schema) for function in functions(spec)),
         _pin_search_path(spec),
-        *_create_triggers(spec),
+        *_triggers(spec).values(),
+        _describe(spec),
         _log_existing_rows(spec),
     )
 
@@ -55,11 +58,20 @@ def drop(spec: RollupSpec) -> tuple[str, ...]:
     source = qualify(spec.source, spec.schema)
     return (
         _PREPARE,
-        *(f"DROP TRIGGER {_capture_trigger(spec, event)} ON {source}" for event in _CAPTURES),
+        *(
+            f"DROP TRIGGER {quote(_capture_trigger(spec, event))} ON {source}"
+            for event in _CAPTURES
+        ),
         f"DROP TABLE {qualify(spec.changes, spec.schema)}",
         f"DROP TABLE {qualify(spec.outcome, spec.schema)}",
         *(f"DROP FUNCTION {signature}" for signature in names.signatures(spec)),
     )
+
+
+def shape(spec: RollupSpec) -> Shape:
+    """Return what a database has that has the machinery whole."""
+    bodies = {function.name: function.body for function in functions(spec)}
+    return Shape(functions=bodies, triggers=frozenset(_triggers(spec)))
 
 
 def _create_tables(spec: RollupSpec) -> tuple[str, ...]:
@@ -112,25 +124,33 @@ def _pin_search_path(spec: RollupSpec) -> str:
     return f"DO {dollar_quote(body, 'pin')}"
 
 
-def _create_triggers(spec: RollupSpec) -> tuple[str, ...]:
-    source = qualify(spec.source, spec.schema)
+def _triggers(spec: RollupSpec) -> dict[tuple[str, str], str]:
+    """Return the statements that create the triggers, by table and name."""
+    source, changes = qualify(spec.source, spec.schema), qualify(spec.changes, spec.schema)
     capture = qualify(names.capture_name(spec), spec.schema)
-    captures = (
-        f"CREATE TRIGGER {_capture_trigger(spec, event)} {when} {event} ON {source} {transitions}"
+    absorb = names.absorb_name(spec)
+    captures = {
+        (spec.source, _capture_trigger(spec, event)): f"{when} {event} ON {source} {transitions}"
         f"FOR EACH STATEMENT EXECUTE FUNCTION {capture}()"
         for event, (when, transitions) in _CAPTURES.items()
-    )
-    absorb = names.absorb_name(spec)
-    return (
-        *captures,
-        f"CREATE TRIGGER {quote(absorb)} AFTER DELETE ON {qualify(spec.changes, spec.schema)} "
-        "REFERENCING OLD TABLE AS _drained "
-        f"FOR EACH STATEMENT EXECUTE FUNCTION {qualify(absorb, spec.schema)}()",
-    )
+    }
+    absorbs = {
+        (spec.changes, absorb): f"AFTER DELETE ON {changes} REFERENCING OLD TABLE AS _drained "
+        f"FOR EACH STATEMENT EXECUTE FUNCTION {qualify(absorb, spec.schema)}()"
+    }
+    return {
+        (table, name): f"CREATE TRIGGER {quote(name)} {definition}"
+        for (table, name), definition in (captures | absorbs).items()
+    }
 
 
 def _capture_trigger(spec: RollupSpec, event: str) -> str:
-    return quote(f"{spec.target}_capture_{event.lower()}")
+    return f"{spec.target}_capture_{event.lower()}"
+
+
+def _describe(spec: RollupSpec) -> str:
+    run = qualify(names.run_name(spec), spec.schema)
+    return f"COMMENT ON FUNCTION {run}(boolean) IS {literal(describe(spec, version=1))}"
 
 
 def _log_existing_rows(spec: RollupSpec) -> str:

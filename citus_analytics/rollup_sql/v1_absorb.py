@@ -8,6 +8,7 @@ from citus_analytics.rollup_sql.v1_names import (
     OUTCOME,
     SOURCE,
     TARGET,
+    Function,
     absorb_name,
     bucket_of,
     listed,
@@ -15,7 +16,7 @@ from citus_analytics.rollup_sql.v1_names import (
     shard_of,
     width,
 )
-from citus_analytics.sql import dollar_quote, qualify, quote
+from citus_analytics.sql import quote
 
 if TYPE_CHECKING:
     from citus_analytics.rollup_sql.spec import RollupSpec
@@ -29,8 +30,8 @@ _PLANS = (
 )
 
 
-def absorb(spec: RollupSpec) -> str:
-    """Return the statement that creates the trigger function on the change log."""
+def absorb(spec: RollupSpec) -> Function:
+    """Return the trigger function on the change log."""
     tables = (spec.source, spec.target, spec.outcome)
     shards = ",\n      ".join(shard_of(spec, table) for table in tables)
     recompute = on_shards(_recompute(spec), "absorb", SOURCE, TARGET, OUTCOME)
@@ -61,9 +62,7 @@ BEGIN
   RETURN NULL;
 END
 """
-    return f"""
-CREATE FUNCTION {qualify(absorb_name(spec), spec.schema)}()
-RETURNS trigger LANGUAGE plpgsql {_PLANS} AS {dollar_quote(body, "function")}""".strip()
+    return Function(absorb_name(spec), f"()\nRETURNS trigger LANGUAGE plpgsql {_PLANS}", body)
 
 
 def _recompute(spec: RollupSpec) -> str:

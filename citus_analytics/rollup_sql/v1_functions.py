@@ -6,32 +6,25 @@ the rollup's tables are named with their table, for a bare name might be that of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from citus_analytics.rollup_sql.v1_absorb import absorb
 from citus_analytics.rollup_sql.v1_names import (
     CHANGES,
+    Function,
     bucket_of,
     capture_name,
     on_shards,
     regclass,
+    run_name,
     shard_of,
 )
-from citus_analytics.sql import dollar_quote, qualify, quote
+from citus_analytics.sql import quote
 
 if TYPE_CHECKING:
     from citus_analytics.rollup_sql.spec import RollupSpec
 
-
-def create(spec: RollupSpec) -> tuple[str, ...]:
-    """Return the statements that create the functions, in order."""
-    return (_colocated(spec), _capture(spec), absorb(spec), _run(spec), _run_void(spec))
-
-
-def _colocated(spec: RollupSpec) -> str:
-    return f"""
-CREATE FUNCTION {qualify(f"{spec.target}_colocated", spec.schema)}(relation oid, wanted regclass)
-RETURNS text LANGUAGE plpgsql STABLE AS $function$
+_COLOCATED: Final = """
 -- The shard of `wanted` that is colocated with the shard `relation`; outside of a shard, `wanted`.
 DECLARE
   shard text;
@@ -47,10 +40,20 @@ BEGIN
   END IF;
   RETURN coalesce(shard, wanted::text);
 END
-$function$""".strip()
+"""
 
 
-def _capture(spec: RollupSpec) -> str:
+def functions(spec: RollupSpec) -> tuple[Function, ...]:
+    """Return the functions, in the order in which they can be created."""
+    return (_colocated(spec), _capture(spec), absorb(spec), _run(spec), _run_void(spec))
+
+
+def _colocated(spec: RollupSpec) -> Function:
+    head = "(relation oid, wanted regclass)\nRETURNS text LANGUAGE plpgsql STABLE"
+    return Function(f"{spec.target}_colocated", head, _COLOCATED)
+
+
+def _capture(spec: RollupSpec) -> Function:
     logged = {
         "INSERT": _changed_rows(spec, "added"),
         "UPDATE": f"{_changed_rows(spec, 'added')} UNION {_changed_rows(spec, 'removed')}",
@@ -81,10 +84,9 @@ BEGIN
   RETURN NULL;
 END
 """
-    return f"""
-CREATE FUNCTION {qualify(capture_name(spec), spec.schema)}()
-RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-SET jit = off SET enable_hashagg = off AS {dollar_quote(body, "function")}""".strip()
+    head = """()
+RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET jit = off SET enable_hashagg = off"""
+    return Function(capture_name(spec), head, body)
 
 
 def _changed_rows(spec: RollupSpec, rows: str) -> str:
@@ -111,7 +113,7 @@ def _log_pairs(rows: str) -> str:
     return f"    EXECUTE format({on_shards(statement, 'log', CHANGES)}, changes);"
 
 
-def _run(spec: RollupSpec) -> str:
+def _run(spec: RollupSpec) -> Function:
     state, minute = quote(spec.state), quote(spec.state_column)
     body = f"""
 -- Runs the rollup and says what it did. All is NULL if another run is under way and not waited for.
@@ -140,19 +142,17 @@ BEGIN
   INSERT INTO {state} ({minute}) VALUES (now_bucket) ON CONFLICT DO NOTHING;
 END
 """
-    return f"""
-CREATE FUNCTION {qualify(f"{spec.target}_run", spec.schema)}(
+    head = """(
   wait boolean, OUT groups_written bigint, OUT groups_removed bigint,
   OUT since timestamptz, OUT until timestamptz
-) LANGUAGE plpgsql SET jit = off AS {dollar_quote(body, "function")}""".strip()
+) LANGUAGE plpgsql SET jit = off"""
+    return Function(run_name(spec), head, body)
 
 
-def _run_void(spec: RollupSpec) -> str:
+def _run_void(spec: RollupSpec) -> Function:
     body = f"""
 BEGIN
-  PERFORM {quote(f"{spec.target}_run")}(wait => true);
+  PERFORM {quote(run_name(spec))}(wait => true);
 END
 """
-    return f"""
-CREATE FUNCTION {qualify(spec.function, spec.schema)}()
-RETURNS void LANGUAGE plpgsql AS {dollar_quote(body, "function")}""".strip()
+    return Function(spec.function, "()\nRETURNS void LANGUAGE plpgsql", body)

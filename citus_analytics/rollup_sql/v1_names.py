@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from citus_analytics.sql import dollar_quote, literal, qualify, quote
@@ -18,9 +19,34 @@ CHANGES: Final = "\0changes"
 OUTCOME: Final = "\0outcome"
 
 
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function of the machinery.
+
+    Attributes:
+        name: Its name, not quoted.
+        head: What stands between its name and its body.
+        body: Its body, as the database keeps it.
+    """
+
+    name: str
+    head: str
+    body: str
+
+    def create(self, schema: str | None) -> str:
+        """Return the statement that creates it."""
+        body = dollar_quote(self.body, "function")
+        return f"CREATE FUNCTION {qualify(self.name, schema)}{self.head} AS {body}"
+
+
 def capture_name(spec: RollupSpec) -> str:
     """Return the name of the trigger function on the source."""
     return f"{spec.target}_capture"
+
+
+def run_name(spec: RollupSpec) -> str:
+    """Return the name of the function that runs the rollup and says what it did."""
+    return f"{spec.target}_run"
 
 
 def absorb_name(spec: RollupSpec) -> str:
@@ -32,7 +58,7 @@ def signatures(spec: RollupSpec) -> tuple[str, ...]:
     """Return the functions as `DROP FUNCTION` and `regprocedure` name them, callers first."""
     named = (
         (spec.function, ""),
-        (f"{spec.target}_run", "boolean"),
+        (run_name(spec), "boolean"),
         (absorb_name(spec), ""),
         (capture_name(spec), ""),
         (f"{spec.target}_colocated", "oid, regclass"),

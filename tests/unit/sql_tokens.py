@@ -54,7 +54,7 @@ def difference(found: Tokens, reference: Tokens, names: Mapping[str, str]) -> st
         if isinstance(value, tuple) and isinstance(other, tuple):
             if inside := difference(value, other, names):
                 return inside
-        elif kind == "string" and '"' in other:
+        elif kind == "string" and '"' in other and other not in names:
             if inside := difference(tokens(str(value)), tokens(str(other)), names):
                 return inside
         elif value != names.get(str(other), other):

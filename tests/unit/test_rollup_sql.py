@@ -25,7 +25,14 @@ from citus_analytics.distribution import Distributed, distribute
 from citus_analytics.errors import DeclarationError
 from citus_analytics.models import GITHUB_ROLLUP_1MIN
 from citus_analytics.rollup import Rollup, count, maximum, minimum, total
-from citus_analytics.rollup_sql import LATEST_VERSION, RollupSpec, render
+from citus_analytics.rollup_sql import (
+    LATEST_VERSION,
+    RollupSpec,
+    Shape,
+    read_description,
+    render,
+)
+from citus_analytics.rollup_sql.marker import describe
 from tests.unit.sql_tokens import difference, tokens
 
 GOLDEN_FILES = Path(__file__).parent / "rollup_sql"
@@ -168,12 +175,48 @@ def test_whatever_the_names_only_the_names_differ(target: str, others: list[str]
     given_names = [target, *others]
     mapping = dict(zip(REFERENCE, given_names, strict=True))
     mapping |= {f"Target_{suffix}": f"{target}_{suffix}" for suffix in SUFFIXES}
+    mapping[describe(spec_of(REFERENCE), version=1)] = describe(spec_of(given_names), version=1)
     for direction in ("create", "drop"):
         plain: tuple[str, ...] = getattr(render(spec_of(REFERENCE)), direction)
         rendered: tuple[str, ...] = getattr(render(spec_of(given_names)), direction)
         assert len(rendered) == len(plain)
         for statement, reference in zip(rendered, plain, strict=True):
             assert difference(tokens(statement), tokens(reference), mapping) is None
+
+
+@settings(deadline=None)
+@given(st.lists(names(46), min_size=13, max_size=13, unique=True), st.integers(1, 10**12))
+def test_a_description_says_it_all(parts: list[str], microseconds: int) -> None:
+    spec = replace(spec_of(parts), bucket=timedelta(microseconds=microseconds))
+    assert read_description(describe(spec, version=7), schema=spec.schema) == (spec, 7)
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "",
+        "mine",
+        "Rollup of citus_analytics, version 1: {}",
+        "Rollup of citus_analytics, version 1",
+        "Rollup of citus_analytics, version x: {}",
+        "Rollup of citus_analytics, version 1: nonsense",
+    ],
+)
+def test_a_comment_that_describes_no_rollup(comment: str) -> None:
+    assert read_description(comment, schema=None) is None
+
+
+def test_what_a_database_lacks_is_named() -> None:
+    shape = render(GITHUB).shape
+    assert shape.faults(shape) == ()
+    functions = {**shape.functions, "rollup_http_request": "BEGIN NULL; END"}
+    del functions["github_rollup_1min_run"]
+    triggers = shape.triggers - {("github_events", "github_rollup_1min_capture_update")}
+    assert shape.faults(Shape(functions, triggers)) == (
+        "function github_rollup_1min_run is missing",
+        "function rollup_http_request has been changed",
+        "trigger github_rollup_1min_capture_update on github_events is missing or disabled",
+    )
 
 
 @given(st.integers())

@@ -57,8 +57,7 @@ END
 $function$;
 
 CREATE FUNCTION "Web Shop"."views by ""hour""_capture"()
-RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-SET jit = off SET enable_hashagg = off AS $function$
+RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET jit = off SET enable_hashagg = off AS $function$
 -- Sorting, unlike hashing, holds the keys of one bucket at a time, however large the statement.
 DECLARE
   changes text := "views by ""hour""_colocated"(TG_RELID, '"views by ""hour""_changes"'::regclass);
@@ -254,6 +253,8 @@ CREATE TRIGGER "views by ""hour""_capture_delete" AFTER DELETE ON "Web Shop"."Pa
 CREATE TRIGGER "views by ""hour""_capture_truncate" BEFORE TRUNCATE ON "Web Shop"."Page Views" FOR EACH STATEMENT EXECUTE FUNCTION "Web Shop"."views by ""hour""_capture"();
 
 CREATE TRIGGER "views by ""hour""_absorb" AFTER DELETE ON "Web Shop"."views by ""hour""_changes" REFERENCING OLD TABLE AS _drained FOR EACH STATEMENT EXECUTE FUNCTION "Web Shop"."views by ""hour""_absorb"();
+
+COMMENT ON FUNCTION "Web Shop"."views by ""hour""_run"(boolean) IS  E'Rollup of citus_analytics, version 1: {"function": "Roll 100% up", "source": "Page Views", "target": "views by \\"hour\\"", "state": "Last Run", "state_column": "At", "key": "Tenant:Id", "key_type": "UUID", "time_column": "key", "bucket": 900.000001, "bucket_column": "Bucket", "dimensions": ["groups", "Tenant:Id", "it''s", "back\\\\slash"], "measures": {"N": "count(*)", "Sum": "sum(Milli%seconds)", "least": "min((odd) name)", "most": "max(Milli%seconds)"}}';
 
 INSERT INTO "Web Shop"."views by ""hour""_changes" (key, bucket)
 SELECT DISTINCT s."Tenant:Id", date_bin(interval '900.000001 seconds', s."key", timestamptz '1970-01-01 00:00:00+00')

@@ -57,8 +57,7 @@ END
 $function$;
 
 CREATE FUNCTION "github_rollup_1min_capture"()
-RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-SET jit = off SET enable_hashagg = off AS $function$
+RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET jit = off SET enable_hashagg = off AS $function$
 -- Sorting, unlike hashing, holds the keys of one bucket at a time, however large the statement.
 DECLARE
   changes text := "github_rollup_1min_colocated"(TG_RELID, '"github_rollup_1min_changes"'::regclass);
@@ -254,6 +253,8 @@ CREATE TRIGGER "github_rollup_1min_capture_delete" AFTER DELETE ON "github_event
 CREATE TRIGGER "github_rollup_1min_capture_truncate" BEFORE TRUNCATE ON "github_events" FOR EACH STATEMENT EXECUTE FUNCTION "github_rollup_1min_capture"();
 
 CREATE TRIGGER "github_rollup_1min_absorb" AFTER DELETE ON "github_rollup_1min_changes" REFERENCING OLD TABLE AS _drained FOR EACH STATEMENT EXECUTE FUNCTION "github_rollup_1min_absorb"();
+
+COMMENT ON FUNCTION "github_rollup_1min_run"(boolean) IS 'Rollup of citus_analytics, version 1: {"function": "rollup_http_request", "source": "github_events", "target": "github_rollup_1min", "state": "latest_rollup", "state_column": "minute", "key": "user_id", "key_type": "BIGINT", "time_column": "created_at", "bucket": 60.0, "bucket_column": "ingest_time", "dimensions": ["event_type", "repo_id", "user_id"], "measures": {"total_events": "count(*)"}}';
 
 INSERT INTO "github_rollup_1min_changes" (key, bucket)
 SELECT DISTINCT s."user_id", date_bin(interval '60.000000 seconds', s."created_at", timestamptz '1970-01-01 00:00:00+00')
