@@ -23,7 +23,7 @@ ROOT = PACKAGE.parent
 LEVELS = (
     ("errors", "sql"),
     ("distribution", "sample", "server"),
-    ("rollup",),
+    ("rollup", "catalog"),
     ("rollup_sql",),
     ("models", "operations", "autogenerate"),
     ("migrations", "ingest", "queries", "rollup_run"),
