@@ -130,6 +130,12 @@ class Rollup:
                 f"rollup {self.target.name!r} needs a distributed source and target, got "
                 f"{self.source.name!r} as {source} and {self.target.name!r} as {target}."
             )
+        if source.column is None or target.column is None:
+            raise DeclarationError(
+                f"rollup {self.target.name!r} needs a distribution column, but "
+                f"{(self.source if source.column is None else self.target).name!r} is declared "
+                "with column=None, as a table of a single shard."
+            )
         if source.column != target.column:
             raise DeclarationError(
                 f"rollup {self.target.name!r} must be distributed by its source's column "

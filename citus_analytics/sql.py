@@ -54,8 +54,16 @@ def on_citus(body: str, *, otherwise: str = "") -> str:
 
     Both are PL/pgSQL statements.
     """
-    alternative = f"ELSE\n{_indented(otherwise)}\n  " if otherwise else ""
-    block = f"\nBEGIN\n  IF {_HAS_CITUS} THEN\n{_indented(body)}\n  {alternative}END IF;\nEND\n"
+    alternative = f"ELSE\n{indented(otherwise)}\n  " if otherwise else ""
+    block = f"\nBEGIN\n  IF {_HAS_CITUS} THEN\n{indented(body)}\n  {alternative}END IF;\nEND\n"
+    return f"DO {dollar_quote(block, 'citus')}"
+
+
+def do_block(body: str, *, declare: tuple[str, ...] = ()) -> str:
+    """Return a block that runs `body`, PL/pgSQL statements, with the variables of `declare`."""
+    variables = "".join(f"  {variable};\n" for variable in declare)
+    declared = f"DECLARE\n{variables}" if variables else ""
+    block = f"\n{declared}BEGIN\n{indented(body)}\nEND\n"
     return f"DO {dollar_quote(block, 'citus')}"
 
 
@@ -68,7 +76,8 @@ def sequential() -> str:
     return "PERFORM set_config('citus.multi_shard_modify_mode', 'sequential', true);"
 
 
-def _indented(lines: str) -> str:
+def indented(lines: str) -> str:
+    """Return `lines` four spaces further to the right."""
     # Unlike `textwrap.indent`, this takes nothing but a line feed for the end of a line: names,
     # which stand in literals here, may contain all the others.
     return "    " + lines.strip().replace("\n", "\n    ")

@@ -1,4 +1,4 @@
-"""Table distribution and rollup functions as Alembic operations.
+"""Distribution, partitions, jobs and rollup functions as Alembic operations.
 
 Importing this package registers the operations; from then on every migration has them:
 
@@ -19,6 +19,10 @@ policy of the environment, `context.configure(..., citus="auto")`:
 - `auto`: tables stay local, and a notice says so;
 - `require`: the migration fails before it changes anything;
 - `skip`: nothing is distributed, whether Citus is there or not.
+
+The same policy is for jobs where pg_cron is missing, and for columnar tables where citus_columnar
+is. Each operation also knows what it needs of its transaction, `Transaction`, and refuses to run
+where it does not get that.
 """
 
 from __future__ import annotations
@@ -27,56 +31,64 @@ from typing import TYPE_CHECKING, cast
 
 import alembic.op
 
+from citus_analytics.operations import render as _  # noqa: F401 - registers the renderers
+from citus_analytics.operations.alteration import AlterDistributedTableOp
+from citus_analytics.operations.base import CitusOperation, Transaction
+from citus_analytics.operations.concurrently import CreateDistributedTableConcurrentlyOp
 from citus_analytics.operations.distribution import (
+    AddLocalTableToMetadataOp,
     CreateDistributedTableOp,
     CreateReferenceTableOp,
+    DiscardDistributionOp,
     UndistributeTableOp,
 )
 from citus_analytics.operations.execution import Policy
-from citus_analytics.operations.rollup import CreateRollupFunctionOp, DropRollupFunctionOp
+from citus_analytics.operations.functions import CreateDistributedFunctionOp, UndistributeFunctionOp
+from citus_analytics.operations.jobs import Job, ScheduleOp, UnscheduleOp
+from citus_analytics.operations.partitions import CreateTimePartitionsOp, DropOldTimePartitionsOp
+from citus_analytics.operations.rollup import (
+    CreateRollupFunctionOp,
+    DropRollupFunctionOp,
+    ReplaceRollupFunctionOp,
+)
+from citus_analytics.operations.schemas import DistributeSchemaOp, UndistributeSchemaOp
+from citus_analytics.operations.storage import (
+    AlterTableSetAccessMethodOp,
+    IsolateTenantToNewShardOp,
+    UpdateDistributedTableColocationOp,
+)
 from citus_analytics.rollup_sql import RollupSpec
 
 if TYPE_CHECKING:
-    from alembic.operations import Operations
-
-    from citus_analytics.distribution import Distributed, Reference
-
-    class CitusOperations(Operations):
-        """`alembic.op` with the operations of this package."""
-
-        def create_distributed_table(
-            self,
-            table_name: str,
-            column: str,
-            *,
-            colocate_with: str | None = None,
-            shard_count: int | None = None,
-            schema: str | None = None,
-        ) -> None: ...
-
-        def create_reference_table(self, table_name: str, *, schema: str | None = None) -> None: ...
-
-        def undistribute_table(
-            self,
-            table_name: str,
-            *,
-            was: Distributed | Reference | None = None,
-            schema: str | None = None,
-        ) -> None: ...
-
-        def create_rollup_function(self, spec: RollupSpec, *, version: int) -> None: ...
-
-        def drop_rollup_function(self, spec: RollupSpec, *, version: int) -> None: ...
-
+    from citus_analytics.operations.typed import CitusOperations
 
 __all__ = [
+    "AddLocalTableToMetadataOp",
+    "AlterDistributedTableOp",
+    "AlterTableSetAccessMethodOp",
+    "CitusOperation",
+    "CreateDistributedFunctionOp",
+    "CreateDistributedTableConcurrentlyOp",
     "CreateDistributedTableOp",
     "CreateReferenceTableOp",
     "CreateRollupFunctionOp",
+    "CreateTimePartitionsOp",
+    "DiscardDistributionOp",
+    "DistributeSchemaOp",
+    "DropOldTimePartitionsOp",
     "DropRollupFunctionOp",
+    "IsolateTenantToNewShardOp",
+    "Job",
     "Policy",
+    "ReplaceRollupFunctionOp",
     "RollupSpec",
+    "ScheduleOp",
+    "Transaction",
+    "UndistributeFunctionOp",
+    "UndistributeSchemaOp",
     "UndistributeTableOp",
+    "UnscheduleOp",
+    "UpdateDistributedTableColocationOp",
     "op",
 ]
 

@@ -1,74 +1,121 @@
-"""Operations that distribute a table over a Citus cluster, and bring it back.
+"""Operations that put a table on shards or on every node, and bring it back.
 
 Definitions: Citus documentation, "Citus Utility Functions" (`create_distributed_table`,
-`create_reference_table`, `undistribute_table`).
+`create_reference_table`, `citus_add_local_table_to_metadata`, `undistribute_table`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
-from alembic.operations import MigrateOperation, Operations
+from alembic.operations import Operations
 
-from citus_analytics.distribution import Distributed, Reference
+from citus_analytics.distribution import Distributed, Distribution, Local, Reference
 from citus_analytics.errors import OperationError
-from citus_analytics.operations.execution import execute_on_citus
-from citus_analytics.sql import literal, qualify
+from citus_analytics.operations import placement
+from citus_analytics.operations.base import Arguments, TableOperation, Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from citus_analytics.distribution import DistributionType
+    from citus_analytics.operations.base import Step
 
 
 @Operations.register_operation("create_distributed_table")
 @dataclass(frozen=True, slots=True)
-class CreateDistributedTableOp(MigrateOperation):
-    """Shard a table by the hash of its distribution column."""
+class CreateDistributedTableOp(TableOperation):
+    """Put a table on shards.
+
+    Attributes:
+        new: Whether the same migration creates the table. Dropping it undoes both.
+    """
+
+    function: ClassVar = "create_distributed_table"
+    transaction: ClassVar = Transaction.SEQUENTIAL
 
     table_name: str
     distribution: Distributed
     schema: str | None = None
+    new: bool = field(default=False, compare=False)
 
     @classmethod
     def create_distributed_table(
         cls,
         operations: Operations,
         table_name: str,
-        column: str,
+        column: str | None,
         *,
+        distribution_type: DistributionType = "hash",
         colocate_with: str | None = None,
+        colocate_schema: str | None = None,
         shard_count: int | None = None,
         schema: str | None = None,
     ) -> None:
-        """Shard a table by the hash of `column`.
+        """Put a table on shards, by the hash of `column`.
 
-        Rows that the table has are moved to the shards, and writers wait meanwhile.
+        Rows that the table has are moved to the shards, and writers wait meanwhile; for a large
+        table see `create_distributed_table_concurrently`.
 
         Args:
             operations: Filled in by Alembic.
             table_name: The table, on the coordinator until now.
-            column: The distribution column.
-            colocate_with: A distributed table of the same schema, whose shards this table's join;
-                None leaves the choice to Citus.
+            column: The distribution column; None for a table of a single shard (Citus 12.0).
+            distribution_type: `hash`, or `append` or `range`, whose shards are made by hand.
+            colocate_with: A distributed table whose shards this table's join; `"none"` for a group
+                of its own; None leaves the choice to Citus.
+            colocate_schema: The schema of `colocate_with`, None for that of the table.
             shard_count: The number of shards; None takes the server's `citus.shard_count`.
             schema: The schema of the table, None for the first of the search path.
 
         Raises:
-            OperationError: The policy is `require` and Citus is not installed.
+            DeclarationError: The arguments contradict each other.
+            OperationError: The policy is `require` and Citus is not installed, or Citus is too old.
         """
         distribution = Distributed(
-            column=column, colocate_with=colocate_with, shard_count=shard_count
+            column=column,
+            colocate_with=colocate_with,
+            shard_count=shard_count,
+            distribution_type=distribution_type,
+            colocate_schema=colocate_schema,
         )
         operations.invoke(cls(table_name, distribution, schema))
 
-    def reverse(self) -> UndistributeTableOp:
-        """Return the operation that makes the table local again."""
+    def arguments(self) -> Arguments:
+        """Return what the function is called with."""
+        return placement.distributing(self.table_name, self.distribution, self.schema)
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return what is to be executed."""
+        return (
+            placement.distribute(self.function, self.table_name, self.distribution, self.schema),
+        )
+
+    def reverse(self) -> UndistributeTableOp | DiscardDistributionOp:
+        """Return the operation that makes the table local again, if it is not dropped anyway."""
+        if self.new:
+            return DiscardDistributionOp(self.table_name, self.distribution, self.schema)
         return UndistributeTableOp(self.table_name, self.distribution, self.schema)
+
+    def _details(self) -> Iterator[object]:
+        yield self.distribution
 
 
 @Operations.register_operation("create_reference_table")
 @dataclass(frozen=True, slots=True)
-class CreateReferenceTableOp(MigrateOperation):
-    """Copy a table to every node."""
+class CreateReferenceTableOp(TableOperation):
+    """Copy a table to every node.
+
+    Attributes:
+        new: Whether the same migration creates the table. Dropping it undoes both.
+    """
+
+    function: ClassVar = "create_reference_table"
 
     table_name: str
     schema: str | None = None
+    new: bool = field(default=False, compare=False)
 
     @classmethod
     def create_reference_table(
@@ -86,19 +133,79 @@ class CreateReferenceTableOp(MigrateOperation):
         """
         operations.invoke(cls(table_name, schema))
 
-    def reverse(self) -> UndistributeTableOp:
-        """Return the operation that makes the table local again."""
+    def arguments(self) -> Arguments:
+        """Return what the function is called with."""
+        return Arguments((self.table_name,), {"schema": self.schema})
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return what is to be executed."""
+        return (placement.replicate(self.table_name, self.schema),)
+
+    def reverse(self) -> UndistributeTableOp | DiscardDistributionOp:
+        """Return the operation that makes the table local again, if it is not dropped anyway."""
+        if self.new:
+            return DiscardDistributionOp(self.table_name, Reference(), self.schema)
         return UndistributeTableOp(self.table_name, Reference(), self.schema)
+
+
+@Operations.register_operation("add_local_table_to_metadata")
+@dataclass(frozen=True, slots=True)
+class AddLocalTableToMetadataOp(TableOperation):
+    """Make a table of the coordinator known to the other nodes."""
+
+    function: ClassVar = "add_local_table_to_metadata"
+
+    table_name: str
+    schema: str | None = None
+    cascade: bool = False
+
+    @classmethod
+    def add_local_table_to_metadata(
+        cls,
+        operations: Operations,
+        table_name: str,
+        *,
+        cascade: bool = False,
+        schema: str | None = None,
+    ) -> None:
+        """Make a table of the coordinator known to the other nodes, so that they can query it.
+
+        Args:
+            operations: Filled in by Alembic.
+            table_name: The table, which stays on the coordinator.
+            cascade: Whether the tables that foreign keys join to it become known as well.
+            schema: The schema of the table, None for the first of the search path.
+
+        Raises:
+            OperationError: The policy is `require` and Citus is not installed.
+        """
+        operations.invoke(cls(table_name, schema, cascade))
+
+    def arguments(self) -> Arguments:
+        """Return what the function is called with."""
+        return Arguments((self.table_name,), {"cascade": self.cascade, "schema": self.schema})
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return what is to be executed."""
+        return (placement.make_known(self.table_name, self.schema, cascade=self.cascade),)
+
+    def reverse(self) -> UndistributeTableOp:
+        """Return the operation that makes the table known to the coordinator alone."""
+        return UndistributeTableOp(self.table_name, Local(), self.schema, self.cascade)
 
 
 @Operations.register_operation("undistribute_table")
 @dataclass(frozen=True, slots=True)
-class UndistributeTableOp(MigrateOperation):
-    """Bring a distributed or reference table back to the coordinator."""
+class UndistributeTableOp(TableOperation):
+    """Bring a table that Citus manages back to the coordinator."""
+
+    function: ClassVar = "undistribute_table"
+    transaction: ClassVar = Transaction.SEQUENTIAL
 
     table_name: str
-    was: Distributed | Reference | None = None
+    was: Distribution | None = None
     schema: str | None = None
+    cascade: bool = False
 
     @classmethod
     def undistribute_table(
@@ -106,74 +213,85 @@ class UndistributeTableOp(MigrateOperation):
         operations: Operations,
         table_name: str,
         *,
-        was: Distributed | Reference | None = None,
+        was: Distribution | None = None,
+        cascade: bool = False,
         schema: str | None = None,
     ) -> None:
-        """Bring a table back to the coordinator, with its rows. A local table is left alone.
+        """Bring a table back to the coordinator, with its rows. A plain table is left alone.
 
         Args:
             operations: Filled in by Alembic.
             table_name: The table.
-            was: How it was distributed; without it the operation cannot be reversed.
+            was: How it was distributed; `Local()` for a local table in Citus's metadata. Without
+                it the operation cannot be reversed.
+            cascade: Whether the tables that foreign keys join to it come back as well.
             schema: The schema of the table, None for the first of the search path.
 
         Raises:
             OperationError: The policy is `require` and Citus is not installed.
         """
-        operations.invoke(cls(table_name, was, schema))
+        operations.invoke(cls(table_name, was, schema, cascade))
 
-    def reverse(self) -> CreateDistributedTableOp | CreateReferenceTableOp:
+    def arguments(self) -> Arguments:
+        """Return what the function is called with."""
+        named = {"was": self.was, "cascade": self.cascade, "schema": self.schema}
+        return Arguments((self.table_name,), named)
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return what is to be executed."""
+        return (placement.bring_back(self.table_name, self.schema, cascade=self.cascade),)
+
+    def reverse(
+        self,
+    ) -> CreateDistributedTableOp | CreateReferenceTableOp | AddLocalTableToMetadataOp:
         """Return the operation that distributes the table as it was.
 
         Raises:
-            OperationError: The operation was not told how that was.
+            OperationError: It was not told how that was, or brought back other tables too.
         """
         match self.was:
-            case Distributed():
+            case Local():
+                return AddLocalTableToMetadataOp(self.table_name, self.schema, self.cascade)
+            case Distributed() if not self.cascade:
                 return CreateDistributedTableOp(self.table_name, self.was, self.schema)
-            case Reference():
+            case Reference() if not self.cascade:
                 return CreateReferenceTableOp(self.table_name, self.schema)
             case None:
                 raise OperationError(
-                    f"undistribute_table({self.table_name!r}) cannot be reversed: it does not say "
+                    f"undistribute_table({self.subject!r}) cannot be reversed: it does not say "
                     "how the table was distributed. Give it was=Distributed(...) or Reference()."
+                )
+            case _:
+                raise OperationError(
+                    f"undistribute_table({self.subject!r}, cascade=True) cannot be reversed: it "
+                    "does not say which other tables it brought back."
                 )
 
 
-@Operations.implementation_for(CreateDistributedTableOp)
-def _create_distributed_table(operations: Operations, operation: CreateDistributedTableOp) -> None:
-    distribution, schema = operation.distribution, operation.schema
-    table = qualify(operation.table_name, schema)
-    arguments = [literal(table), literal(distribution.column)]
-    if distribution.colocate_with is not None:
-        colocate_with = literal(qualify(distribution.colocate_with, schema))
-        arguments.append(f"colocate_with => {colocate_with}")
-    if distribution.shard_count is not None:
-        arguments.append(f"shard_count => {distribution.shard_count:d}")
-    execute_on_citus(
-        operations,
-        f"PERFORM create_distributed_table({', '.join(arguments)});",
-        what=f"table {table} is not distributed by {distribution.column}, it stays local",
-    )
+@dataclass(frozen=True, slots=True)
+class DiscardDistributionOp(TableOperation):
+    """What undoes the distribution of a table that is dropped: nothing, and no line of code."""
 
+    function: ClassVar = "discard_distribution"
 
-@Operations.implementation_for(CreateReferenceTableOp)
-def _create_reference_table(operations: Operations, operation: CreateReferenceTableOp) -> None:
-    table = qualify(operation.table_name, operation.schema)
-    execute_on_citus(
-        operations,
-        f"PERFORM create_reference_table({literal(table)});",
-        what=f"table {table} is not copied to every node, it stays local",
-    )
+    table_name: str
+    was: Distributed | Reference
+    schema: str | None = None
 
+    def arguments(self) -> Arguments:
+        """Return what it is."""
+        return Arguments((self.table_name,), {"was": self.was})
 
-@Operations.implementation_for(UndistributeTableOp)
-def _undistribute_table(operations: Operations, operation: UndistributeTableOp) -> None:
-    table = qualify(operation.table_name, operation.schema)
-    execute_on_citus(
-        operations,
-        "IF EXISTS (SELECT FROM pg_catalog.pg_dist_partition\n"
-        f"           WHERE logicalrelid = {literal(table)}::regclass) THEN\n"
-        f"  PERFORM undistribute_table({literal(table)});\nEND IF;",
-        what=f"table {table} is local as it is",
-    )
+    def given(self) -> Arguments:
+        """Return what it is: it has no function on `op`, and so no defaults."""
+        return self.arguments()
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return nothing."""
+        return ()
+
+    def reverse(self) -> CreateDistributedTableOp | CreateReferenceTableOp:
+        """Return the operation that distributes the table once it has been created again."""
+        if isinstance(self.was, Distributed):
+            return CreateDistributedTableOp(self.table_name, self.was, self.schema, new=True)
+        return CreateReferenceTableOp(self.table_name, self.schema, new=True)

@@ -1,22 +1,32 @@
-"""How an operation's SQL reaches the server, or the script of `--sql`."""
+"""How the steps of an operation reach the server, or the script of `--sql`.
+
+Every decision is the server's: whether an extension is there, whether it is new enough, whether
+there is a transaction. So a script decides at the time at which it is run as `upgrade` does.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
+from alembic.operations import Operations
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import OperationError
-from citus_analytics.sql import literal, on_citus, sequential
+from citus_analytics.operations.base import CitusOperation, Guarded, Transaction
+from citus_analytics.sql import do_block, indented, literal, sequential
 
 if TYPE_CHECKING:
-    from alembic.operations import Operations
+    from citus_analytics.operations.base import Extension
 
 Policy: TypeAlias = Literal["auto", "require", "skip"]
 
-# An SQLSTATE of our own, so that the refusal is told apart from every error of the server's.
-_REFUSED = "CA001"
+# An SQLSTATE of our own, so that a refusal is told apart from every error of the server's.
+REFUSED = "CA001"
+
+_NAMES = {"citus": "Citus"}
+_MARK = "PERFORM set_config('citus_analytics.transaction', 'open', true);"
+_IS_MARKED = "current_setting('citus_analytics.transaction', true) IS NOT DISTINCT FROM 'open'"
 
 
 def policy_of(operations: Operations) -> Policy:
@@ -35,58 +45,90 @@ def policy_of(operations: Operations) -> Policy:
     )
 
 
-def execute(operations: Operations, statement: str) -> None:
-    """Run one statement, or write it to the script.
+@Operations.implementation_for(CitusOperation)
+def _run(operations: Operations, operation: CitusOperation) -> None:
+    """Execute an operation, whichever it is."""
+    policy = policy_of(operations)
+    for statement in _transaction_check(operation):
+        _execute(operations, statement)
+    for step in operation.steps():
+        if isinstance(step, str):
+            _execute(operations, step)
+        elif policy != "skip":
+            _execute(operations, _guarded(step, policy, operation.transaction))
 
-    Raises:
-        OperationError: The statement found no Citus where the policy requires it.
-    """
+
+def _execute(operations: Operations, statement: str) -> None:
     # A colon would start a bound parameter, also in the body of a function.
     clause = text(statement.replace(":", "\\:"))
     try:
         operations.migration_context.impl.execute(clause)
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != _REFUSED:
+        if getattr(error.orig, "sqlstate", None) != REFUSED:
             raise
         message = error.orig.diag.message_primary  # type: ignore[union-attr]
         raise OperationError(message) from error
 
 
-def execute_on_citus(operations: Operations, body: str, *, what: str) -> None:
-    """Run PL/pgSQL where Citus is installed; elsewhere do as the policy says.
+def _transaction_check(operation: CitusOperation) -> tuple[str, ...]:
+    """Return the statements that refuse an operation where the transaction does not suit it.
 
-    `what` says what is not done where Citus is missing, such as "table clicks stays local".
+    A setting that ends with the transaction is still there for the next statement if, and only
+    if, there is a transaction around both.
     """
-    policy = policy_of(operations)
-    if policy == "skip":
-        return
-    if policy == "auto":
-        message = literal(f"Citus is not installed in this database: {what}.")
-        otherwise = f"RAISE NOTICE USING MESSAGE = {message};"
-    else:
-        message = literal(
-            f"Citus is required, but it is not installed in this database, so {what}. Run CREATE "
-            "EXTENSION citus, or migrate with the policy auto."
-        )
-        otherwise = f"RAISE EXCEPTION USING MESSAGE = {message}, ERRCODE = '{_REFUSED}';"
-    execute(operations, on_citus(f"{sequential()}\n{body}", otherwise=otherwise))
-
-
-def require_transaction(operations: Operations, what: str) -> None:
-    """Refuse an operation of several statements where they cannot be all or nothing.
-
-    Raises:
-        OperationError: The migration runs outside of a transaction.
-    """
-    context = operations.migration_context
-    if context.as_sql:
-        atomic = bool(context.impl.transactional_ddl)
-    else:
-        assert context.connection is not None  # noqa: S101 - only `--sql` has none
-        driver = context.connection.connection.driver_connection
-        atomic = not getattr(driver, "autocommit", False)
-    if not atomic:
-        raise OperationError(
+    what = f"{operation.function}({operation.subject!r})"
+    if operation.transaction is Transaction.REQUIRED:
+        wrong = f"NOT {_IS_MARKED}"
+        message = (
             f"{what} needs a transaction, but this migration runs without one. Take it out of "
             "autocommit_block(), and leave transactional_ddl and the isolation level as they are."
         )
+    elif operation.transaction is Transaction.FORBIDDEN:
+        wrong = _IS_MARKED
+        message = (
+            f"{what} commits on its way, so it cannot run inside of a transaction. Put it into "
+            "`with op.get_context().autocommit_block():`, which commits what comes before it."
+        )
+    else:
+        return ()
+    check = f"IF {wrong} THEN\n{indented(refusal(literal(message)))}\nEND IF;"
+    return (do_block(_MARK), do_block(check))
+
+
+def _guarded(step: Guarded, policy: Policy, transaction: Transaction) -> str:
+    setting = f"{sequential()}\n" if transaction is Transaction.SEQUENTIAL else ""
+    checks = "".join(_check(extension, step, policy) for extension in step.needs)
+    return do_block(f"{checks}{setting}{step.body}", declare=("installed text",))
+
+
+def _check(extension: Extension, step: Guarded, policy: Policy) -> str:
+    """Return the statements that leave a block, or refuse, where an extension does not do."""
+    name = _NAMES.get(extension.name, extension.name)
+    if policy == "auto":
+        message = f"{name} is not installed in this database: {step.otherwise}."
+        missing = f"RAISE NOTICE USING MESSAGE = {literal(message)};\nRETURN;"
+    else:
+        missing = refusal(
+            literal(
+                f"{name} is required, but it is not installed in this database, so "
+                f"{step.otherwise}. Run CREATE EXTENSION {extension.name}, or migrate with the "
+                "policy auto."
+            )
+        )
+    needed = ".".join(map(str, extension.since))
+    old = literal(f"{step.call} needs {name} {needed}, this server has ")
+    return (
+        "installed := (SELECT split_part(extversion, '-', 1) FROM pg_catalog.pg_extension "
+        f"WHERE extname = {literal(extension.name)});\n"
+        f"IF installed IS NULL THEN\n{indented(missing)}\n"
+        f"ELSIF string_to_array(installed, '.')::int[] < '{{{needed.replace('.', ',')}}}'::int[]"
+        f" THEN\n{indented(refusal(f'{old} || installed'))}\nEND IF;\n"
+    )
+
+
+def refusal(message: str) -> str:
+    """Return the PL/pgSQL statement whose error becomes an `OperationError`.
+
+    `message` is an SQL expression.
+    """
+    return f"RAISE EXCEPTION USING MESSAGE = {message}, ERRCODE = '{REFUSED}';"

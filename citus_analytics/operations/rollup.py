@@ -1,22 +1,49 @@
-"""Operations that create and drop a rollup's function, with the machinery behind it."""
+"""Operations that create, replace and drop a rollup's function, with the machinery behind it."""
 
 from __future__ import annotations
 
+from abc import ABC
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from alembic.operations import MigrateOperation, Operations
+from alembic.operations import Operations
 
-from citus_analytics.operations.execution import execute, require_transaction
+from citus_analytics.errors import DeclarationError
+from citus_analytics.operations.base import Arguments, CitusOperation, Transaction, dotted
 from citus_analytics.rollup_sql import RollupSpec, render
+
+if TYPE_CHECKING:
+    from citus_analytics.operations.base import Step
+
+# What the tables of a rollup hold stands and falls with these.
+_LASTING = ("source", "target", "key", "key_type", "schema")
+
+
+@dataclass(frozen=True, slots=True)
+class _RollupOperation(CitusOperation, ABC):
+    """What all of them are about."""
+
+    transaction: ClassVar = Transaction.REQUIRED
+
+    spec: RollupSpec
+    version: int
+
+    @property
+    def subject(self) -> str:
+        """The function."""
+        return dotted(self.spec.function, self.spec.schema)
+
+    def arguments(self) -> Arguments:
+        """Return what the function is called with."""
+        return Arguments((self.spec,), {"version": self.version})
 
 
 @Operations.register_operation("create_rollup_function")
 @dataclass(frozen=True, slots=True)
-class CreateRollupFunctionOp(MigrateOperation):
+class CreateRollupFunctionOp(_RollupOperation):
     """Create a rollup's function, its change log and its triggers."""
 
-    spec: RollupSpec
-    version: int
+    function: ClassVar = "create_rollup_function"
 
     @classmethod
     def create_rollup_function(
@@ -40,6 +67,10 @@ class CreateRollupFunctionOp(MigrateOperation):
         """
         operations.invoke(cls(spec, version))
 
+    def steps(self) -> tuple[Step, ...]:
+        """Return what is to be executed."""
+        return render(self.spec, version=self.version).create
+
     def reverse(self) -> DropRollupFunctionOp:
         """Return the operation that drops what this one creates."""
         return DropRollupFunctionOp(self.spec, self.version)
@@ -47,17 +78,18 @@ class CreateRollupFunctionOp(MigrateOperation):
 
 @Operations.register_operation("drop_rollup_function")
 @dataclass(frozen=True, slots=True)
-class DropRollupFunctionOp(MigrateOperation):
+class DropRollupFunctionOp(_RollupOperation):
     """Drop a rollup's function, its change log and its triggers."""
 
-    spec: RollupSpec
-    version: int
+    function: ClassVar = "drop_rollup_function"
 
     @classmethod
     def drop_rollup_function(
         cls, operations: Operations, spec: RollupSpec, *, version: int
     ) -> None:
         """Drop a rollup's function, its change log and its triggers; keep its tables.
+
+        Parts of it that are missing are no hindrance.
 
         Args:
             operations: Filled in by Alembic.
@@ -70,20 +102,79 @@ class DropRollupFunctionOp(MigrateOperation):
         """
         operations.invoke(cls(spec, version))
 
+    def steps(self) -> tuple[Step, ...]:
+        """Return what is to be executed."""
+        return render(self.spec, version=self.version).drop
+
     def reverse(self) -> CreateRollupFunctionOp:
         """Return the operation that creates what this one drops."""
         return CreateRollupFunctionOp(self.spec, self.version)
 
 
-@Operations.implementation_for(CreateRollupFunctionOp)
-def _create_rollup_function(operations: Operations, operation: CreateRollupFunctionOp) -> None:
-    require_transaction(operations, f"creating rollup function {operation.spec.function!r}")
-    for statement in render(operation.spec, version=operation.version).create:
-        execute(operations, statement)
+@Operations.register_operation("replace_rollup_function")
+@dataclass(frozen=True, slots=True)
+class ReplaceRollupFunctionOp(_RollupOperation):
+    """Replace a rollup's function, its change log and its triggers, in place."""
 
+    function: ClassVar = "replace_rollup_function"
 
-@Operations.implementation_for(DropRollupFunctionOp)
-def _drop_rollup_function(operations: Operations, operation: DropRollupFunctionOp) -> None:
-    require_transaction(operations, f"dropping rollup function {operation.spec.function!r}")
-    for statement in render(operation.spec, version=operation.version).drop:
-        execute(operations, statement)
+    was_spec: RollupSpec
+    was_version: int
+
+    def __post_init__(self) -> None:
+        for name in _LASTING:
+            now, was = getattr(self.spec, name), getattr(self.was_spec, name)
+            if now != was:
+                raise DeclarationError(
+                    f"rollup function {self.subject!r} cannot be replaced by one whose {name} is "
+                    f"{now!r}, and not {was!r}. Drop it, and create the other with a new target."
+                )
+
+    @classmethod
+    def replace_rollup_function(
+        cls,
+        operations: Operations,
+        spec: RollupSpec,
+        *,
+        version: int,
+        was_spec: RollupSpec,
+        was_version: int,
+    ) -> None:
+        """Replace a rollup's function, its change log and its triggers, in place.
+
+        Its tables stay as they are, and everything is logged as changed, so that the next run
+        makes the target exact; but for groups older than the oldest row of the source, which were
+        expired on purpose. With twice the same rollup it repairs: triggers that are missing, a
+        function that was edited. Writers of the source wait until the migration has committed.
+
+        Args:
+            operations: Filled in by Alembic.
+            spec: The rollup in plain names, of the same source, target and key as before.
+            version: The version of the SQL, which renders the same for ever.
+            was_spec: The rollup until now.
+            was_version: The version until now.
+
+        Raises:
+            OperationError: The migration runs without a transaction.
+            DeclarationError: There is no such version, or it is another source, target or key.
+        """
+        operations.invoke(cls(spec, version, was_spec, was_version))
+
+    def arguments(self) -> Arguments:
+        """Return what the function is called with."""
+        named = {
+            "version": self.version,
+            "was_spec": self.was_spec,
+            "was_version": self.was_version,
+        }
+        return Arguments((self.spec,), named)
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return what is to be executed."""
+        was = render(self.was_spec, version=self.was_version)
+        becomes = render(self.spec, version=self.version)
+        return (*was.keep, *was.drop, *becomes.create, *becomes.relog)
+
+    def reverse(self) -> ReplaceRollupFunctionOp:
+        """Return the operation that replaces it back."""
+        return ReplaceRollupFunctionOp(self.was_spec, self.was_version, self.spec, self.version)

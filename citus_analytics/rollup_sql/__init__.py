@@ -7,24 +7,38 @@ name the version that they were written for; a new body is a new version.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from citus_analytics.errors import DeclarationError
-from citus_analytics.rollup_sql import v1
+from citus_analytics.rollup_sql import v1, v1_replace
 from citus_analytics.rollup_sql.marker import read_description
 from citus_analytics.rollup_sql.shape import Shape
 from citus_analytics.rollup_sql.spec import RollupSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["LATEST_VERSION", "RollupSpec", "RollupSql", "Shape", "read_description", "render"]
 
 LATEST_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RollupSql:
-    """The statements that create and drop a rollup's machinery, in order, and its shape."""
+    """The SQL of a rollup, each part in order.
+
+    Attributes:
+        create: The statements that create the rollup's machinery.
+        drop: Those that drop it, as much as there is of it.
+        keep: Those that come before `drop` in a replacement, and put aside what has not run yet.
+        relog: Those that come after `create` in a replacement, so that the next run is exact.
+        shape: What a database has that has the machinery whole.
+    """
 
     create: tuple[str, ...]
     drop: tuple[str, ...]
+    keep: tuple[str, ...]
+    relog: tuple[str, ...]
     shape: Shape
 
 
@@ -34,12 +48,21 @@ def render(spec: RollupSpec, *, version: int = LATEST_VERSION) -> RollupSql:
     Raises:
         DeclarationError: There is no such version.
     """
-    versions = {1: v1}
+    versions: dict[int, Callable[[RollupSpec], RollupSql]] = {1: _version_1}
     if version not in versions:
         known = ", ".join(map(str, versions))
         raise DeclarationError(
             f"rollup function {spec.function!r} asks for version {version}; this release of "
             f"citus_analytics renders version {known}. Install a release that knows it."
         )
-    module = versions[version]
-    return RollupSql(module.create(spec), module.drop(spec), module.shape(spec))
+    return versions[version](spec)
+
+
+def _version_1(spec: RollupSpec) -> RollupSql:
+    return RollupSql(
+        create=v1.create(spec),
+        drop=v1.drop(spec),
+        keep=v1_replace.keep(spec),
+        relog=v1_replace.relog(spec),
+        shape=v1.shape(spec),
+    )

@@ -58,13 +58,14 @@ def drop(spec: RollupSpec) -> tuple[str, ...]:
     source = qualify(spec.source, spec.schema)
     return (
         _PREPARE,
+        # What is missing is no hindrance: a rollup is repaired by dropping and creating it.
         *(
-            f"DROP TRIGGER {quote(_capture_trigger(spec, event))} ON {source}"
+            f"DROP TRIGGER IF EXISTS {quote(_capture_trigger(spec, event))} ON {source}"
             for event in _CAPTURES
         ),
-        f"DROP TABLE {qualify(spec.changes, spec.schema)}",
-        f"DROP TABLE {qualify(spec.outcome, spec.schema)}",
-        *(f"DROP FUNCTION {signature}" for signature in names.signatures(spec)),
+        f"DROP TABLE IF EXISTS {qualify(spec.changes, spec.schema)}",
+        f"DROP TABLE IF EXISTS {qualify(spec.outcome, spec.schema)}",
+        *(f"DROP FUNCTION IF EXISTS {signature}" for signature in names.signatures(spec)),
     )
 
 

@@ -7,24 +7,24 @@ BEGIN
 END
 $citus$;
 
-DROP TRIGGER "views by ""hour""_capture_insert" ON "Web Shop"."Page Views";
+DROP TRIGGER IF EXISTS "views by ""hour""_capture_insert" ON "Web Shop"."Page Views";
 
-DROP TRIGGER "views by ""hour""_capture_update" ON "Web Shop"."Page Views";
+DROP TRIGGER IF EXISTS "views by ""hour""_capture_update" ON "Web Shop"."Page Views";
 
-DROP TRIGGER "views by ""hour""_capture_delete" ON "Web Shop"."Page Views";
+DROP TRIGGER IF EXISTS "views by ""hour""_capture_delete" ON "Web Shop"."Page Views";
 
-DROP TRIGGER "views by ""hour""_capture_truncate" ON "Web Shop"."Page Views";
+DROP TRIGGER IF EXISTS "views by ""hour""_capture_truncate" ON "Web Shop"."Page Views";
 
-DROP TABLE "Web Shop"."views by ""hour""_changes";
+DROP TABLE IF EXISTS "Web Shop"."views by ""hour""_changes";
 
-DROP TABLE "Web Shop"."views by ""hour""_outcome";
+DROP TABLE IF EXISTS "Web Shop"."views by ""hour""_outcome";
 
-DROP FUNCTION "Web Shop"."Roll 100% up"();
+DROP FUNCTION IF EXISTS "Web Shop"."Roll 100% up"();
 
-DROP FUNCTION "Web Shop"."views by ""hour""_run"(boolean);
+DROP FUNCTION IF EXISTS "Web Shop"."views by ""hour""_run"(boolean);
 
-DROP FUNCTION "Web Shop"."views by ""hour""_absorb"();
+DROP FUNCTION IF EXISTS "Web Shop"."views by ""hour""_absorb"();
 
-DROP FUNCTION "Web Shop"."views by ""hour""_capture"();
+DROP FUNCTION IF EXISTS "Web Shop"."views by ""hour""_capture"();
 
-DROP FUNCTION "Web Shop"."views by ""hour""_colocated"(oid, regclass);
+DROP FUNCTION IF EXISTS "Web Shop"."views by ""hour""_colocated"(oid, regclass);

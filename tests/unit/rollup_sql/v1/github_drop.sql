@@ -7,24 +7,24 @@ BEGIN
 END
 $citus$;
 
-DROP TRIGGER "github_rollup_1min_capture_insert" ON "github_events";
+DROP TRIGGER IF EXISTS "github_rollup_1min_capture_insert" ON "github_events";
 
-DROP TRIGGER "github_rollup_1min_capture_update" ON "github_events";
+DROP TRIGGER IF EXISTS "github_rollup_1min_capture_update" ON "github_events";
 
-DROP TRIGGER "github_rollup_1min_capture_delete" ON "github_events";
+DROP TRIGGER IF EXISTS "github_rollup_1min_capture_delete" ON "github_events";
 
-DROP TRIGGER "github_rollup_1min_capture_truncate" ON "github_events";
+DROP TRIGGER IF EXISTS "github_rollup_1min_capture_truncate" ON "github_events";
 
-DROP TABLE "github_rollup_1min_changes";
+DROP TABLE IF EXISTS "github_rollup_1min_changes";
 
-DROP TABLE "github_rollup_1min_outcome";
+DROP TABLE IF EXISTS "github_rollup_1min_outcome";
 
-DROP FUNCTION "rollup_http_request"();
+DROP FUNCTION IF EXISTS "rollup_http_request"();
 
-DROP FUNCTION "github_rollup_1min_run"(boolean);
+DROP FUNCTION IF EXISTS "github_rollup_1min_run"(boolean);
 
-DROP FUNCTION "github_rollup_1min_absorb"();
+DROP FUNCTION IF EXISTS "github_rollup_1min_absorb"();
 
-DROP FUNCTION "github_rollup_1min_capture"();
+DROP FUNCTION IF EXISTS "github_rollup_1min_capture"();
 
-DROP FUNCTION "github_rollup_1min_colocated"(oid, regclass);
+DROP FUNCTION IF EXISTS "github_rollup_1min_colocated"(oid, regclass);
