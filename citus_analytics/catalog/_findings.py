@@ -83,15 +83,13 @@ def _unreachable(
 
 
 def _disconnected(health: ClusterHealth, names: Mapping[int, str]) -> Iterator[Finding]:
-    dead = {node.node for node in health.nodes if not node.reachable}
-    for link in health.links:
-        if link.connected is False and link.target not in dead:
-            yield Finding(
-                kind="nodes_disconnected",
-                message=f"{_name(link.source, names)} cannot connect to "
-                f"{_name(link.target, names)}, so queries that move rows between them fail. "
-                "Look at the network between them, and at pg_hba.conf of the second.",
-            )
+    for link in health.broken:
+        yield Finding(
+            kind="nodes_disconnected",
+            message=f"{_name(link.source, names)} cannot connect to "
+            f"{_name(link.target, names)}, so queries that move rows between them fail. "
+            "Look at the network between them, and at pg_hba.conf of the second.",
+        )
 
 
 def _of_nodes(nodes: Iterable[Node], held: Mapping[int, int]) -> Iterator[Finding]:

@@ -78,6 +78,14 @@ class ClusterHealth:
         """Whether every node connects to every node. True without Citus, with no node at all."""
         return all(link.connected for link in self.links)
 
+    @property
+    def broken(self) -> tuple[Link, ...]:
+        """The links that fail although the target answers the node of this connection."""
+        dead = {node.node for node in self.nodes if not node.reachable}
+        return tuple(
+            link for link in self.links if link.connected is False and link.target not in dead
+        )
+
 
 def cluster_health(connection: Connection) -> ClusterHealth:
     """Let every active node connect to every active node, and return what came of it.

@@ -50,7 +50,7 @@ def _parser() -> ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", title="commands"
     )
-    for add in (_add_demo, _add_migrate, _add_load, _add_rollup, _add_query):
+    for add in (_add_demo, _add_migrate, _add_load, _add_rollup, _add_query, _add_status):
         add(commands)
     return parser
 
@@ -163,6 +163,19 @@ def _add_query(commands: Commands) -> None:
         _question(questions, "most-active", "which users were most active, and in which minutes?"),
         5,
     )
+
+
+def _add_status(commands: Commands) -> None:
+    status = _command(
+        commands,
+        "status",
+        "see the cluster: nodes, tables, sizes, skew",
+        "Tell what the database runs on, whether its nodes reach each other, how its tables are "
+        "spread over them, how large and how even they are, and what needs attention. Changes "
+        "nothing, and needs no rights but to connect.",
+    )
+    _add_database_url(status)
+    _add_json(status)
 
 
 def _question(questions: Commands, name: str, help_text: str) -> ArgumentParser:

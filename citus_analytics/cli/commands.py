@@ -18,6 +18,7 @@ from citus_analytics.cli.demo import demo
 from citus_analytics.cli.failures import Exit, ExitError
 from citus_analytics.cli.output import open_screen, write, write_json
 from citus_analytics.cli.progress import loading, waiting
+from citus_analytics.cli.status import status
 from citus_analytics.cli.words import duration, in_utc, loaded, plural, rolled_up, timed
 from citus_analytics.ingest import load_csv
 from citus_analytics.migrations import configuration, downgrade, upgrade
@@ -183,4 +184,5 @@ COMMANDS: Final[dict[str, Callable[[Namespace], None]]] = {
     "load": load,
     "rollup": rollup,
     "query": query,
+    "status": status,
 }

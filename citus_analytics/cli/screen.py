@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Cell: TypeAlias = str | int | datetime | None
 
 _BAR_WIDTH = 24
+# In a file or a pipe nobody wants names in pieces.
+_WIDTH_WITHOUT_TERMINAL = 250
 
 
 class _Console(Console):
@@ -33,7 +35,8 @@ class Screen:
 
     def __init__(self) -> None:
         # Data are shown as they are: brackets in them are no markup.
-        self._console = _Console(file=sys.stdout, markup=False, highlight=False)
+        width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
+        self._console = _Console(file=sys.stdout, markup=False, highlight=False, width=width)
 
     def heading(self, text: str) -> None:
         """Begin a new part."""
@@ -48,18 +51,42 @@ class Screen:
         """Write a line that matters less."""
         self._print(text, style="dim")
 
+    def warn(self, text: str) -> None:
+        """Write a line that must not be overlooked."""
+        self._print(text, style="yellow")
+
     def chart(self, headers: Sequence[str], rows: Sequence[tuple[Cell, ...]]) -> None:
         """Write a table, with a bar for the number in the last column of each row."""
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for header in headers[:-1]:
-            table.add_column(header, overflow="fold")
-        table.add_column(headers[-1], justify="right")
-        table.add_column()
         numbers = [row[-1] if isinstance(row[-1], int) else 0 for row in rows]
-        whole = max(numbers, default=1)
-        for row, number in zip(rows, numbers, strict=True):
-            bar = ProgressBar(total=max(whole, 1), completed=number, width=_BAR_WIDTH)
-            table.add_row(*(_shown(cell) for cell in row), bar)
+        self.table(headers, rows, numeric=headers[-1:], bars=numbers)
+
+    def table(
+        self,
+        headers: Sequence[str],
+        rows: Sequence[tuple[Cell, ...]],
+        *,
+        numeric: Sequence[str] = (),
+        bars: Sequence[float] = (),
+    ) -> None:
+        """Write a table.
+
+        Args:
+            headers: The names of the columns.
+            rows: The cells of each row.
+            numeric: The names of the columns that are flush right.
+            bars: A number for each row, shown as a bar behind it; none for no bars.
+        """
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for header in headers:
+            table.add_column(
+                header, justify="right" if header in numeric else "left", overflow="fold"
+            )
+        if bars:
+            table.add_column()
+        whole = max(bars, default=0) or 1
+        drawn = [ProgressBar(total=whole, completed=bar, width=_BAR_WIDTH) for bar in bars]
+        for number, row in enumerate(rows):
+            table.add_row(*(_shown(cell) for cell in row), *drawn[number : number + 1])
         self._console.print(table)
 
     def _print(self, text: str, style: str | None = None) -> None:

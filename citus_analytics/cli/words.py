@@ -52,9 +52,12 @@ def duration(seconds: float) -> str:
     return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
 
 
-def size(number: int) -> str:
-    """Return a number of bytes: 12.3 MB."""
-    return f"{number / 1e6:,.1f} MB"
+def size(number: float) -> str:
+    """Return a number of bytes in the unit that reads best: 8 kB, 12.3 MB, 1.2 GB."""
+    if number < 1e6:
+        return f"{number / 1e3:,.0f} kB"
+    factor, unit = next((f, u) for f, u in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if number >= f)
+    return f"{number / factor:,.1f} {unit}"
 
 
 def minute(moment: datetime) -> str:
