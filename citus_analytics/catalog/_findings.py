@@ -77,8 +77,8 @@ def _unreachable(
             yield Finding(
                 kind="node_unreachable",
                 message=f"{_name(node.node, names)} does not answer: {node.error}. It holds "
-                f"{_shards(held[node.node])}, whose sizes are unknown; queries on them fail. "
-                "Start it, or look at its log and at pg_hba.conf.",
+                f"{_shards(held[node.node])}, whose sizes are unknown; queries that need "
+                "them fail. Start it, or look at its log and at pg_hba.conf.",
             )
 
 

@@ -175,49 +175,45 @@ def test_hash_ranges(cluster: Connection) -> None:
     assert all(last + 1 == first for last, first in zip(flat[1::2], flat[2::2], strict=False))
 
 
+ROWS = (
+    "INSERT INTO events SELECT n, now() FROM generate_series(1, 20000) AS n",
+    "INSERT INTO logs SELECT n, '2025-06-01' FROM generate_series(1, 9000) AS n",
+    "INSERT INTO logs SELECT n, '2026-06-01' FROM generate_series(1, 3000) AS n",
+    "INSERT INTO countries VALUES ('DE'), ('FR')",
+    "INSERT INTO managed SELECT generate_series(1, 5000)",
+    "INSERT INTO everywhere SELECT gen_random_uuid() FROM generate_series(1, 5000)",
+    "CREATE INDEX ON events (at)",
+)
+
+
+def counted_there(node: URL, shard: catalog.Shard) -> int:
+    """Return the size of a shard as its node has it."""
+    size = text("SELECT pg_total_relation_size(shard_name(to_regclass(:table), :id)::regclass)")
+    with create_engine(node, poolclass=NullPool).connect() as connection:
+        values = {"table": shard.qualified_table, "id": shard.id}
+        return int(connection.execute(size, values).scalar_one())
+
+
 def test_sizes_are_what_the_nodes_say(
     server: DatabaseServer, url: URL, cluster: Connection
 ) -> None:
-    execute(
-        url,
-        "INSERT INTO events SELECT n, now() FROM generate_series(1, 20000) AS n",
-        "INSERT INTO logs SELECT n, '2025-06-01' FROM generate_series(1, 9000) AS n",
-        "INSERT INTO logs SELECT n, '2026-06-01' FROM generate_series(1, 3000) AS n",
-        "INSERT INTO countries VALUES ('DE'), ('FR')",
-        "INSERT INTO managed SELECT generate_series(1, 5000)",
-        "INSERT INTO everywhere SELECT gen_random_uuid() FROM generate_series(1, 5000)",
-        "CREATE INDEX ON events (at)",
-    )
-    found = catalog.shards(cluster)
-    node_ids = [node.id for node in catalog.nodes(cluster)]
+    execute(url, *ROWS)
+    ids = [node.id for node in catalog.nodes(cluster)]
+    urls = {number: server.nodes[ids.index(number)].url_for(str(url.database)) for number in ids}
     totals: dict[str, int] = {}
-    for shard in found:
+    for shard in catalog.shards(cluster):
         for placement in shard.placements:
-            node = server.nodes[node_ids.index(placement.node)]
-            with create_engine(
-                node.url_for(str(url.database)), poolclass=NullPool
-            ).connect() as there:
-                name = there.execute(
-                    text("SELECT shard_name(to_regclass(:table), :shard)"),
-                    {"table": shard.qualified_table, "shard": shard.id},
-                ).scalar_one()
-                counted = there.execute(
-                    text("SELECT pg_total_relation_size(to_regclass(:name))"), {"name": name}
-                ).scalar_one()
+            counted = counted_there(urls[placement.node], shard)
             assert placement.bytes == counted
             totals[shard.table] = totals.get(shard.table, 0) + counted
     sizes = {size.name: size.bytes for size in catalog.table_sizes(cluster)}
     totals["logs"] = totals["logs_2025"] + totals["logs_2026"]
     assert {name: sizes[name] for name in totals} == totals
     assert totals["events"] > totals["logs"] > totals["logs_2026"] > 0
-    # Citus's own count takes no notice of partitions, and one of the copies.
+    # And it is what Citus counts, where it knows the whole.
     for table in ("events", "managed", "everywhere", "logs_2025"):
-        assert (
-            sizes[table]
-            == cluster.execute(
-                text("SELECT citus_total_relation_size(to_regclass(:table))"), {"table": table}
-            ).scalar_one()
-        )
+        counts = text("SELECT citus_total_relation_size(to_regclass(:table))")
+        assert sizes[table] == cluster.execute(counts, {"table": table}).scalar_one()
 
 
 def test_a_table_that_its_own_transaction_has_locked(url: URL, cluster: Connection) -> None:
@@ -247,7 +243,9 @@ def test_replicated_shards(server: DatabaseServer, empty_database: URL) -> None:
     assert [(load.shards, load.bytes) for load in found.loads] == [(SHARD_COUNT, once)] * 2
 
 
-def test_skew_is_that_of_the_shards(url: URL, cluster: Connection) -> None:
+@pytest.fixture
+def skewed(url: URL) -> Iterator[Connection]:
+    """The same, with many rows of few values."""
     execute(
         url,
         "INSERT INTO events SELECT n, now() FROM generate_series(1, 2000) AS n",
@@ -255,19 +253,23 @@ def test_skew_is_that_of_the_shards(url: URL, cluster: Connection) -> None:
         "INSERT INTO logs SELECT 7, '2025-06-01' FROM generate_series(1, 5000) AS n",
         "INSERT INTO logs SELECT 8, '2026-06-01' FROM generate_series(1, 5000) AS n",
     )
-    found = catalog.cluster_status(cluster)
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        yield connection
+
+
+def counted_by_citus(connection: Connection) -> dict[int, int]:
+    rows = connection.execute(text("SELECT shardid, shard_size FROM citus_shards"))
+    return {row.shardid: row.shard_size for row in rows}
+
+
+def test_skew_is_that_of_the_shards(skewed: Connection) -> None:
+    found, counted = catalog.cluster_status(skewed), counted_by_citus(skewed)
     skew = {table.name: table for table in found.skew}
-    counted = {
-        row.shardid: row.shard_size
-        for row in cluster.execute(text("SELECT shardid, shard_size FROM citus_shards"))
-    }
     events = {s.id: counted[s.id] for s in found.shards if s.table == "events"}
-    assert skew["events"].largest_bytes == max(events.values())
-    assert skew["events"].mean_bytes == sum(events.values()) / SHARD_COUNT
-    assert events[skew["events"].largest_shard or 0] == max(events.values())
-    assert skew["events"].ratio == pytest.approx(
-        max(events.values()) * SHARD_COUNT / sum(events.values())
-    )
+    largest, mean = max(events.values()), sum(events.values()) / SHARD_COUNT
+    assert (skew["events"].largest_bytes, skew["events"].mean_bytes) == (largest, mean)
+    assert events[skew["events"].largest_shard or 0] == largest
+    assert skew["events"].ratio == pytest.approx(largest / mean)
     # A shard of a partitioned table is what all its partitions have in one hash range.
     by_range: dict[object, int] = {}
     for shard in found.shards:
@@ -278,13 +280,14 @@ def test_skew_is_that_of_the_shards(url: URL, cluster: Connection) -> None:
     assert not skew.keys() & {"logs_2025", "logs_2026", "countries", "managed", "single"}
     (finding,) = [each for each in found.findings if each.kind == "table_skewed"]
     assert '"public"."events"' in finding.message
-    sharded = {"distributed", "single_shard"}
+
+
+def test_loads_are_those_of_the_shards(skewed: Connection) -> None:
+    found, counted = catalog.cluster_status(skewed), counted_by_citus(skewed)
+    sharded = [s for s in found.shards if s.kind in ("distributed", "single_shard")]
+    assert len(found.loads) == 3
     for load in found.loads:
-        held = [
-            counted[shard.id]
-            for shard in found.shards
-            for placement in shard.placements
-            if placement.node == load.node and shard.kind in sharded
-        ]
+        held = [counted[s.id] for s in sharded for p in s.placements if p.node == load.node]
         assert (load.shards, load.bytes) == (len(held), sum(held))
-        assert load.mean_bytes == sum(other.bytes or 0 for other in found.loads) / 3
+        assert load.mean_shards == len(sharded) / 3
+        assert load.mean_bytes == sum(counted[s.id] for s in sharded) / 3

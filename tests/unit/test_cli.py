@@ -49,7 +49,7 @@ def failure(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> s
     "command",
     [
         (),
-        *((name,) for name in ("demo", "migrate", "load", "rollup", "query")),
+        *((name,) for name in ("demo", "migrate", "load", "rollup", "query", "status")),
         *(("query", name) for name in ("count", "commits-per-hour", "top-creators", "most-active")),
     ],
 )
@@ -99,7 +99,8 @@ def test_arguments_that_are_not_understood(
 
 
 @pytest.mark.parametrize(
-    "arguments", ["migrate", "load events x.csv", "rollup", "query count", "query most-active"]
+    "arguments",
+    ["migrate", "load events x.csv", "rollup", "query count", "query most-active", "status"],
 )
 def test_a_database_must_be_named(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = failure(capsys, 2, *arguments.split())
@@ -116,7 +117,7 @@ def test_a_url_that_cannot_be_read(url: str, capsys: pytest.CaptureFixture[str])
     assert "secret" not in said
 
 
-@pytest.mark.parametrize("arguments", ["demo", "migrate", "rollup", "query count"])
+@pytest.mark.parametrize("arguments", ["demo", "migrate", "rollup", "query count", "status"])
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_server_that_is_down(
     arguments: str, options: list[str], capsys: pytest.CaptureFixture[str]
@@ -176,8 +177,18 @@ def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
-def test_sizes() -> None:
-    assert size(12_345_678) == "12.3 MB"
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "0 kB"),
+        (8192, "8 kB"),
+        (12_345_678, "12.3 MB"),
+        (1.2e9, "1.2 GB"),
+        (2_345.6e12, "2,345.6 TB"),
+    ],
+)
+def test_sizes(number: float, words: str) -> None:
+    assert size(number) == words
 
 
 def test_what_a_run_did() -> None:
