@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Cell: TypeAlias = str | int | datetime | None
 
 _BAR_WIDTH = 24
+# Beside many columns a bar leaves them the room.
+_NARROW_BAR_WIDTH = 12
+_MANY_COLUMNS = 4
 # In a file or a pipe nobody wants names in pieces.
 _WIDTH_WITHOUT_TERMINAL = 250
 
@@ -84,7 +87,8 @@ class Screen:
         if bars:
             table.add_column()
         whole = max(bars, default=0) or 1
-        drawn = [ProgressBar(total=whole, completed=bar, width=_BAR_WIDTH) for bar in bars]
+        width = _BAR_WIDTH if len(headers) < _MANY_COLUMNS else _NARROW_BAR_WIDTH
+        drawn = [ProgressBar(total=whole, completed=bar, width=width) for bar in bars]
         for number, row in enumerate(rows):
             table.add_row(*(_shown(cell) for cell in row), *drawn[number : number + 1])
         self._console.print(table)
