@@ -173,7 +173,23 @@ def running_citus(binaries: Binaries) -> Iterator[DatabaseServer]:
             )
             for port in ports
         )
+        for node in nodes:
+            _allow_decoder(node.url)
         yield DatabaseServer("citus", nodes, ports)
+
+
+def _allow_decoder(url: URL) -> None:
+    """Let Citus decode the write-ahead log, as it does to split shards under writers.
+
+    Minor releases of PostgreSQL from 2026 on allow that only to the libraries of a list.
+    """
+    known = "SELECT count(*) FROM pg_settings WHERE name = 'output_plugin_libraries'"
+    if query_text(url, known) == "1":
+        execute(
+            url,
+            "ALTER SYSTEM SET output_plugin_libraries = citus, pgoutput, test_decoding",
+            "SELECT pg_reload_conf()",
+        )
 
 
 def citus_binaries() -> Binaries | None:

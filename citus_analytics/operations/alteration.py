@@ -131,13 +131,15 @@ class AlterDistributedTableOp(TableOperation):
         if resharded and was.shard_count is None:
             raise self._irreversible("its shards. Give it was=Distributed(..., shard_count=...)")
         back = joins_again or self.colocate_with is not None
+        # Whom the table has joined is left behind as it is.
+        leaves_alone = resharded and self.colocate_with is not None
         return AlterDistributedTableOp(
             self.table_name,
             column=None if self.column is None else was.column,
             shard_count=was.shard_count if resharded else None,
             colocate_with=(was.colocate_with or "default") if back else None,
             colocate_schema=was.colocate_schema if back else None,
-            cascade_to_colocated=self.cascade_to_colocated,
+            cascade_to_colocated=False if leaves_alone else self.cascade_to_colocated,
             was=self._becomes(was),
             schema=self.schema,
             undoes=self,

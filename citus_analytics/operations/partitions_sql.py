@@ -44,8 +44,8 @@ IF width <= interval '0' OR NOT isfinite(width) THEN
 ELSIF kind = 'date'::regtype AND date_trunc('day', width) <> width THEN
   {_NO_DAYS}
 END IF;
--- In line with the first partition that there is.
-SELECT min(p.since) INTO lower_bound FROM ({_PARTITIONS}) AS p;
+-- In line with the first partition that there is. One that has no beginning is in line with all.
+SELECT min(p.since) INTO lower_bound FROM ({_PARTITIONS}) AS p WHERE isfinite(p.since);
 IF lower_bound IS NULL THEN
   lower_bound := date_trunc(CASE WHEN width = '3 months' THEN 'quarter'
                            WHEN width >= '1 year' THEN 'year'
