@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from citus_analytics.rollup_sql import v1_names as names
-from citus_analytics.sql import dollar_quote, literal, qualify, quote
+from citus_analytics.sql import dollar_quote, literal, on_citus, qualify, quote, sequential
 
 if TYPE_CHECKING:
     from citus_analytics.rollup_sql.spec import RollupSpec
@@ -32,7 +32,7 @@ BEGIN
   END IF;
 END
 """
-    return (f"DO {dollar_quote(body, 'keep')}",)
+    return (on_citus(sequential()), f"DO {dollar_quote(body, 'keep')}")
 
 
 def relog(spec: RollupSpec) -> tuple[str, ...]:

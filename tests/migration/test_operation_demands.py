@@ -1,0 +1,170 @@
+"""What operations need of the transaction and of the version of Citus, and how they refuse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import NullPool, create_engine, text
+
+from citus_analytics.distribution import Distributed
+from citus_analytics.errors import OperationError
+from citus_analytics.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.operations import (
+    CreateDistributedTableConcurrentlyOp,
+    CreateDistributedTableOp,
+    CreateReferenceTableOp,
+    CreateRollupFunctionOp,
+    DropRollupFunctionOp,
+    ReplaceRollupFunctionOp,
+    RollupSpec,
+)
+from citus_analytics.operations.base import Arguments, CitusOperation, Extension, Guarded
+from tests.operations import catalogs, rows, run, script_of
+from tests.programs import psql
+from tests.servers import ON_CITUS_ONLY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import URL, Connection
+
+    from citus_analytics.operations import Policy
+    from citus_analytics.operations.base import Step
+    from tests.servers import DatabaseServer
+
+CONCURRENTLY = CreateDistributedTableConcurrentlyOp("clicks", Distributed(column="id"))
+SPEC = RollupSpec.of(GITHUB_ROLLUP_1MIN)
+SEVERAL_STATEMENTS = [
+    CreateRollupFunctionOp(SPEC, 1),
+    DropRollupFunctionOp(SPEC, 1),
+    ReplaceRollupFunctionOp(SPEC, 1, SPEC, 1),
+]
+BY_ID = Distributed(column="id")
+
+
+@dataclass(frozen=True, slots=True)
+class FromTheFuture(CitusOperation):
+    """An operation that no Citus has yet."""
+
+    # ruff: noqa: D102
+    function: ClassVar = "travel"
+    subject: ClassVar = "in time"
+
+    def arguments(self) -> Arguments:
+        return Arguments((), {})
+
+    def steps(self) -> tuple[Step, ...]:
+        future = Extension("citus", (99, 0))
+        step = Guarded(
+            call="travel(back=True)",
+            body="RAISE division_by_zero;",
+            otherwise="nobody travels",
+            needs=(future,),
+        )
+        return (step,)
+
+
+@pytest.fixture
+def clicks(empty_database: URL) -> Iterator[Connection]:
+    """A connection to a table that is local."""
+    with create_engine(empty_database, poolclass=NullPool).connect() as connection:
+        connection.execute(text("CREATE TABLE clicks (id int PRIMARY KEY, n int)"))
+        connection.commit()
+        yield connection
+
+
+def test_what_commits_on_its_way_refuses_in_a_transaction(clicks: Connection) -> None:
+    before = catalogs(clicks)
+    message = (
+        r"^create_distributed_table_concurrently\('clicks'\) commits on its way, .* Put it into "
+        r"`with op\.get_context\(\)\.autocommit_block\(\):`, which commits"
+    )
+    with pytest.raises(OperationError, match=message):
+        run(clicks, CONCURRENTLY)
+    clicks.rollback()
+    assert catalogs(clicks) == before
+
+
+@pytest.mark.parametrize("policy", ["auto", "skip"])
+def test_it_refuses_whatever_the_policy(policy: Policy, clicks: Connection) -> None:
+    with pytest.raises(OperationError, match="commits on its way"):
+        run(clicks, CONCURRENTLY, citus=policy)
+
+
+def test_it_runs_in_an_autocommit_block(clicks: Connection) -> None:
+    context = MigrationContext.configure(clicks, opts={})
+    with context.begin_transaction(), context.autocommit_block():
+        Operations(context).invoke(CONCURRENTLY)
+
+
+def test_the_script_refuses_in_a_transaction_and_runs_outside(
+    server: DatabaseServer, clicks: Connection
+) -> None:
+    url, script = clicks.engine.url, script_of(CONCURRENTLY)
+    with pytest.raises(AssertionError, match="ERROR:  create_distributed_table_concurrently"):
+        psql(server, url, f"BEGIN;\n{script}\nCOMMIT;")
+    psql(server, url, script)
+
+
+@pytest.mark.parametrize("operation", SEVERAL_STATEMENTS, ids=lambda o: str(o.function))
+def test_several_statements_refuse_without_a_transaction(
+    operation: CitusOperation, server: DatabaseServer, empty_database: URL
+) -> None:
+    engine = create_engine(empty_database, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    message = rf"^{operation.function}\('rollup_http_request'\) needs a transaction, but"
+    with engine.connect() as connection, pytest.raises(OperationError, match=message):
+        run(connection, operation)
+    with pytest.raises(AssertionError, match=f"ERROR:  {operation.function}.* needs a transaction"):
+        psql(server, empty_database, script_of(operation))
+
+
+def test_the_script_of_several_statements_runs_in_a_transaction(
+    server: DatabaseServer, database: URL
+) -> None:
+    psql(server, database, f"BEGIN;\n{script_of(*SEVERAL_STATEMENTS[::-1])}COMMIT;")
+    with create_engine(database, poolclass=NullPool).connect() as connection:
+        functions = "SELECT FROM pg_proc WHERE proname = 'rollup_http_request'"
+        assert len(rows(connection, functions)) == 1
+
+
+@ON_CITUS_ONLY
+def test_a_citus_that_is_too_old(server: DatabaseServer, clicks: Connection) -> None:
+    message = r"^travel\(back=True\) needs Citus 99\.0, this server has \d+\.\d+$"
+    with pytest.raises(OperationError, match=message):
+        run(clicks, FromTheFuture())
+    clicks.rollback()
+    run(clicks, FromTheFuture(), citus="skip")
+    with pytest.raises(AssertionError, match=r"ERROR:  travel\(back=True\) needs Citus 99"):
+        psql(server, clicks.engine.url, script_of(FromTheFuture()))
+
+
+@ON_CITUS_ONLY
+def test_operations_of_all_kinds_in_one_transaction(clicks: Connection) -> None:
+    for name in ("beside", "countries", "late"):
+        clicks.execute(text(f"CREATE TABLE {name} (id int PRIMARY KEY, n int)"))
+        clicks.execute(text(f"CREATE INDEX ON {name} (n)"))
+        if name == "countries":
+            run(clicks, CreateReferenceTableOp(name))
+        else:
+            run(clicks, CreateDistributedTableOp(name, BY_ID))
+        clicks.execute(text(f"ALTER TABLE {name} ADD COLUMN later int"))
+        clicks.execute(text(f"CREATE INDEX ON {name} (later)"))
+    run(clicks, CreateDistributedTableOp("clicks", BY_ID))
+    clicks.execute(text("ALTER TABLE clicks ADD FOREIGN KEY (n) REFERENCES countries"))
+    clicks.execute(text("CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1'"))
+    run(clicks, *(CreateDistributedTableOp(t, BY_ID).reverse() for t in ("beside", "late")))
+    clicks.execute(
+        text("CREATE VIEW both_of_them AS SELECT id, c.n FROM clicks AS c JOIN late USING (id)")
+    )
+    clicks.commit()
+    kinds = "SELECT table_name::text, citus_table_type FROM citus_tables ORDER BY 1"
+    assert rows(clicks, kinds) == [("clicks", "distributed"), ("countries", "reference")]
+
+
+def test_a_policy_that_is_none(clicks: Connection) -> None:
+    with pytest.raises(OperationError, match=r"one of auto, require, skip; .*citus='perhaps'"):
+        run(clicks, CONCURRENTLY, citus="perhaps")  # type: ignore[arg-type]
