@@ -54,9 +54,10 @@ IF lower_bound IS NULL THEN
                            WHEN width >= '1 day' THEN 'day'
                            WHEN width >= '1 hour' THEN 'hour'
                            ELSE 'minute' END, start_from);
+ELSE
+  WHILE lower_bound > start_from LOOP lower_bound := lower_bound - width; END LOOP;
+  WHILE lower_bound + width <= start_from LOOP lower_bound := lower_bound + width; END LOOP;
 END IF;
-WHILE lower_bound > start_from LOOP lower_bound := lower_bound - width; END LOOP;
-WHILE lower_bound + width <= start_from LOOP lower_bound := lower_bound + width; END LOOP;
 WHILE lower_bound < end_at LOOP
   upper_bound := lower_bound + width;
   IF NOT EXISTS (SELECT FROM ({_PARTITIONS}) AS p
