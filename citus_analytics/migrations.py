@@ -1,7 +1,7 @@
 """Running the built-in migrations, from Python and inside Alembic's environment.
 
-The migrations live in `alembic/` at the top of the repository and travel inside the wheel, so that
-an installed package can migrate a database without a checkout.
+The migrations live in `alembic/` at the top of the repository and travel inside the package, as
+`citus_analytics:_alembic`, so that an installed package can migrate a database without a checkout.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alembic import command, context
 from alembic.config import Config
@@ -17,16 +17,20 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, make_url, pool
 from sqlalchemy.exc import ArgumentError as URLError
 
-from citus_analytics.autogenerate import without_machinery
+from citus_analytics.autogenerate import plugins
 from citus_analytics.errors import ArgumentError, CitusAnalyticsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from psycopg.errors import Diagnostic
     from sqlalchemy import URL, MetaData
 
     from citus_analytics.operations import Policy
 
 _log = logging.getLogger(__name__)
+
+_SCRIPTS = Path(__file__).parent / "_alembic"
 
 
 def database_url(url: str | URL) -> URL:
@@ -59,7 +63,7 @@ def configuration(target: str | URL | Connection, *, citus: Policy = "auto") -> 
         citus: What happens on a server without Citus; see `citus_analytics.operations`.
     """
     config = Config()
-    config.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["citus"] = citus
     if isinstance(target, Connection):
@@ -96,8 +100,11 @@ def downgrade(
     command.downgrade(configuration(target, citus=citus), revision)
 
 
-def run_environment(metadata: MetaData) -> None:
+def run_environment(metadata: MetaData | Sequence[MetaData], **options: Any) -> None:
     """Run the migrations that Alembic asks for; the whole of an `env.py`.
+
+    `options` are further arguments of Alembic's `context.configure`, such as `include_schemas=True`
+    for tables in more than one schema.
 
     The database is the connection or the URL that `configuration` was given, `-x url=` of the
     command line, or `DATABASE_URL`, in this order. `-x citus=` is the policy for servers without
@@ -109,25 +116,24 @@ def run_environment(metadata: MetaData) -> None:
             it in a line.
     """
     try:
-        _run_environment(metadata)
+        _run_environment({"target_metadata": metadata, **options})
     except CitusAnalyticsError as error:
         if context.config.cmd_opts is None:
             raise
         raise CommandError(str(error)) from error
 
 
-def _run_environment(metadata: MetaData) -> None:
+def _run_environment(options: dict[str, Any]) -> None:
     attributes = context.config.attributes
     arguments = context.get_x_argument(as_dictionary=True)
-    policy = arguments.get("citus", attributes.get("citus", "auto"))
+    options["citus"] = arguments.get("citus", attributes.get("citus", "auto"))
     if context.is_offline_mode():
         context.configure(
             dialect_name="postgresql",
-            target_metadata=metadata,
             literal_binds=True,
             # Named parameters leave the per cent signs of function bodies as they are.
             dialect_opts={"paramstyle": "named"},
-            citus=policy,
+            **options,
         )
         with context.begin_transaction():
             context.run_migrations()
@@ -137,7 +143,7 @@ def _run_environment(metadata: MetaData) -> None:
         if not connection.in_transaction():
             # Alembic commits a transaction that it has begun; this one is the caller's.
             connection.begin()
-        _migrate(connection, metadata, policy)
+        _migrate(connection, options)
         return
     url = arguments.get("url") or attributes.get("url") or os.environ.get("DATABASE_URL")
     if not url:
@@ -146,16 +152,11 @@ def _run_environment(metadata: MetaData) -> None:
         )
     engine = create_engine(database_url(url), poolclass=pool.NullPool)
     with engine.connect() as connection:
-        _migrate(connection, metadata, policy)
+        _migrate(connection, options)
 
 
-def _migrate(connection: Connection, metadata: MetaData, policy: str) -> None:
-    context.configure(
-        connection=connection,
-        target_metadata=metadata,
-        include_name=without_machinery(metadata),
-        citus=policy,
-    )
+def _migrate(connection: Connection, options: dict[str, Any]) -> None:
+    context.configure(connection=connection, **{"autogenerate_plugins": plugins(), **options})
     driver = connection.connection.driver_connection
     if driver is not None:
         driver.add_notice_handler(_log_notice)
@@ -169,9 +170,3 @@ def _migrate(connection: Connection, metadata: MetaData, policy: str) -> None:
 
 def _log_notice(notice: Diagnostic) -> None:
     _log.warning("%s", notice.message_primary)
-
-
-def _scripts() -> Path:
-    package = Path(__file__).parent
-    travelling = package / "_alembic"
-    return travelling if travelling.is_dir() else package.parent / "alembic"

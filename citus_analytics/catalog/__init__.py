@@ -18,13 +18,15 @@ from citus_analytics.catalog._findings import Finding, FindingKind
 from citus_analytics.catalog._groups import ColocationGroup, colocation_groups
 from citus_analytics.catalog._health import ClusterHealth, Link, NodeHealth, cluster_health
 from citus_analytics.catalog._nodes import Node, NodeRole, nodes
+from citus_analytics.catalog._rollups import CatalogRollup, rollups
 from citus_analytics.catalog._shards import Placement, Shard, shards
 from citus_analytics.catalog._sizes import TableSize, table_sizes
 from citus_analytics.catalog._skew import NodeLoad, TableSkew, node_loads, table_skew
 from citus_analytics.catalog._status import ClusterStatus, cluster_status
-from citus_analytics.catalog._tables import CatalogTable, TableKind, tables
+from citus_analytics.catalog._tables import CatalogTable, TableKind, access_methods, tables
 
 __all__ = [
+    "CatalogRollup",
     "CatalogTable",
     "ClusterHealth",
     "ClusterStatus",
@@ -41,12 +43,14 @@ __all__ = [
     "TableKind",
     "TableSize",
     "TableSkew",
+    "access_methods",
     "citus_version",
     "cluster_health",
     "cluster_status",
     "colocation_groups",
     "node_loads",
     "nodes",
+    "rollups",
     "shards",
     "table_sizes",
     "table_skew",

@@ -27,6 +27,7 @@ KIND: Final = """CASE
     WHEN p.colocationid = 0 THEN 'citus_local'
     ELSE 'single_shard' END"""
 
+_ACCESS_METHODS: Final = text("SELECT amname FROM pg_catalog.pg_am WHERE amtype = 't'")
 _COLUMNS: Final = """
 SELECT n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS partitioned,
        CASE WHEN c.relkind <> 'p' THEN am.amname END AS access_method,
@@ -140,6 +141,11 @@ def tables(
         )
         for row in rows
     )
+
+
+def access_methods(connection: Connection) -> frozenset[str]:
+    """Return the access methods that tables of this database can have, such as "heap"."""
+    return frozenset(connection.execute(_ACCESS_METHODS).scalars())
 
 
 def _statement(citus: tuple[int, int] | None) -> TextClause:

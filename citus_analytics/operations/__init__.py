@@ -33,13 +33,12 @@ import alembic.op
 
 from citus_analytics.operations import render as _  # noqa: F401 - registers the renderers
 from citus_analytics.operations.alteration import AlterDistributedTableOp
-from citus_analytics.operations.base import CitusOperation, Transaction
+from citus_analytics.operations.base import CitusOperation, DiscardOp, Transaction
 from citus_analytics.operations.concurrently import CreateDistributedTableConcurrentlyOp
 from citus_analytics.operations.distribution import (
     AddLocalTableToMetadataOp,
     CreateDistributedTableOp,
     CreateReferenceTableOp,
-    DiscardDistributionOp,
     UndistributeTableOp,
 )
 from citus_analytics.operations.execution import Policy
@@ -73,7 +72,7 @@ __all__ = [
     "CreateReferenceTableOp",
     "CreateRollupFunctionOp",
     "CreateTimePartitionsOp",
-    "DiscardDistributionOp",
+    "DiscardOp",
     "DistributeSchemaOp",
     "DropOldTimePartitionsOp",
     "DropRollupFunctionOp",

@@ -58,7 +58,8 @@ class AlterDistributedTableOp(TableOperation):
     ) -> None:
         """Change how a table is distributed. Its rows are moved, and writers wait meanwhile.
 
-        What is left out stays as it is. The triggers of a rollup stay too.
+        What is left out stays as it is. The triggers of a rollup stay too. A table that is as it
+        shall be already is left alone.
 
         Args:
             operations: Filled in by Alembic.
@@ -98,10 +99,38 @@ class AlterDistributedTableOp(TableOperation):
         table = qualify(self.table_name, self.schema)
         step = Guarded(
             call=self.function,
-            body=f"{ALLOW_TRIGGERS}\nPERFORM alter_distributed_table({self._changes(table)});",
+            body=f"IF NOT EXISTS ({self._as_it_shall_be(table)}) THEN\n"
+            f"  {ALLOW_TRIGGERS}\n"
+            f"  PERFORM alter_distributed_table({self._changes(table)});\nEND IF;",
             otherwise=f"table {table} is local, and has no shards to change",
         )
         return (step,)
+
+    def _as_it_shall_be(self, table: str) -> str:
+        """Return the query for the table if nothing is left to change, which Citus refuses."""
+        conditions = [f"p.logicalrelid = {literal(table)}::regclass"]
+        if self.column is not None:
+            name = "column_to_column_name(p.logicalrelid, p.partkey)"
+            conditions.append(f"{name} = {literal(self.column)}")
+        if self.shard_count is not None:
+            shards = "SELECT count(*) FROM pg_catalog.pg_dist_shard AS s"
+            conditions.append(
+                f"({shards} WHERE s.logicalrelid = p.logicalrelid) = {self.shard_count:d}"
+            )
+        if self.colocate_with is not None:
+            others = "SELECT FROM pg_catalog.pg_dist_partition AS o WHERE o.colocationid = "
+            conditions.append(self._is_beside(f"{others}p.colocationid"))
+        return "SELECT FROM pg_catalog.pg_dist_partition AS p\n  WHERE " + "\n    AND ".join(
+            conditions
+        )
+
+    def _is_beside(self, colocated: str) -> str:
+        if self.colocate_schema is None and self.colocate_with == "none":
+            return f"NOT EXISTS ({colocated} AND o.logicalrelid <> p.logicalrelid)"
+        if self.colocate_schema is None and self.colocate_with == "default":
+            return "false"
+        partner = colocated_with(self.colocate_with or "", self.colocate_schema, self.schema)
+        return f"EXISTS ({colocated} AND o.logicalrelid = {partner}::regclass)"
 
     def _changes(self, table: str) -> str:
         changes = [literal(table)]

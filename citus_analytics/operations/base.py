@@ -136,6 +136,43 @@ class TableOperation(CitusOperation, ABC):
         return dotted(self.table_name, self.schema)
 
 
+@dataclass(frozen=True, slots=True)
+class DiscardOp(CitusOperation):
+    """What undoes an operation on a table that is dropped: nothing, and no line of code.
+
+    Attributes:
+        discarded: The operation, which does what it does once the table has been created again.
+    """
+
+    function: ClassVar = "discard"
+
+    discarded: CitusOperation
+
+    @property
+    def subject(self) -> str:
+        """What the operation is about."""
+        return self.discarded.subject
+
+    def arguments(self) -> Arguments:
+        """Return what it is."""
+        return Arguments((self.discarded,), {})
+
+    def given(self) -> Arguments:
+        """Return what it is: it has no function on `op`, and so no defaults."""
+        return self.arguments()
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return nothing."""
+        return ()
+
+    def reverse(self) -> CitusOperation:
+        """Return the operation."""
+        return self.discarded
+
+    def _details(self) -> Iterator[object]:
+        yield self.discarded.function
+
+
 def dotted(name: str, schema: str | None) -> str:
     """Return a name for people to read, with its schema if there is one."""
     return name if schema is None else f"{schema}.{name}"

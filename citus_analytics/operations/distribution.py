@@ -14,7 +14,7 @@ from alembic.operations import Operations
 from citus_analytics.distribution import Distributed, Distribution, Local, Reference
 from citus_analytics.errors import OperationError
 from citus_analytics.operations import placement
-from citus_analytics.operations.base import Arguments, TableOperation, Transaction
+from citus_analytics.operations.base import Arguments, DiscardOp, TableOperation, Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,8 +55,7 @@ class CreateDistributedTableOp(TableOperation):
     ) -> None:
         """Put a table on shards, by the hash of `column`.
 
-        Rows that the table has are moved to the shards, and writers wait meanwhile; for a large
-        table see `create_distributed_table_concurrently`.
+        Its rows are moved, and writers wait meanwhile: see `create_distributed_table_concurrently`.
 
         Args:
             operations: Filled in by Alembic.
@@ -92,10 +91,10 @@ class CreateDistributedTableOp(TableOperation):
             placement.distribute(self.function, self.table_name, self.distribution, self.schema),
         )
 
-    def reverse(self) -> UndistributeTableOp | DiscardDistributionOp:
+    def reverse(self) -> UndistributeTableOp | DiscardOp:
         """Return the operation that makes the table local again, if it is not dropped anyway."""
         if self.new:
-            return DiscardDistributionOp(self.table_name, self.distribution, self.schema)
+            return DiscardOp(self)
         return UndistributeTableOp(self.table_name, self.distribution, self.schema)
 
     def _details(self) -> Iterator[object]:
@@ -141,10 +140,10 @@ class CreateReferenceTableOp(TableOperation):
         """Return what is to be executed."""
         return (placement.replicate(self.table_name, self.schema),)
 
-    def reverse(self) -> UndistributeTableOp | DiscardDistributionOp:
+    def reverse(self) -> UndistributeTableOp | DiscardOp:
         """Return the operation that makes the table local again, if it is not dropped anyway."""
         if self.new:
-            return DiscardDistributionOp(self.table_name, Reference(), self.schema)
+            return DiscardOp(self)
         return UndistributeTableOp(self.table_name, Reference(), self.schema)
 
 
@@ -266,32 +265,3 @@ class UndistributeTableOp(TableOperation):
                     f"undistribute_table({self.subject!r}, cascade=True) cannot be reversed: it "
                     "does not say which other tables it brought back."
                 )
-
-
-@dataclass(frozen=True, slots=True)
-class DiscardDistributionOp(TableOperation):
-    """What undoes the distribution of a table that is dropped: nothing, and no line of code."""
-
-    function: ClassVar = "discard_distribution"
-
-    table_name: str
-    was: Distributed | Reference
-    schema: str | None = None
-
-    def arguments(self) -> Arguments:
-        """Return what it is."""
-        return Arguments((self.table_name,), {"was": self.was})
-
-    def given(self) -> Arguments:
-        """Return what it is: it has no function on `op`, and so no defaults."""
-        return self.arguments()
-
-    def steps(self) -> tuple[Step, ...]:
-        """Return nothing."""
-        return ()
-
-    def reverse(self) -> CreateDistributedTableOp | CreateReferenceTableOp:
-        """Return the operation that distributes the table once it has been created again."""
-        if isinstance(self.was, Distributed):
-            return CreateDistributedTableOp(self.table_name, self.was, self.schema, new=True)
-        return CreateReferenceTableOp(self.table_name, self.schema, new=True)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final
 from alembic.autogenerate import renderers
 
 from citus_analytics.distribution import Distributed, Local, Reference
-from citus_analytics.operations.base import CitusOperation, Transaction
-from citus_analytics.operations.distribution import DiscardDistributionOp
+from citus_analytics.operations.base import CitusOperation, DiscardOp, Transaction
 from citus_analytics.operations.jobs import Job
 from citus_analytics.rollup_sql import RollupSpec
 
@@ -47,8 +46,8 @@ def _render(context: AutogenContext, operation: CitusOperation) -> str | list[st
     return call
 
 
-@renderers.dispatch_for(DiscardDistributionOp)
-def _render_nothing(context: AutogenContext, operation: DiscardDistributionOp) -> list[str]:  # noqa: ARG001
+@renderers.dispatch_for(DiscardOp)
+def _render_nothing(context: AutogenContext, operation: DiscardOp) -> list[str]:  # noqa: ARG001
     return []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
 
 from alembic.operations import Operations
@@ -13,10 +13,12 @@ from citus_analytics.operations.base import Arguments, CitusOperation, Transacti
 from citus_analytics.rollup_sql import RollupSpec, render
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from citus_analytics.operations.base import Step
 
 # What the tables of a rollup hold stands and falls with these.
-_LASTING = ("source", "target", "key", "key_type", "schema")
+LASTING = ("source", "target", "key", "key_type", "schema")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +116,20 @@ class DropRollupFunctionOp(_RollupOperation):
 @Operations.register_operation("replace_rollup_function")
 @dataclass(frozen=True, slots=True)
 class ReplaceRollupFunctionOp(_RollupOperation):
-    """Replace a rollup's function, its change log and its triggers, in place."""
+    """Replace a rollup's function, its change log and its triggers, in place.
+
+    Attributes:
+        faults: What is wrong with the rollup in the database, for `alembic check` to tell.
+    """
 
     function: ClassVar = "replace_rollup_function"
 
     was_spec: RollupSpec
     was_version: int
+    faults: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
-        for name in _LASTING:
+        for name in LASTING:
             now, was = getattr(self.spec, name), getattr(self.was_spec, name)
             if now != was:
                 raise DeclarationError(
@@ -178,3 +185,11 @@ class ReplaceRollupFunctionOp(_RollupOperation):
     def reverse(self) -> ReplaceRollupFunctionOp:
         """Return the operation that replaces it back."""
         return ReplaceRollupFunctionOp(self.was_spec, self.was_version, self.spec, self.version)
+
+    def _details(self) -> Iterator[object]:
+        yield f"version={self.version}"
+        yield from self.faults
+        for item in fields(self.spec):
+            now, was = getattr(self.spec, item.name), getattr(self.was_spec, item.name)
+            if now != was:
+                yield f"{item.name} becomes {now!r}, and was {was!r}"

@@ -6,7 +6,7 @@ Definitions: Citus documentation, "Citus Utility Functions" (`alter_table_set_ac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 from alembic.operations import Operations
@@ -15,6 +15,7 @@ from citus_analytics.errors import OperationError
 from citus_analytics.operations.base import (
     CITUS,
     Arguments,
+    DiscardOp,
     Extension,
     Guarded,
     TableOperation,
@@ -32,7 +33,11 @@ _COLUMNAR = Extension("citus_columnar", (11, 1))
 @Operations.register_operation("alter_table_set_access_method")
 @dataclass(frozen=True, slots=True)
 class AlterTableSetAccessMethodOp(TableOperation):
-    """Store a table by rows (`heap`) or by columns (`columnar`)."""
+    """Store a table by rows (`heap`) or by columns (`columnar`).
+
+    Attributes:
+        new: Whether the same migration creates the table. Dropping it undoes both.
+    """
 
     function: ClassVar = "alter_table_set_access_method"
     transaction: ClassVar = Transaction.SEQUENTIAL
@@ -41,6 +46,7 @@ class AlterTableSetAccessMethodOp(TableOperation):
     access_method: str
     was: str | None = None
     schema: str | None = None
+    new: bool = field(default=False, compare=False)
 
     @classmethod
     def alter_table_set_access_method(
@@ -89,12 +95,14 @@ class AlterTableSetAccessMethodOp(TableOperation):
         )
         return (step,)
 
-    def reverse(self) -> AlterTableSetAccessMethodOp:
-        """Return the operation that stores the table as before.
+    def reverse(self) -> AlterTableSetAccessMethodOp | DiscardOp:
+        """Return the operation that stores the table as before, if it is not dropped anyway.
 
         Raises:
             OperationError: The operation was not told how that was.
         """
+        if self.new:
+            return DiscardOp(self)
         if self.was is None:
             raise OperationError(
                 f"alter_table_set_access_method({self.subject!r}, {self.access_method!r}) cannot "

@@ -48,3 +48,20 @@ def test_page_views(empty_database: URL) -> None:
     python(empty_database, *alembic, "downgrade", "base")
     engine = create_engine(empty_database, poolclass=NullPool)
     assert inspect(engine).get_table_names() == ["alembic_version"]
+
+
+GITHUB_STARS = """\
+user 1: 1023 events on the starred repository
+user 2: 187 events on the starred repository
+user 3: 114 events on the starred repository
+"""
+
+
+def test_github_stars(empty_database: URL) -> None:
+    alembic = ("alembic", "-c", "examples/github_stars/alembic.ini")
+    python(empty_database, *alembic, "upgrade", "heads")
+    assert "No new upgrade operations" in python(empty_database, *alembic, "check")
+    assert python(empty_database, "examples.github_stars.report") == GITHUB_STARS
+    python(empty_database, *alembic, "downgrade", "base")
+    engine = create_engine(empty_database, poolclass=NullPool)
+    assert inspect(engine).get_table_names() == ["alembic_version"]

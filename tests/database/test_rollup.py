@@ -237,7 +237,7 @@ def test_buckets_do_not_depend_on_the_sessions_time_zone(connection: Connection)
 
 
 def test_events_from_before_the_rollup_are_rolled_up(empty_database: URL) -> None:
-    upgrade(empty_database, "0001")
+    upgrade(empty_database, "ca_0001")
     engine = create_engine(empty_database, poolclass=NullPool)
     with engine.begin() as connection:
         add(connection, *(event(user % 50, at=NOON + user * MINUTE) for user in range(200)))
@@ -248,7 +248,7 @@ def test_events_from_before_the_rollup_are_rolled_up(empty_database: URL) -> Non
 
 
 def test_a_database_without_the_rollup_is_named(engine: Engine, database: URL) -> None:
-    downgrade(database, "0001")
+    downgrade(database, "ca_0001")
     with engine.connect() as connection, pytest.raises(RollupError, match="alembic upgrade head"):
         run_rollup(connection)
 

@@ -119,7 +119,7 @@ def test_policies_of_the_command_line(empty_database: URL) -> None:
 def test_what_needs_no_database() -> None:
     history = succeed(alembic("history"))
     assert "(head)" in history
-    assert "<base> -> 0001" in history
+    assert "<base> -> ca_0001" in history
     assert "(head)" in succeed(alembic("heads"))
     script = succeed(alembic("upgrade", "head", "--sql"))
     assert "CREATE TABLE github_events" in script

@@ -78,5 +78,5 @@ def test_a_bad_address_is_refused_before_anything_happens() -> None:
 
 def test_the_configuration_finds_the_migrations() -> None:
     scripts = ScriptDirectory.from_config(configuration("postgresql://db/analytics"))
-    assert scripts.get_base() == "0001"
+    assert scripts.get_base() == "ca_0001"
     assert len(scripts.get_heads()) == 1

@@ -94,7 +94,7 @@ def test_every_version_has_its_golden_files() -> None:
 
 def test_the_migration_has_the_rollup_as_it_is_declared() -> None:
     versions = Path(citus_analytics.__file__).parents[1] / "alembic" / "versions"
-    found = spec_from_file_location("frozen", versions / "0002_github_rollup_1min.py")
+    found = spec_from_file_location("frozen", versions / "ca_0002_github_rollup_1min.py")
     assert found is not None
     assert found.loader is not None
     migration: Any = module_from_spec(found)

@@ -23,9 +23,11 @@ ROOT = PACKAGE.parent
 LEVELS = (
     ("errors", "sql"),
     ("distribution", "sample", "server"),
-    ("rollup", "catalog"),
+    ("rollup",),
     ("rollup_sql",),
-    ("models", "operations", "autogenerate"),
+    ("models", "operations", "catalog"),
+    ("diff",),
+    ("autogenerate",),
     ("migrations", "ingest", "queries", "rollup_run"),
     ("__init__",),
     ("cli",),

@@ -1,6 +1,6 @@
 """The tutorial's events and users, sharded by user.
 
-Revision ID: 0001
+Revision ID: ca_0001
 Revises:
 """
 
@@ -11,9 +11,9 @@ from sqlalchemy.dialects import postgresql
 
 from citus_analytics.operations import op
 
-revision = "0001"
+revision = "ca_0001"
 down_revision = None
-branch_labels = None
+branch_labels = ("citus_analytics",)
 depends_on = None
 
 

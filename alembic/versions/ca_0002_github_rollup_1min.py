@@ -1,7 +1,7 @@
 """The tutorial's rollup: events by type, repository, user and minute.
 
-Revision ID: 0002
-Revises: 0001
+Revision ID: ca_0002
+Revises: ca_0001
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from citus_analytics.operations import RollupSpec, op
 
-revision = "0002"
-down_revision = "0001"
+revision = "ca_0002"
+down_revision = "ca_0001"
 branch_labels = None
 depends_on = None
 

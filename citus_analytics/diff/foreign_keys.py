@@ -1,0 +1,146 @@
+"""Foreign keys of distributed tables, as operations of their own.
+
+Citus accepts a foreign key only between tables that are distributed already, so it is added after
+both are, and it is dropped before either of them is distributed in another way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from alembic.operations import MigrateOperation
+from alembic.operations.ops import CreateForeignKeyOp, CreateTableOp, DropConstraintOp
+from sqlalchemy import ForeignKeyConstraint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from collections.abc import Set as AbstractSet
+
+    from citus_analytics.diff.groups import Group
+    from citus_analytics.diff.state import Declared, ForeignKey, Live, TableKey
+
+# The longest name of PostgreSQL, in bytes.
+_LONGEST_NAME = 63
+
+
+@dataclass(frozen=True, slots=True)
+class DetachedKeys:
+    """Foreign keys that are dropped before the tables change, and those that are added after."""
+
+    first: list[MigrateOperation] = field(default_factory=list)
+    last: list[MigrateOperation] = field(default_factory=list)
+
+
+def detach_foreign_keys(
+    groups: Collection[Group], changed: AbstractSet[TableKey], declared: Declared, live: Live
+) -> DetachedKeys:
+    """Take the foreign keys that Citus looks at out of the groups.
+
+    Those of the tables in `changed`, which will be distributed in another way, go and come back.
+    """
+    detached = DetachedKeys()
+
+    def is_spread(key: TableKey) -> bool:
+        return declared.is_spread(key) or live.is_spread(key) or key in changed
+
+    for group in groups:
+        if group.create is not None:
+            detached.last.extend(_take_from_table(group.create, is_spread))
+        if group.drop is not None:
+            detached.first.extend(_take_from_drop(group, is_spread))
+        _take_from_changes(group, is_spread, detached)
+    dropped = {group.key for group in groups if group.drop is not None}
+    gone = {
+        ((drop.schema, drop.table_name), drop.constraint_name)
+        for drop in detached.first
+        if isinstance(drop, DropConstraintOp)
+    }
+    for key in live.foreign_keys:
+        stays = key.table not in dropped and (key.table, key.name) not in gone
+        if stays and not changed.isdisjoint((key.table, key.referred)):
+            create = _create(key)
+            detached.first.append(create.reverse())
+            detached.last.append(create)
+    return detached
+
+
+def _take_from_table(
+    create: CreateTableOp, is_spread: Callable[[TableKey], bool]
+) -> list[CreateForeignKeyOp]:
+    keys = [
+        item
+        for item in create.columns
+        if isinstance(item, ForeignKeyConstraint)
+        and (
+            is_spread((create.schema, create.table_name))
+            or is_spread((item.referred_table.schema, item.referred_table.name))
+        )
+    ]
+    # By identity: columns are compared to make SQL expressions.
+    taken = set(map(id, keys))
+    create.columns = [item for item in create.columns if id(item) not in taken]
+    return [_named(CreateForeignKeyOp.from_constraint(key)) for key in keys]
+
+
+def _take_from_drop(group: Group, is_spread: Callable[[TableKey], bool]) -> list[MigrateOperation]:
+    """Take the foreign keys out of what would create a dropped table again."""
+    reverse = group.drop._reverse if group.drop else None  # noqa: SLF001 - the only way to it
+    if reverse is None:
+        return []
+    return [key.reverse() for key in _take_from_table(reverse, is_spread)]
+
+
+def _take_from_changes(
+    group: Group, is_spread: Callable[[TableKey], bool], detached: DetachedKeys
+) -> None:
+    stay: list[MigrateOperation] = []
+    for change in group.changes:
+        if isinstance(change, CreateForeignKeyOp) and (
+            is_spread(group.key) or is_spread(_referred(change))
+        ):
+            detached.last.append(_named(change))
+        elif isinstance(change, DropConstraintOp) and change.constraint_type == "foreignkey":
+            detached.first.append(change)
+        else:
+            stay.append(change)
+    group.changes[:] = stay
+
+
+def _referred(create: CreateForeignKeyOp) -> TableKey:
+    return (create.kw.get("referent_schema"), create.referent_table)
+
+
+def _create(key: ForeignKey) -> CreateForeignKeyOp:
+    return CreateForeignKeyOp(
+        key.name,
+        key.table[1],
+        key.referred[1],
+        list(key.columns),
+        list(key.referred_columns),
+        source_schema=key.table[0],
+        referent_schema=key.referred[0],
+        **key.options,
+    )
+
+
+def _named(operation: CreateForeignKeyOp) -> CreateForeignKeyOp:
+    """Give a foreign key the name that PostgreSQL would: a downgrade has to drop it by its name."""
+    if operation.constraint_name is None:
+        operation.constraint_name = default_name(operation.source_table, operation.local_cols)
+    return operation
+
+
+def default_name(table: str, columns: list[str]) -> str:
+    """Return the name that PostgreSQL gives to a foreign key without one.
+
+    Of the names of the table and of the columns the longer one is cut first (`makeObjectName`).
+    """
+    first, second = table.encode(), "_".join(columns).encode()
+    room = _LONGEST_NAME - len("__fkey")
+    while len(first) + len(second) > room:
+        if len(first) > len(second):
+            first = first[:-1]
+        else:
+            second = second[:-1]
+    return f"{first.decode(errors='ignore')}_{second.decode(errors='ignore')}_fkey"

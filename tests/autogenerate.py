@@ -1,0 +1,90 @@
+"""An application of somebody else's: its own metadata, its own folder of migrations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alembic import command
+from alembic.autogenerate import compare_metadata, produce_migrations
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import URL, NullPool, create_engine
+
+from citus_analytics.autogenerate import plugins
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, MetaData
+
+_ENVIRONMENT = """
+from alembic import context
+from citus_analytics.migrations import run_environment
+run_environment(context.config.attributes["metadata"], include_schemas=True)
+"""
+_TEMPLATE = Path(__file__).parents[1] / "alembic" / "script.py.mako"
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """An application whose tables change from revision to revision.
+
+    Attributes:
+        url: Its database.
+        folder: Its folder of migrations.
+    """
+
+    url: URL
+    folder: Path
+
+    def __post_init__(self) -> None:
+        (self.folder / "versions").mkdir(parents=True)
+        (self.folder / "env.py").write_text(_ENVIRONMENT)
+        (self.folder / "script.py.mako").write_text(_TEMPLATE.read_text())
+
+    def revise(self, metadata: MetaData) -> str:
+        """Generate a revision that brings the database to the metadata; return its text."""
+        script = command.revision(self._config(metadata), "change", autogenerate=True)
+        assert not isinstance(script, list)
+        assert script is not None
+        return Path(script.path).read_text()
+
+    def upgrade(self) -> None:
+        """Run the revisions that have not been run, in one transaction."""
+        command.upgrade(self._config(), "head")
+
+    def downgrade(self, revision: str = "-1") -> None:
+        """Go back, in one transaction."""
+        command.downgrade(self._config(), revision)
+
+    def _config(self, metadata: MetaData | None = None) -> Config:
+        config = Config()
+        config.set_main_option("script_location", str(self.folder))
+        config.set_main_option("path_separator", "os")
+        config.attributes |= {"url": self.url, "metadata": metadata}
+        return config
+
+
+def repair(url: URL, metadata: MetaData) -> None:
+    """Do at once what autogenerate would write into a migration."""
+    with create_engine(url, poolclass=NullPool).begin() as connection:
+        context = _context(connection)
+        operations = Operations(context)
+        script = produce_migrations(context, metadata)
+        assert script.upgrade_ops is not None
+        for operation in script.upgrade_ops.ops:
+            operations.invoke(operation)
+
+
+def differences(url: URL, metadata: MetaData, **options: Any) -> list[Any]:
+    """Return what `alembic check` finds."""
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        return list(compare_metadata(_context(connection, **options), metadata))
+
+
+def _context(connection: Connection, **options: Any) -> MigrationContext:
+    return MigrationContext.configure(
+        connection,
+        opts={"autogenerate_plugins": plugins(), "include_schemas": True, **options},
+    )
