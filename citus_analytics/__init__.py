@@ -14,6 +14,7 @@ from citus_analytics.distribution import (
     Distribution,
     Local,
     Reference,
+    declared_distribution,
     distribute,
     distribution_of,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "Distribution",
     "Local",
     "Reference",
+    "declared_distribution",
     "distribute",
     "distribution_of",
     # Loading

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
 from sqlalchemy import BigInteger, Column, MetaData, Table
@@ -12,6 +13,7 @@ from citus_analytics.distribution import (
     Distribution,
     Local,
     Reference,
+    declared_distribution,
     distribute,
     distribution_of,
 )
@@ -29,6 +31,10 @@ def table(name: str = "clicks", *, schema: str | None = None) -> Table:
         Distributed(column="user_id"),
         Distributed(column="user_id", colocate_with="users"),
         Distributed(column="page_id", shard_count=1),
+        Distributed(column="page_id", colocate_with="users", colocate_schema="other"),
+        Distributed(column="page_id", colocate_with="none", shard_count=1),
+        Distributed(column="page_id", distribution_type="range"),
+        Distributed(column=None),
         Reference(),
         Local(),
     ],
@@ -43,6 +49,13 @@ def test_what_was_declared_is_found_again(distribution: Distribution) -> None:
 
 def test_a_table_of_which_nothing_is_said_is_local() -> None:
     assert distribution_of(table()) == Local()
+    assert declared_distribution(table()) is None
+
+
+def test_what_is_declared_local_is_told_from_what_is_not_declared() -> None:
+    clicks = table()
+    distribute(clicks, Local())
+    assert declared_distribution(clicks) == Local()
 
 
 def test_tables_of_one_name_in_two_schemas_are_two_tables() -> None:
@@ -103,6 +116,26 @@ def test_a_colocated_table_has_no_shard_count_of_its_own() -> None:
     message = r"colocated with 'users' .* leave out either colocate_with or shard_count=8\.$"
     with pytest.raises(DeclarationError, match=message):
         Distributed(column="user_id", colocate_with="users", shard_count=8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"column": None, "shard_count": 1}, "single shard: leave out"),
+        ({"column": None, "distribution_type": "range"}, "single shard: leave out"),
+        ({"column": "id", "distribution_type": "append", "shard_count": 4}, "by append are made"),
+        ({"column": "id", "distribution_type": "range", "colocate_with": "u"}, "by range are made"),
+        ({"column": "id", "distribution_type": "list"}, "hash, append, range, got 'list'"),
+        ({"column": "id", "colocate_schema": "s"}, r"colocate_schema='s'\) is the schema of"),
+        (
+            {"column": "id", "colocate_with": "none", "colocate_schema": "s", "shard_count": 4},
+            "colocated with 'none' has its shard count",
+        ),
+    ],
+)
+def test_arguments_that_contradict_each_other(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        Distributed(**arguments)
 
 
 def test_errors_are_caught_as_ours_and_as_value_errors() -> None:

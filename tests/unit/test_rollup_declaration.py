@@ -146,6 +146,14 @@ def test_both_tables_are_distributed(distribution: Local | Reference) -> None:
         Rollup(**declaration(target=target))
 
 
+def test_a_table_of_a_single_shard_has_no_key() -> None:
+    target = table(MetaData(), "hourly", "user_id", "page_id", "hour", "n", "bytes")
+    distribute(target, Distributed(column=None))
+    message = r"needs a distribution column, but 'hourly' is declared with column=None"
+    with pytest.raises(DeclarationError, match=message):
+        Rollup(**declaration(target=target))
+
+
 def test_both_tables_are_distributed_by_the_same_column() -> None:
     target = table(MetaData(), "hourly", "user_id", "page_id", "hour", "n", "bytes")
     distribute(target, Distributed(column="page_id"))

@@ -35,6 +35,7 @@ from citus_analytics.rollup_sql import (
 from citus_analytics.rollup_sql.marker import describe
 from tests.unit.sql_tokens import difference, tokens
 
+DIRECTIONS = ("create", "drop", "keep", "relog")
 GOLDEN_FILES = Path(__file__).parent / "rollup_sql"
 
 GITHUB = RollupSpec.of(GITHUB_ROLLUP_1MIN)
@@ -61,7 +62,17 @@ AWKWARD = RollupSpec(
 
 # What an identifier may be: anything but NUL. The fragments are what text can be torn apart by.
 FRAGMENTS = ['"', "'", "\\", "%", "%1$s", "%%", ":b", "{key}", "(", ")", "--", "/*", ";", "\n", " "]
-FRAGMENTS += ["$function$", "$log$", "$absorb$", "$pin$", "$citus$", "$$", "<source>", "<changes>"]
+FRAGMENTS += [
+    "$function$",
+    "$log$",
+    "$absorb$",
+    "$pin$",
+    "$keep$",
+    "$citus$",
+    "$$",
+    "<source>",
+    "<changes>",
+]
 FRAGMENTS += ["a", "B", "é", "select", "*", "\r", "\u2028", "$"]
 CHARACTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 
@@ -76,7 +87,7 @@ def golden(direction: str, spec: RollupSpec) -> str:
     return ";\n\n".join(getattr(render(spec, version=1), direction)) + ";\n"
 
 
-@pytest.mark.parametrize("direction", ["create", "drop"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize(("name", "spec"), [("github", GITHUB), ("awkward", AWKWARD)])
 def test_version_1_is_the_same_for_ever(name: str, spec: RollupSpec, direction: str) -> None:
     path = GOLDEN_FILES / "v1" / f"{name}_{direction}.sql"
@@ -176,7 +187,7 @@ def test_whatever_the_names_only_the_names_differ(target: str, others: list[str]
     mapping = dict(zip(REFERENCE, given_names, strict=True))
     mapping |= {f"Target_{suffix}": f"{target}_{suffix}" for suffix in SUFFIXES}
     mapping[describe(spec_of(REFERENCE), version=1)] = describe(spec_of(given_names), version=1)
-    for direction in ("create", "drop"):
+    for direction in DIRECTIONS:
         plain: tuple[str, ...] = getattr(render(spec_of(REFERENCE)), direction)
         rendered: tuple[str, ...] = getattr(render(spec_of(given_names)), direction)
         assert len(rendered) == len(plain)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, assert_type
 
@@ -19,7 +19,7 @@ from sqlalchemy import URL, Select, Table, select
 import citus_analytics as ca
 from citus_analytics import migrations
 from citus_analytics.migrations import database_url
-from citus_analytics.operations import RollupSpec, op
+from citus_analytics.operations import Job, RollupSpec, op
 from citus_analytics.rollup_sql import RollupSql, render
 from citus_analytics.server import Binaries, EmbeddedServer, find_binaries
 
@@ -88,13 +88,14 @@ def models(event: ca.GithubEvent) -> None:
 
 def declarations(table: Table, rollup: ca.Rollup) -> None:
     assert_type(ca.distribution_of(table), ca.Distributed | ca.Reference | ca.Local)
+    assert_type(ca.declared_distribution(table), ca.Distributed | ca.Reference | ca.Local | None)
     assert_type(ca.declare_rollup(rollup), ca.Rollup)
     assert_type(ca.rollups_of(table.metadata), tuple[ca.Rollup, ...])
     assert_type([ca.count("n"), ca.total("s", "size")], list[ca.Measure])
     assert_type(render(RollupSpec.of(rollup)), RollupSql)
 
 
-def migrating(url: URL, connection: Connection, rollup: ca.Rollup) -> None:
+def migrating(url: URL, connection: Connection, rollup: ca.Rollup, moment: datetime) -> None:
     assert_type(database_url("postgresql://db"), URL)
     assert_type(migrations.configuration(connection), Config)
     migrations.upgrade(url, citus="require")
@@ -104,8 +105,18 @@ def migrating(url: URL, connection: Connection, rollup: ca.Rollup) -> None:
     op.create_distributed_table("t", "id", colocate_with="u")
     op.create_reference_table("t", schema="s")
     op.undistribute_table("t", was=ca.Reference())
-    op.create_rollup_function(RollupSpec.of(rollup), version=1)
-    op.drop_rollup_function(RollupSpec.of(rollup), version=1)
+    op.create_distributed_table("t", None)
+    op.create_distributed_table_concurrently("t", "id", colocate_with="none", shard_count=8)
+    op.alter_distributed_table("t", shard_count=8, was=ca.Distributed(column="id", shard_count=4))
+    op.create_time_partitions("t", "1 day", moment, start_from=moment)
+    op.create_time_partitions("t", timedelta(days=1), moment)
+    op.isolate_tenant_to_new_shard("t", 7, cascade=True)
+    op.schedule("nightly", "0 3 * * *", "SELECT 1")
+    op.unschedule("nightly", was=Job("0 3 * * *", "SELECT 1"))
+    spec = RollupSpec.of(rollup)
+    op.create_rollup_function(spec, version=1)
+    op.replace_rollup_function(spec, version=2, was_spec=spec, was_version=1)
+    op.drop_rollup_function(spec, version=2)
 
 
 def servers() -> None:
@@ -123,6 +134,8 @@ def wrong_calls(session: Session, rollup: ca.Rollup) -> None:
     ca.count_events(session, since="2026-01-01")  # type: ignore[arg-type]
     migrations.upgrade("postgresql://db", citus="perhaps")  # type: ignore[arg-type]
     op.create_distributed_table("t")  # type: ignore[call-arg]
+    op.create_distributed_table("t", "id", distribution_type="list")  # type: ignore[arg-type]
+    op.create_distributed_table_concurrently("t", None)  # type: ignore[arg-type]
     ca.run_rollup(session, wait=False).groups_written  # type: ignore[union-attr]  # noqa: B018
 
 
