@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,6 +19,7 @@ from citus_analytics.operations import (
     CreateDistributedTableOp,
     CreateReferenceTableOp,
     CreateRollupFunctionOp,
+    DistributeSchemaOp,
     DropRollupFunctionOp,
     ReplaceRollupFunctionOp,
     RollupSpec,
@@ -25,7 +27,7 @@ from citus_analytics.operations import (
 from citus_analytics.operations.base import Arguments, CitusOperation, Extension, Guarded
 from tests.operations import catalogs, rows, run, script_of
 from tests.programs import psql
-from tests.servers import ON_CITUS_ONLY
+from tests.servers import ON_CITUS_ONLY, execute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +103,19 @@ def test_it_runs_in_an_autocommit_block(clicks: Connection) -> None:
         Operations(context).invoke(CONCURRENTLY)
 
 
+def test_its_script_runs_in_an_autocommit_block(server: DatabaseServer, clicks: Connection) -> None:
+    output = io.StringIO()
+    opts = {"as_sql": True, "output_buffer": output}
+    context = MigrationContext.configure(dialect_name="postgresql", opts=opts)
+    with context.begin_transaction():
+        context.execute("CREATE TABLE before_it (id int)")
+        with context.autocommit_block():
+            Operations(context).invoke(CONCURRENTLY)
+        context.execute("CREATE TABLE behind_it (id int)")
+    psql(server, clicks.engine.url, output.getvalue())
+    assert len(rows(clicks, "SELECT FROM pg_class WHERE relname ~ '^be(fore|hind)_it$'")) == 2
+
+
 def test_the_script_refuses_in_a_transaction_and_runs_outside(
     server: DatabaseServer, clicks: Connection
 ) -> None:
@@ -140,6 +155,52 @@ def test_a_citus_that_is_too_old(server: DatabaseServer, clicks: Connection) -> 
     run(clicks, FromTheFuture(), citus="skip")
     with pytest.raises(AssertionError, match=r"ERROR:  travel\(back=True\) needs Citus 99"):
         psql(server, clicks.engine.url, script_of(FromTheFuture()))
+
+
+@pytest.fixture
+def old_database(citus: DatabaseServer, request: pytest.FixtureRequest) -> Iterator[URL]:
+    """A database with the extension as an old version of Citus has created it."""
+    execute(
+        citus.url, "CREATE DATABASE old", "ALTER DATABASE old SET citus.enable_version_checks = off"
+    )
+    url = citus.nodes[0].url_for("old")
+    execute(url, f"CREATE EXTENSION citus VERSION '{request.param}'")
+    yield url
+    execute(citus.url, "DROP DATABASE old WITH (FORCE)")
+
+
+@pytest.mark.parametrize(
+    ("old_database", "operation", "message"),
+    [
+        (
+            "11.3-2",
+            CreateDistributedTableOp("t", Distributed(column=None)),
+            r"create_distributed_table\(column=None\) needs Citus 12\.0, this server has 11\.3",
+        ),
+        (
+            "11.3-2",
+            DistributeSchemaOp("public"),
+            r"distribute_schema needs Citus 12\.0, this server has 11\.3",
+        ),
+        (
+            "11.0-4",
+            CONCURRENTLY,
+            r"create_distributed_table_concurrently needs Citus 11\.1, this server has 11\.0",
+        ),
+        (
+            "10.2-5",
+            CreateReferenceTableOp("t"),
+            r"create_reference_table needs Citus 11\.0, this server has 10\.2",
+        ),
+    ],
+    indirect=["old_database"],
+)
+def test_operations_that_an_old_citus_does_not_know(
+    old_database: URL, operation: CitusOperation, message: str
+) -> None:
+    engine = create_engine(old_database, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection, pytest.raises(OperationError, match=f"^{message}$"):
+        run(connection, operation)
 
 
 @ON_CITUS_ONLY

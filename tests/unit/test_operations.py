@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError, replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import alembic.op
 import pytest
 from alembic.autogenerate import render_op_text, render_python_code
 from alembic.autogenerate.api import AutogenContext
@@ -148,6 +149,11 @@ def test_every_operation_is_written_and_read() -> None:
     built |= {ours.ScheduleOp, ours.UnscheduleOp}
     built |= {ours.CreateRollupFunctionOp, ours.DropRollupFunctionOp, ours.ReplaceRollupFunctionOp}
     assert concrete - built == {ours.DiscardOp}
+
+
+def test_op_is_alembics() -> None:
+    """A migration may say `from alembic import op` as well."""
+    assert id(alembic.op) == id(ours.op)
 
 
 def test_it_is_written_readably() -> None:
