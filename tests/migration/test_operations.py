@@ -6,8 +6,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from alembic.migration import MigrationContext
-from alembic.operations import Operations
 from sqlalchemy import NullPool, create_engine, text
 
 from citus_analytics.distribution import Distributed, Reference
@@ -19,12 +17,12 @@ from citus_analytics.operations import (
     RollupSpec,
     UndistributeTableOp,
 )
+from tests.operations import rows, run
 from tests.servers import ON_CITUS_ONLY, SHARD_COUNT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from alembic.operations import MigrateOperation
     from sqlalchemy import URL, Connection
 
 # Names that must be quoted everywhere, a schema, measures of every kind, a key that is no number.
@@ -77,16 +75,6 @@ def plain(empty_database: URL) -> Iterator[Connection]:
         yield connection
 
 
-def invoke(connection: Connection, *operations: MigrateOperation) -> None:
-    context = MigrationContext.configure(connection, opts={"citus": "auto"})
-    for operation in operations:
-        Operations(context).invoke(operation)
-
-
-def rows(connection: Connection, statement: str) -> list[tuple[object, ...]]:
-    return [tuple(row) for row in connection.exec_driver_sql(statement.replace("%", "%%"), ())]
-
-
 def kind_of(connection: Connection, table: str) -> tuple[object, ...] | None:
     found = connection.execute(
         text(
@@ -101,7 +89,7 @@ def kind_of(connection: Connection, table: str) -> tuple[object, ...] | None:
 def test_a_rollup_of_someone_elses_tables(plain: Connection) -> None:
     plain.execute(text(TABLES.replace(":", "\\:")))
     create = CreateRollupFunctionOp(SPEC, 1)
-    invoke(
+    run(
         plain,
         CreateDistributedTableOp("Page Views", Distributed(column="Tenant"), "Web Shop"),
         CreateDistributedTableOp(
@@ -125,10 +113,10 @@ def test_a_rollup_of_someone_elses_tables(plain: Connection) -> None:
     assert rows(plain, FOUND) == rows(plain, EXPECTED)
     plain.commit()
 
-    invoke(plain, create.reverse())
+    run(plain, create.reverse())
     left = "SELECT proname FROM pg_proc WHERE pronamespace = '\"Web Shop\"'::regnamespace"
     assert rows(plain, left) == []
-    invoke(plain, create.reverse().reverse())
+    run(plain, create.reverse().reverse())
     plain.commit()
     plain.exec_driver_sql('SELECT "Web Shop"."Roll 100%% up"()', ())
     assert rows(plain, FOUND) == rows(plain, EXPECTED)
@@ -139,15 +127,15 @@ def test_distribution_there_and_back(plain: Connection) -> None:
     plain.execute(text("CREATE TABLE clicks AS SELECT i AS user_id FROM generate_series(1, 99) i"))
     plain.commit()
     create = CreateDistributedTableOp("clicks", Distributed(column="user_id", shard_count=6))
-    invoke(plain, create)
+    run(plain, create)
     plain.commit()
     assert kind_of(plain, "clicks") == ("distributed", "user_id", 6)
     plain.commit()
-    invoke(plain, create.reverse())
+    run(plain, create.reverse())
     plain.commit()
     assert kind_of(plain, "clicks") is None
     plain.commit()
-    invoke(plain, create.reverse().reverse())
+    run(plain, create.reverse().reverse())
     plain.commit()
     assert kind_of(plain, "clicks") == ("distributed", "user_id", 6)
     assert plain.execute(text("SELECT count(*) FROM clicks")).scalar_one() == 99
@@ -157,20 +145,20 @@ def test_distribution_there_and_back(plain: Connection) -> None:
 def test_reference_tables_there_and_back(plain: Connection) -> None:
     plain.execute(text("CREATE TABLE countries (code text PRIMARY KEY)"))
     create = CreateReferenceTableOp("countries")
-    invoke(plain, create)
+    run(plain, create)
     plain.commit()
     assert kind_of(plain, "countries") == ("reference", "<none>", 1)
     plain.commit()
-    invoke(plain, create.reverse())
+    run(plain, create.reverse())
     plain.commit()
     assert kind_of(plain, "countries") is None
-    invoke(plain, create.reverse())  # A local table is left alone.
+    run(plain, create.reverse())  # A local table is left alone.
 
 
 @ON_CITUS_ONLY
 def test_tables_join_the_servers_shard_count(plain: Connection) -> None:
     plain.execute(text("CREATE TABLE a (id int); CREATE TABLE b (id int)"))
-    invoke(
+    run(
         plain,
         CreateDistributedTableOp("a", Distributed(column="id")),
         CreateDistributedTableOp("b", Distributed(column="id", colocate_with="a")),
@@ -181,7 +169,7 @@ def test_tables_join_the_servers_shard_count(plain: Connection) -> None:
 def test_a_rollup_is_not_created_half(empty_database: URL) -> None:
     engine = create_engine(empty_database, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection, pytest.raises(OperationError, match="needs a transaction"):
-        invoke(connection, CreateRollupFunctionOp(SPEC, 1))
+        run(connection, CreateRollupFunctionOp(SPEC, 1))
 
 
 def test_operations_carry_what_their_reverse_needs() -> None:
