@@ -18,7 +18,7 @@ from citus_analytics.diff.foreign_keys import detach_foreign_keys
 from citus_analytics.diff.groups import group_by_table, in_order
 from citus_analytics.diff.rollups import change_rollups
 from citus_analytics.diff.state import DeclaredTable
-from citus_analytics.operations import UndistributeTableOp
+from citus_analytics.operations import SetMultiShardModifyModeOp, UndistributeTableOp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from citus_analytics.diff.state import Declared, Live, TableKey
 
     Operations = list[MigrateOperation]
+
+_SEVERAL = 2
 
 
 def plan(
@@ -49,7 +51,21 @@ def plan(
     keys = detach_foreign_keys(ordered, changed, declared, live)
     rollups = change_rollups(declared, live, changed | dropped)
     tables = [operation for group in ordered for operation in assembly.of(group)]
-    return [*others, *rollups.first, *keys.first, *tables, *keys.last, *rollups.last]
+    steps = [*rollups.first, *keys.first, *tables, *keys.last, *rollups.last]
+    if any(declared.is_spread(group.key) or live.is_spread(group.key) for group in ordered):
+        steps = _sequentially(steps)
+    return [*others, *steps]
+
+
+def _sequentially(steps: list[MigrateOperation]) -> list[MigrateOperation]:
+    """Let a migration of several steps keep to one connection a node, in both directions.
+
+    Alembic's own operations work on shards in parallel, after which Citus refuses some of them.
+    """
+    if len(steps) < _SEVERAL:
+        return steps
+    mode = SetMultiShardModifyModeOp("sequential")
+    return [mode, *steps, mode.reverse()]
 
 
 def _changes(

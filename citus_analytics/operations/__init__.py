@@ -44,6 +44,7 @@ from citus_analytics.operations.distribution import (
 from citus_analytics.operations.execution import Policy
 from citus_analytics.operations.functions import CreateDistributedFunctionOp, UndistributeFunctionOp
 from citus_analytics.operations.jobs import Job, ScheduleOp, UnscheduleOp
+from citus_analytics.operations.modes import SetMultiShardModifyModeOp
 from citus_analytics.operations.partitions import CreateTimePartitionsOp, DropOldTimePartitionsOp
 from citus_analytics.operations.rollup import (
     CreateRollupFunctionOp,
@@ -82,6 +83,7 @@ __all__ = [
     "ReplaceRollupFunctionOp",
     "RollupSpec",
     "ScheduleOp",
+    "SetMultiShardModifyModeOp",
     "Transaction",
     "UndistributeFunctionOp",
     "UndistributeSchemaOp",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from citus_analytics.distribution import Distributed, Distribution, DistributionType
     from citus_analytics.operations.jobs import Job
+    from citus_analytics.operations.modes import ModifyMode
     from citus_analytics.rollup_sql import RollupSpec
 
 
@@ -140,6 +141,8 @@ class CitusOperations(Operations):
     def distribute_schema(self, schema_name: str) -> None: ...
 
     def undistribute_schema(self, schema_name: str) -> None: ...
+
+    def set_multi_shard_modify_mode(self, mode: ModifyMode) -> None: ...
 
     def schedule(self, name: str, schedule: str, command: str) -> None: ...
 

@@ -1,0 +1,121 @@
+"""Other people's Alembic environments, with the two lines that the documentation shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import NullPool, create_engine, inspect
+
+from tests.documents import ROOT, blocks
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+MODELS = """
+from sqlalchemy import BigInteger, Column, ForeignKey, ForeignKeyConstraint, MetaData, Table
+
+from citus_analytics import Distributed, Reference, distribute
+
+CONVENTION = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(referred_table_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_name)s",
+}
+accounts = MetaData(naming_convention=CONVENTION)
+orders = MetaData(naming_convention=CONVENTION)
+
+plans = Table("plans", accounts, Column("id", BigInteger, primary_key=True))
+users = Table(
+    "users",
+    accounts,
+    Column("tenant", BigInteger, primary_key=True),
+    Column("id", BigInteger, primary_key=True),
+    Column("plan", ForeignKey("plans.id"), index=True),
+)
+placed = Table(
+    "orders",
+    orders,
+    Column("tenant", BigInteger, primary_key=True),
+    Column("id", BigInteger, primary_key=True),
+    Column("first", BigInteger),
+    ForeignKeyConstraint(["tenant", "first"], ["orders.tenant", "orders.id"]),
+)
+distribute(plans, Reference())
+distribute(users, Distributed(column="tenant"))
+distribute(placed, Distributed(column="tenant", colocate_with="users"))
+"""
+
+
+def documented_lines() -> tuple[str, str]:
+    """Return the import and the argument that docs/migrations.md adds to an `env.py`."""
+    document = (ROOT / "docs" / "migrations.md").read_text("utf-8")
+    [text] = [block.text for block in blocks(document) if "autogenerate_plugins=" in block.text]
+    imported, configured = (line for line in text.splitlines() if line)
+    argument = configured.strip().removeprefix("context.configure(..., ").removesuffix(")")
+    return imported, argument
+
+
+@pytest.fixture
+def config(empty_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The environment that `alembic init` makes, with the two lines and two metadata in it."""
+    (tmp_path / "shop_models.py").write_text(MODELS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "shop_models", raising=False)
+    config = Config(tmp_path / "alembic.ini")
+    folder = tmp_path / "migrations"
+    command.init(config, str(folder))
+    config.set_main_option("script_location", str(folder))
+    config.set_main_option("path_separator", "os")
+    url = empty_database.render_as_string(hide_password=False)
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    imported, argument = documented_lines()
+    environment = folder / "env.py"
+    text = environment.read_text()
+    text = text.replace(
+        "from alembic import context\n", f"from alembic import context\n{imported}\n"
+    )
+    text = text.replace("connection=connection,", f"connection=connection, {argument},")
+    text = text.replace(
+        "target_metadata = None",
+        "import shop_models\ntarget_metadata = [shop_models.accounts, shop_models.orders]",
+    )
+    environment.write_text(text)
+    return config
+
+
+def revise(config: Config) -> Path:
+    script = command.revision(config, "orders", autogenerate=True)
+    assert script is not None
+    assert not isinstance(script, list)
+    return Path(script.path)
+
+
+def test_an_environment_of_alembic_init(config: Config, empty_database: URL) -> None:
+    revise(config)
+    command.upgrade(config, "head")
+    command.check(config)
+    engine = create_engine(empty_database, poolclass=NullPool)
+    keys = inspect(engine).get_foreign_keys("orders")
+    assert [key["name"] for key in keys] == ["fk_orders_orders"]
+    command.downgrade(config, "base")
+    assert inspect(engine).get_table_names() == ["alembic_version"]
+
+
+def test_a_generated_migration_passes_strict_typing(config: Config) -> None:
+    folder = Path(config.get_main_option("script_location") or "")
+    template = (ROOT / "alembic" / "script.py.mako").read_text()
+    (folder / "script.py.mako").write_text(template)
+    path = revise(config)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--config-file", "", str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
