@@ -23,7 +23,7 @@ ROOT = PACKAGE.parent
 LEVELS = (
     ("errors", "sql"),
     ("distribution", "sample", "server"),
-    ("rollup",),
+    ("rollup", "lint"),
     ("rollup_sql",),
     ("models", "operations", "catalog"),
     ("diff",),

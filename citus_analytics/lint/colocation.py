@@ -1,0 +1,89 @@
+"""Which tables sit on the same nodes, as far as declarations tell.
+
+Citus keeps the shards of a colocation group together. A table that names no other joins the group
+of its shard count, type and kind, and Citus then insists on one collation in the group.
+Definitions: Citus documentation, "Colocating tables"; what the server does was tried on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from citus_analytics.lint.shape import in_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from citus_analytics.lint.shape import ColumnShape, Tables, TableShape
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A colocation group. `type` is None for single-shard tables, `shard_count` for the default."""
+
+    type: str | None
+    shard_count: int | None
+
+
+def key_column(table: TableShape) -> ColumnShape | None:
+    """Return the distribution column of a table; None if it has none."""
+    return table.column(table.spread.column) if table.spread.kind == "sharded" else None
+
+
+def partner_key(table: TableShape) -> str | None:
+    """Return the key of the table that `table` is to be colocated with, in the same schema."""
+    name = table.spread.colocate_with
+    return None if name is None else in_schema(name, table.schema)
+
+
+def leader(tables: Tables, table: TableShape) -> TableShape | None:
+    """Return the table whose own words decide the group of `table`; None if nobody's do."""
+    seen = {table.key}
+    while (partner := partner_key(table)) is not None:
+        found = tables.get(partner)
+        if found is None or partner in seen or not found.spread.distributed:
+            return None
+        seen.add(partner)
+        table = found
+    return table
+
+
+def group_of(tables: Tables, table: TableShape) -> Group | None:
+    """Return the colocation group of a distributed table; None if it is not known."""
+    chief = leader(tables, table)
+    if chief is None:
+        return None
+    if chief.spread.kind == "single-shard":
+        return Group(None, None)
+    column = key_column(chief)
+    if column is None or column.type is None:
+        return None
+    return Group(column.type, chief.spread.shard_count)
+
+
+def converted(tables: Tables) -> set[str]:
+    """Return the local tables that Citus takes over: foreign keys tie them to reference tables.
+
+    Citus adds such tables to its metadata, and from then on holds them to its rules. Distributed
+    tables do not hand this on.
+    """
+    links: dict[str, set[str]] = {key: set() for key in tables}
+    for one, other in _links(tables):
+        links[one].add(other)
+        links[other].add(one)
+    reached = {key for key, table in tables.items() if table.spread.kind == "reference"}
+    waiting = list(reached)
+    while waiting:
+        new = links[waiting.pop()] - reached
+        reached |= new
+        waiting.extend(new)
+    return {key for key in reached if tables[key].spread.kind == "local"}
+
+
+def _links(tables: Tables) -> Iterator[tuple[str, str]]:
+    for key, table in tables.items():
+        for foreign_key in table.foreign_keys:
+            target = tables.get(foreign_key.target)
+            if target and not (table.spread.distributed or target.spread.distributed):
+                yield key, foreign_key.target
