@@ -20,7 +20,8 @@ _DESCRIPTION: Final = "Real-time analytics on PostgreSQL and Citus, with rollups
 _EXIT_CODES: Final = """\
 exit codes:
   0    done
-  1    the work failed: the server, the data or the installation; standard error says why
+  1    the work failed: the server, the data or the installation; standard error says why;
+       or lint has found something
   2    the arguments are wrong, or no database is named
   3    another run of the rollup is under way (rollup --no-wait)
   130  interrupted, by Ctrl-C or SIGTERM
@@ -50,7 +51,15 @@ def _parser() -> ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", title="commands"
     )
-    for add in (_add_demo, _add_migrate, _add_load, _add_rollup, _add_query, _add_status):
+    for add in (
+        _add_demo,
+        _add_migrate,
+        _add_load,
+        _add_rollup,
+        _add_query,
+        _add_status,
+        _add_lint,
+    ):
         add(commands)
     return parser
 
@@ -178,6 +187,44 @@ def _add_status(commands: Commands) -> None:
     _add_json(status)
 
 
+def _add_lint(commands: Commands) -> None:
+    lint = _command(
+        commands,
+        "lint",
+        "find what Citus will refuse, without a database",
+        "Look at declared tables and at Alembic migrations for what a Citus cluster refuses, or "
+        "takes and regrets. Nothing of a migration is run.",
+    )
+    lint.add_argument(
+        "targets",
+        nargs="*",
+        metavar="TARGET",
+        help="a folder with migrations, or metadata as package.module:Base (default: the "
+        "migrations that alembic.ini names)",
+    )
+    lint.add_argument(
+        "--citus",
+        type=_version,
+        default=(13, 2),
+        metavar="VERSION",
+        help="whose limits to assume (default: 13.2)",
+    )
+    lint.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="CODE",
+        help="a code that is not wanted, such as CA012; can be given several times",
+    )
+    lint.add_argument(
+        "--format",
+        choices=("text", "json", "github"),
+        default="text",
+        help="how to print findings; github: as annotations of a workflow",
+    )
+    lint.add_argument("--explain", metavar="CODE", help="tell what a code means, and end")
+
+
 def _question(questions: Commands, name: str, help_text: str) -> ArgumentParser:
     question = _command(questions, name, help_text, help_text[0].upper() + help_text[1:])
     _add_database_url(question)
@@ -224,6 +271,13 @@ def _add_limit(parser: ArgumentParser, default: int) -> None:
         metavar="N",
         help=f"how many rows, or all (default: {default})",
     )
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    if not (major.isdecimal() and minor.isdecimal() and text.isascii()):
+        raise ArgumentTypeError(f"{text!r} is no version of Citus: write it like 13.2")
+    return int(major), int(minor)
 
 
 def _positive(text: str) -> int:

@@ -16,6 +16,7 @@ from citus_analytics.cli import answers
 from citus_analytics.cli.database import engine_for, url_of
 from citus_analytics.cli.demo import demo
 from citus_analytics.cli.failures import Exit, ExitError
+from citus_analytics.cli.lint import lint
 from citus_analytics.cli.output import open_screen, write, write_json
 from citus_analytics.cli.progress import loading, waiting
 from citus_analytics.cli.status import status
@@ -185,4 +186,5 @@ COMMANDS: Final[dict[str, Callable[[Namespace], None]]] = {
     "rollup": rollup,
     "query": query,
     "status": status,
+    "lint": lint,
 }
