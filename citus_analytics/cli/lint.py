@@ -57,13 +57,12 @@ def explanation(code: str) -> str:
         raise ArgumentError(
             f"{code!r} is no code of the linter; they are {', '.join(sorted(RULES))}."
         )
-    limits = {
-        "from Citus %d.%d on": rule.since,
-        "up to, but not including, Citus %d.%d": rule.until,
-    }
-    said = [words % version for words, version in limits.items() if version is not None]
-    severity = f"{rule.severity}{', ' if said else ''}{', '.join(said)}"
-    return f"{rule.code} ({severity}): {rule.title}.\n\n{rule.explanation}"
+    said: list[str] = [rule.severity]
+    if rule.since is not None:
+        said.append("since Citus {}.{}".format(*rule.since))
+    if rule.until is not None:
+        said.append("before Citus {}.{}".format(*rule.until))
+    return f"{rule.code} ({', '.join(said)}): {rule.title}.\n\n{rule.explanation}"
 
 
 def _findings(target: str, citus: Version, ignore: Collection[str]) -> list[Finding]:
@@ -80,7 +79,7 @@ def _metadata(module: str, attribute: str) -> MetaData:
         sys.path.insert(0, here)
     try:
         value: object = importlib.import_module(module)
-    except Exception as error:
+    except Exception as error:  # Whatever a module of somebody else's does wrong.
         raise ExitError(
             f"{module!r} cannot be imported from {here}: {type(error).__name__}: {error}",
             Exit.USAGE,

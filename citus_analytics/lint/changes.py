@@ -101,12 +101,23 @@ def _distribute(history: History, key: str, event: Event) -> None:
     column, count = event.text("column"), event.arguments.get("shard_count")
     if column is None and event.arguments.get("column", "") is not None:
         return  # It is distributed by something that only a run could tell.
-    history.spreads[key] = Spread(
-        kind="single-shard" if column is None else "sharded",
-        column=column,
-        colocate_with=event.text("colocate_with") or None,
+    history.spreads[key] = Spread.over_shards(
+        column,
+        colocate_with=event.text("colocate_with"),
+        colocate_schema=event.text("colocate_schema"),
         shard_count=count if isinstance(count, int) else None,
     )
+
+
+def _alter_distributed(history: History, key: str, event: Event) -> None:
+    spread, count = history.spread(key), event.arguments.get("shard_count")
+    if spread.distributed:
+        history.spreads[key] = Spread.over_shards(
+            event.text("column") or spread.column,
+            colocate_with=event.text("colocate_with") or spread.colocate_with,
+            colocate_schema=event.text("colocate_schema") or spread.colocate_schema,
+            shard_count=count if isinstance(count, int) else spread.shard_count,
+        )
 
 
 def _replicate(history: History, key: str, event: Event) -> None:
@@ -140,5 +151,6 @@ _CHANGES: Final[dict[str, Callable[[History, str, Event], None]]] = {
     "create_distributed_table": _distribute,
     "create_distributed_table_concurrently": _distribute,
     "create_reference_table": _replicate,
+    "alter_distributed_table": _alter_distributed,
     "undistribute_table": _undistribute,
 }

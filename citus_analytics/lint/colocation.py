@@ -20,10 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A colocation group. `type` is None for single-shard tables, `shard_count` for the default."""
+    """A colocation group.
+
+    Attributes:
+        type: The type of the distribution columns, None for single-shard tables.
+        shard_count: The number of shards, None for the server's default.
+        owner: The table that has asked for a group of its own.
+    """
 
     type: str | None
     shard_count: int | None
+    owner: str | None
 
 
 def key_column(table: TableShape) -> ColumnShape | None:
@@ -32,9 +39,11 @@ def key_column(table: TableShape) -> ColumnShape | None:
 
 
 def partner_key(table: TableShape) -> str | None:
-    """Return the key of the table that `table` is to be colocated with, in the same schema."""
-    name = table.spread.colocate_with
-    return None if name is None else in_schema(name, table.schema)
+    """Return the key of the table that `table` is to be colocated with."""
+    spread = table.spread
+    if spread.colocate_with is None:
+        return None
+    return in_schema(spread.colocate_with, spread.colocate_schema or table.schema)
 
 
 def leader(tables: Tables, table: TableShape) -> TableShape | None:
@@ -54,12 +63,13 @@ def group_of(tables: Tables, table: TableShape) -> Group | None:
     chief = leader(tables, table)
     if chief is None:
         return None
+    owner = chief.key if chief.spread.alone else None
     if chief.spread.kind == "single-shard":
-        return Group(None, None)
+        return Group(None, None, owner)
     column = key_column(chief)
     if column is None or column.type is None:
         return None
-    return Group(column.type, chief.spread.shard_count)
+    return Group(column.type, chief.spread.shard_count, owner)
 
 
 def converted(tables: Tables) -> set[str]:

@@ -45,6 +45,7 @@ _POSITIONAL: Final = {
     "create_distributed_table": ("table_name", "column"),
     "create_distributed_table_concurrently": ("table_name", "column"),
     "create_reference_table": ("table_name",),
+    "alter_distributed_table": ("table_name",),
     "undistribute_table": ("table_name",),
 }
 _RUNS_SQL = ("execute", "exec_driver_sql", "scalar", "scalars")

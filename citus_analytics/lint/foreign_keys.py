@@ -175,4 +175,6 @@ def _difference(table: TableShape, target: TableShape) -> str:
     own, other = (one.column(one.spread.column) for one in (table, target))
     if own is not None and other is not None and own.type != other.type:
         return f"distribution columns are {own.type} and {other.type}"
+    if table.spread.alone or target.spread.alone:
+        return "declarations say colocate_with='none'"
     return "shard counts are not said to be the same"

@@ -27,11 +27,22 @@ DROPPED = "citus_analytics.dropped"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """How a table is spread: one of the four kinds, and the details of the distributed ones."""
+    """How a table is spread: one of the four kinds, and the details of the distributed ones.
+
+    Attributes:
+        kind: Which of the four.
+        column: The distribution column of a sharded table.
+        colocate_with: The table whose shards are to be beside, None for Citus's own choice.
+        colocate_schema: Its schema, None for that of the table itself.
+        alone: Whether it is not to be colocated with anything.
+        shard_count: The number of shards, None for the server's default.
+    """
 
     kind: Kind = "local"
     column: str | None = None
     colocate_with: str | None = None
+    colocate_schema: str | None = None
+    alone: bool = False
     shard_count: int | None = None
 
     @property
@@ -40,15 +51,35 @@ class Spread:
         return self.kind in ("sharded", "single-shard")
 
     @classmethod
+    def over_shards(
+        cls,
+        column: str | None,
+        *,
+        colocate_with: str | None,
+        colocate_schema: str | None,
+        shard_count: int | None,
+    ) -> Spread:
+        """Return how the arguments of `create_distributed_table` spread a table."""
+        # In Citus's own word; with a schema, even this is the name of a table.
+        alone = colocate_with == "none" and colocate_schema is None
+        return cls(
+            kind="single-shard" if column is None else "sharded",
+            column=column,
+            colocate_with=None if alone or colocate_with == "default" else colocate_with,
+            colocate_schema=colocate_schema,
+            alone=alone,
+            shard_count=shard_count,
+        )
+
+    @classmethod
     def of(cls, distribution: Distribution) -> Spread:
         """Return a declared distribution as the rules see it."""
         match distribution:
             case Distributed():
-                column = cast("str | None", distribution.column)
-                return cls(
-                    kind="single-shard" if column is None else "sharded",
-                    column=column,
+                return cls.over_shards(
+                    cast("str | None", distribution.column),
                     colocate_with=distribution.colocate_with,
+                    colocate_schema=getattr(distribution, "colocate_schema", None),
                     shard_count=distribution.shard_count,
                 )
             case Reference():

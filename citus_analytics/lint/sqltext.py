@@ -7,7 +7,7 @@ take it for what it is not: literals and comments are blanked out first.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,21 +62,18 @@ _CHANGING = re.compile(
 )
 _VOLATILE_CALL = re.compile(rf"\b(?:{_VOLATILE})\s*\(", re.IGNORECASE)
 
-# Between the parts of a name: the key under which the metadata knows the table.
-_SEPARATOR: Final = "."
-
 
 def raw_distributions(sql: str) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield the Citus functions that are called, as our operations with their arguments."""
     for found in _CITUS_FUNCTION.finditer(_COMMENTS.sub(" ", sql)):
-        schema, _, name = key_of(found["table"]).rpartition(_SEPARATOR)
+        schema, _, name = key_of(found["table"]).rpartition(".")
         arguments: dict[str, object] = {"table_name": name, "schema": schema or None}
         if found["name"].lower().startswith("create_distributed"):
             partner = _COLOCATE_WITH.search(found["rest"])
             count = _SHARD_COUNT.search(found["rest"])
-            _, _, arguments["colocate_with"] = key_of(partner[1] if partner else "").rpartition(
-                _SEPARATOR
-            )
+            partner_schema, _, partner_name = key_of(partner[1] if partner else "").rpartition(".")
+            arguments["colocate_with"] = partner_name or None
+            arguments["colocate_schema"] = partner_schema or None
             arguments["column"] = found["column"]
             arguments["shard_count"] = int(count[1]) if count else None
         yield found["name"].lower(), arguments
@@ -133,7 +130,7 @@ def numbered_columns(sql: str) -> list[str]:
 def key_of(name: str) -> str:
     """Return the key under which the metadata knows a name of SQL."""
     parts = re.findall(r"\"([^\"]+)\"|(\w+)", name)
-    return _SEPARATOR.join(quoted or plain.lower() for quoted, plain in parts)
+    return ".".join(quoted or plain.lower() for quoted, plain in parts)
 
 
 def _blanked(sql: str) -> str:
