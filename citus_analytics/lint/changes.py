@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Column, Table
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.schema import SchemaItem
+from sqlalchemy.types import NullType, TypeEngine, to_instance
 
 from citus_analytics.lint import constraints
 from citus_analytics.lint.shape import DROPPED, PLACE, Spread, in_schema
@@ -16,8 +17,6 @@ from citus_analytics.lint.sqltext import allows_triggers, filled_tables, trigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from sqlalchemy.types import TypeEngine
 
     from citus_analytics.lint.events import Event
     from citus_analytics.lint.history import History
@@ -83,9 +82,10 @@ def _alter_column(history: History, key: str, event: Event) -> None:
     if name is None:
         return
     column = history.column(history.table(key, event.place), name)
-    type_: TypeEngine[object] | None = event.arguments.get("type_")  # type: ignore[assignment]
+    type_ = event.arguments.get("type_")
     if type_ is not None:
-        column.type = type_() if isinstance(type_, type) else type_
+        known = isinstance(type_, TypeEngine | type)
+        column.type = to_instance(type_) if known else NullType()
     if "server_default" in event.arguments and event.arguments["server_default"] is None:
         column.server_default = None
         column.identity = None

@@ -134,6 +134,7 @@ class Evaluator:
         if not (callable(function) and is_construct(function)):
             return UNKNOWN
         positional, named = self.arguments(node)
+        named = {name: value for name, value in named.items() if value is not UNKNOWN}
         # A column of a type that is not known is still a column.
         known = [value for value in positional if value is not UNKNOWN]
         if len(known) < len(positional) and function is not Column:
@@ -147,7 +148,7 @@ class Evaluator:
         return made
 
     def arguments(self, node: ast.Call) -> tuple[list[object], dict[str, object]]:
-        """Return the arguments of a call; named ones that are not known are left out."""
+        """Return the arguments of a call, by place and by name."""
         positional: list[object] = []
         for argument in node.args:
             if isinstance(argument, ast.Starred):
@@ -156,7 +157,7 @@ class Evaluator:
             else:
                 positional.append(self.value(argument))
         named = {one.arg: self.value(one.value) for one in node.keywords if one.arg is not None}
-        return positional, {name: value for name, value in named.items() if value is not UNKNOWN}
+        return positional, named
 
 
 def is_construct(value: object) -> bool:
