@@ -35,6 +35,7 @@ class Page:
 
     @property
     def is_about_migrations(self) -> bool:
+        """Whether the examples are migrations, and not metadata."""
         return "def upgrade()" in self.breaks
 
     @property

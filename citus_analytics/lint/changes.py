@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Column, Table
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.schema import SchemaItem
-from sqlalchemy.types import NullType, TypeEngine, to_instance
+from sqlalchemy.types import NULLTYPE, TypeEngine
 
 from citus_analytics.lint import constraints
 from citus_analytics.lint.shape import DROPPED, PLACE, Spread, in_schema
@@ -84,8 +84,8 @@ def _alter_column(history: History, key: str, event: Event) -> None:
     column = history.column(history.table(key, event.place), name)
     type_ = event.arguments.get("type_")
     if type_ is not None:
-        known = isinstance(type_, TypeEngine | type)
-        column.type = to_instance(type_) if known else NullType()
+        type_ = type_() if isinstance(type_, type) else type_
+        column.type = type_ if isinstance(type_, TypeEngine) else NULLTYPE
     if "server_default" in event.arguments and event.arguments["server_default"] is None:
         column.server_default = None
         column.identity = None

@@ -91,6 +91,11 @@ def converted(tables: Tables) -> set[str]:
     return {key for key in reached if tables[key].spread.kind == "local"}
 
 
+def is_on_citus(tables: Tables, table: TableShape) -> bool:
+    """Return whether a table is spread, or taken over because of its foreign keys."""
+    return table.spread.kind != "local" or table.key in converted(tables)
+
+
 def _links(tables: Tables) -> Iterator[tuple[str, str]]:
     for key, table in tables.items():
         for foreign_key in table.foreign_keys:

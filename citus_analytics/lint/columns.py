@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from citus_analytics.lint.colocation import key_column
+from citus_analytics.lint.colocation import is_on_citus, key_column
 from citus_analytics.lint.finding import Fault
 
 if TYPE_CHECKING:
@@ -39,12 +39,11 @@ def identity_is_irreversible(_: Tables, table: TableShape) -> Iterator[Fault]:
             )
 
 
-def narrow_sequence(_: Tables, table: TableShape) -> Iterator[Fault]:
+def narrow_sequence(tables: Tables, table: TableShape) -> Iterator[Fault]:
     """CA013: a column narrower than bigint that takes its default from a sequence."""
-    if table.spread.kind == "local":
-        return
     for column in table.columns:
-        if column.type in _NARROW and (column.sequence or column.identity):
+        numbered = column.sequence is not None or column.identity
+        if column.type in _NARROW and numbered and is_on_citus(tables, table):
             yield _fault(
                 table,
                 column,
@@ -56,9 +55,9 @@ def narrow_sequence(_: Tables, table: TableShape) -> Iterator[Fault]:
 
 def sequence_of_two_types(tables: Tables, table: TableShape) -> Iterator[Fault]:
     """CA014: a sequence that numbers columns of different types."""
-    if table.spread.kind == "local":
+    if not any(column.sequence for column in table.columns) or not is_on_citus(tables, table):
         return
-    earlier = [other for other in tables.values() if other.spread.kind != "local"]
+    earlier = [other for other in tables.values() if is_on_citus(tables, other)]
     for column in table.columns:
         for user, used in _users(column.sequence, earlier):
             if user is table and used is column:

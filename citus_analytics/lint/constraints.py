@@ -59,6 +59,9 @@ def create_unique_constraint(history: History, key: str, event: Event) -> None:
 def create_primary_key(history: History, key: str, event: Event) -> None:
     """Add a primary key."""
     columns = _columns(history, key, event, "columns")
+    for column in columns:
+        # Only a column that is created with its primary key becomes SERIAL.
+        column.autoincrement = False
     _add(history, key, event, PrimaryKeyConstraint(*columns, name=_name(event), **_options(event)))
 
 

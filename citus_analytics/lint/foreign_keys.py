@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from citus_analytics.lint.colocation import converted, group_of
+from citus_analytics.lint.colocation import group_of, is_on_citus
 from citus_analytics.lint.finding import Fault
 
 if TYPE_CHECKING:
@@ -65,10 +65,12 @@ def distribution_columns_not_paired(tables: Tables, table: TableShape) -> Iterat
 
 def replicated_to_distributed(tables: Tables, table: TableShape) -> Iterator[Fault]:
     """CA007: from a reference table, or a local table tied to one, to a distributed table."""
-    is_converted = table.key in converted(tables)
+    if table.spread.distributed:
+        return
     for key, target in _foreign_keys(tables, table):
-        if (table.spread.kind == "reference" or is_converted) and target.spread.distributed:
-            kind = "reference table" if not is_converted else "local table tied to a reference one"
+        if target.spread.distributed and is_on_citus(tables, table):
+            is_local = table.spread.kind == "local"
+            kind = "local table tied to a reference one" if is_local else "reference table"
             yield _fault(
                 table,
                 key,
@@ -80,10 +82,8 @@ def replicated_to_distributed(tables: Tables, table: TableShape) -> Iterator[Fau
 
 def local_to_distributed(tables: Tables, table: TableShape) -> Iterator[Fault]:
     """CA008: from a local table to a distributed one."""
-    if table.spread.kind != "local" or table.key in converted(tables):
-        return
     for key, target in _foreign_keys(tables, table):
-        if target.spread.distributed:
+        if target.spread.distributed and not is_on_citus(tables, table):
             yield _fault(
                 table,
                 key,
@@ -127,12 +127,11 @@ def action_on_distribution_column(tables: Tables, table: TableShape) -> Iterator
 
 def default_from_sequence(tables: Tables, table: TableShape) -> Iterator[Fault]:
     """CA011: an action that sets a column to the next value of a sequence."""
-    if table.spread.kind == "local" and table.key not in converted(tables):
-        return
     for key, _ in _foreign_keys(tables, table):
         for name in _set_to_default(key):
             column = table.column(name)
-            if column is not None and (column.sequence or column.identity):
+            numbered = column is not None and (column.sequence is not None or column.identity)
+            if numbered and is_on_citus(tables, table):
                 yield _fault(
                     table,
                     key,

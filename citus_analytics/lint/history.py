@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sqlalchemy import Column, MetaData, Table
 
@@ -45,12 +46,12 @@ class History:
         schema, _, name = key.rpartition(".")
         return Table(name, self.metadata, schema=schema or None, info={PLACE: place})
 
-    def column(self, table: Table, name: str) -> Column[object]:
+    def column(self, table: Table, name: str) -> Column[Any]:
         """Return a column of a table by its name; of one that is not known only the name is."""
         known = next((one for one in table.columns if one.name == name), None)
         if known is not None:
             return known
-        column: Column[object] = Column(name)
+        column: Column[Any] = Column(name)
         table.append_column(column)
         return column
 

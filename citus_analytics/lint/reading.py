@@ -35,6 +35,7 @@ from citus_analytics.sql import DIALECT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from sqlalchemy import Constraint, Index, Table
     from sqlalchemy.schema import SchemaItem
@@ -51,7 +52,7 @@ _TYPE = re.compile(
 _COLLATE = re.compile(r" COLLATE (?P<collation>\"[^\"]+\"|\S+)")
 
 
-def place_of(item: SchemaItem, *parts: Column[object]) -> Place | None:
+def place_of(item: SchemaItem, *parts: Column[Any]) -> Place | None:
     """Return where a migration creates this, or the first of its parts; None outside of those."""
     places: list[Place | None] = [one.info.get(PLACE) for one in (item, *parts)]
     return next((place for place in places if place is not None), None)
@@ -78,7 +79,7 @@ def shape_of(table: Table, spread: Spread) -> TableShape:
     )
 
 
-def _column(column: Column[object]) -> ColumnShape:
+def _column(column: Column[Any]) -> ColumnShape:
     place = place_of(column)
     try:
         ddl = str(CreateColumn(column).compile(dialect=DIALECT))

@@ -76,9 +76,11 @@ class Spread:
         """Return a declared distribution as the rules see it."""
         match distribution:
             case Distributed():
+                # Ranges are not colocated with anything, hashes are.
+                by_hash = getattr(distribution, "distribution_type", "hash") == "hash"
                 return cls.over_shards(
                     cast("str | None", distribution.column),
-                    colocate_with=distribution.colocate_with,
+                    colocate_with=distribution.colocate_with if by_hash else "none",
                     colocate_schema=getattr(distribution, "colocate_schema", None),
                     shard_count=distribution.shard_count,
                 )

@@ -1,0 +1,188 @@
+"""The linter on migrations: what it reads out of their source, in which order, and what not."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+import pytest
+
+from citus_analytics.errors import ArgumentError
+from citus_analytics.lint import lint_migrations
+from tests.lint_pages import write_migrations
+from tests.lint_sources import CLICKS, DISTRIBUTED, LATE, codes, lint, migration
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'op.create_unique_constraint("u", "clicks", ["v"])',
+        'op.create_primary_key("p", "clicks", ["v"])',
+        'op.create_index("i", "clicks", ["v"], unique=True)',
+        'op.create_index("i", "clicks", [sa.text("lower(k)"), "v"], unique=True)',
+        'op.add_column("clicks", sa.Column("w", sa.Integer(), unique=True))',
+        'with op.batch_alter_table("clicks") as b:\n    b.create_unique_constraint("u", ["v"])',
+        'with op.batch_alter_table("clicks") as b:\n    b.create_index("i", ["v"], unique=True)',
+    ],
+)
+def test_keys_of_all_kinds(tmp_path: Path, statement: str) -> None:
+    """Whether a key comes after the distribution or before, in the same migration or not."""
+    assert codes(tmp_path / "same", f"{DISTRIBUTED}\n{statement}") == ["CA001"]
+    assert codes(tmp_path / "next", DISTRIBUTED, statement) == ["CA001"]
+    assert codes(tmp_path / "late", f"{CLICKS}\n{statement}", LATE) == ["CA001"]
+    assert codes(tmp_path / "local", f"{CLICKS}\n{statement}") == []
+
+
+def test_a_finding_points_to_the_line(tmp_path: Path) -> None:
+    source = """\
+    op.create_table(
+        "clicks",
+        sa.Column("k", sa.BigInteger()),
+        sa.UniqueConstraint("k"),
+        sa.Column("v", sa.BigInteger(), unique=True),
+    )
+    op.create_distributed_table("clicks", "k")
+    """
+    (finding,) = lint(tmp_path, source)
+    assert finding.path == str(tmp_path / "versions" / "0001.py")
+    assert (tmp_path / "versions" / "0001.py").read_text().splitlines()[
+        (finding.line or 0) - 1
+    ] == ('        sa.Column("v", sa.BigInteger(), unique=True),')
+    assert (finding.code, finding.subject, finding.severity) == ("CA001", "clicks", "error")
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        'op.drop_constraint("u", "clicks")',
+        'op.drop_constraint("u", "clicks", type_="unique")',
+        'op.drop_column("clicks", "v")',
+        'op.drop_table("clicks")',
+    ],
+)
+def test_what_is_gone_is_not_judged(tmp_path: Path, back: str) -> None:
+    unique = 'op.create_unique_constraint("u", "clicks", ["v"])'
+    assert codes(tmp_path, f"{CLICKS}\n{unique}", f"{back}\n{LATE}") == []
+
+
+def test_constraints_have_the_names_that_postgresql_gives_them(tmp_path: Path) -> None:
+    table = CLICKS.replace("sa.Integer()", "sa.Integer(), unique=True")
+    assert codes(tmp_path / "a", table, LATE) == ["CA001"]
+    drop = 'op.drop_constraint("clicks_v_key", "clicks")'
+    assert codes(tmp_path / "b", table, f"{drop}\n{LATE}") == []
+
+
+def test_renamed_tables_and_columns(tmp_path: Path) -> None:
+    renamed = (
+        'op.rename_table("clicks", "taps")\n'
+        'op.alter_column("taps", "k", new_column_name="tenant")\n'
+    )
+    good = renamed + 'op.create_unique_constraint("u", "taps", ["tenant", "v"])'
+    assert codes(tmp_path / "good", DISTRIBUTED, good) == []
+    bad = renamed + 'op.create_unique_constraint("u", "taps", ["v"])'
+    assert codes(tmp_path / "bad", DISTRIBUTED, bad) == ["CA001"]
+
+
+def test_the_order_of_distributions_matters(tmp_path: Path) -> None:
+    tables = (
+        'op.create_table("a", sa.Column("k", sa.BigInteger(), primary_key=True))\n'
+        'op.create_table("b", sa.Column("k", sa.BigInteger(), sa.ForeignKey("a.k")))\n'
+    )
+    one, other = (
+        'op.create_distributed_table("a", "k")\n',
+        'op.create_distributed_table("b", "k")\n',
+    )
+    assert codes(tmp_path / "good", tables + one + other) == []
+    assert codes(tmp_path / "bad", tables + other + one) == ["CA004"]
+    # What only does harm is judged when the migration is over.
+    assert codes(tmp_path / "half", tables + one) == ["CA008"]
+
+
+def test_foreign_keys_that_are_added(tmp_path: Path) -> None:
+    tables = f'{DISTRIBUTED}\nop.create_table("users", sa.Column("id", sa.BigInteger()))\n'
+    key = 'op.create_foreign_key("f", "clicks", "users", ["k"], ["id"], ondelete="SET NULL")'
+    assert codes(tmp_path / "a", tables + key) == ["CA004", "CA010"]
+    reference = 'op.create_reference_table("users")\n'
+    assert codes(tmp_path / "b", tables + reference + key) == ["CA010"]
+
+
+@pytest.mark.parametrize(
+    ("top", "upgrade"),
+    [
+        ('NAME = "clicks"', f'{CLICKS}\nop.create_distributed_table(NAME, "k")'),
+        ("", f'{CLICKS}\nname = "clicks"\nop.create_distributed_table(name, column="k")'),
+        ("", f'{CLICKS}\nfor name in ("clicks",):\n    op.create_distributed_table(name, "k")'),
+        (
+            "def spread(name, by):\n    op.create_distributed_table(name, by)\n",
+            f'{CLICKS}\nspread("clicks", by="k")',
+        ),
+        ("", f'{CLICKS}\nif sa:\n    pass\nelse:\n    op.create_distributed_table("clicks", "k")'),
+        ("", f"{CLICKS}\nop.execute(\"SELECT create_distributed_table('clicks', 'k')\")"),
+        (
+            "",
+            f"{CLICKS}\nop.get_bind().execute(sa.text("
+            "\"SELECT create_distributed_table('clicks', 'k', colocate_with => 'none')\"))",
+        ),
+        (
+            'NAME = "clicks"',
+            f"{CLICKS}\nop.execute(f\"SELECT create_distributed_table('{{NAME}}', 'k')\")",
+        ),
+        (
+            "from citus_analytics.operations import op as o",
+            f'{CLICKS}\no.create_distributed_table("clicks", "k")',
+        ),
+    ],
+)
+def test_what_is_followed(tmp_path: Path, top: str, upgrade: str) -> None:
+    unique = 'op.create_unique_constraint("u", "clicks", ["v"])'
+    source = migration(f"{upgrade}\n{unique}", top=top)
+    found = {finding.code for finding in lint_migrations(write_migrations(tmp_path, source))}
+    assert found - {"CA103"} == {"CA001"}
+
+
+def test_what_only_a_run_could_tell_is_left_alone(tmp_path: Path) -> None:
+    source = f"""\
+    import os
+    {CLICKS}
+    op.create_distributed_table(os.environ["TABLE"], "k")
+    op.create_distributed_table("clicks", os.environ["COLUMN"])
+    op.create_unique_constraint("u", "clicks", ["v"])
+    op.create_table(*[], **dict())
+    op.add_column("clicks", sa.Column("x", Unknown()))
+    op.frobnicate(1)
+    """
+    assert codes(tmp_path, source) == []
+
+
+def test_nothing_is_run(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    source = migration(
+        f'{CLICKS}\nopen({str(trap)!r}, "w")\nsa.create_engine("sqlite://").connect()',
+        top=f'open({str(trap)!r}, "w")\nraise SystemExit',
+    )
+    assert lint_migrations(write_migrations(tmp_path, source)) == []
+    assert not trap.exists()
+
+
+def test_migrations_are_read_in_their_order(tmp_path: Path) -> None:
+    first = migration(CLICKS.replace("sa.Integer()", "sa.Integer(), unique=True"))
+    second = migration('op.drop_constraint("clicks_v_key", "clicks")', number=2)
+    third = migration(LATE, number=3)
+    for number, order in enumerate(permutations((first, second, third))):
+        assert lint_migrations(write_migrations(tmp_path / str(number), *order)) == []
+    # Without the one between, it is not known any longer which of the two comes first.
+    assert lint_migrations(write_migrations(tmp_path / "two", first, third)) != []
+
+
+def test_folders_without_migrations(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="there is no folder"):
+        lint_migrations(tmp_path / "nowhere")
+    (tmp_path / "models.py").write_text("x = 1")
+    with pytest.raises(ArgumentError, match=r"has no migrations: no file .* sets `revision`"):
+        lint_migrations(tmp_path)
+    (tmp_path / "0001.py").write_text("revision = '1'\ndef upgrade(:\n")
+    with pytest.raises(ArgumentError, match=r"0001\.py cannot be read as Python"):
+        lint_migrations(tmp_path)
