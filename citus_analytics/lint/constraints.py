@@ -11,7 +11,6 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
 )
-from sqlalchemy import text as sql_text
 from sqlalchemy.dialects.postgresql import ExcludeConstraint
 
 from citus_analytics.lint.shape import PLACE, in_schema
@@ -71,9 +70,8 @@ def create_exclude_constraint(history: History, key: str, event: Event) -> None:
     elements: list[Any] = []
     for element in event.listed("items"):
         what, operator = element if isinstance(element, list) else (element, "")
-        if isinstance(what, str):
-            what = history.column(table, what) if what.isidentifier() else sql_text(what)
-        elements.append((what, operator))
+        column = history.column(table, what) if isinstance(what, str) else what
+        elements.append((column, operator))
     _add(history, key, event, ExcludeConstraint(*elements, name=_name(event)))
 
 

@@ -150,6 +150,21 @@ def _trigger(history: History, event: Event) -> Iterator[Fault]:
         )
 
 
+def _unnamed_exclusion(history: History, event: Event) -> Iterator[Fault]:
+    tables = sqltext.unnamed_exclusions(event.text("sql") or "")
+    if event.name == "create_exclude_constraint" and event.arguments.get("constraint_name") is None:
+        compared = [one[0] if isinstance(one, list) else one for one in event.listed("items")]
+        if not all(isinstance(one, str) for one in compared):
+            tables = [event.table or ""]
+    for table in tables:
+        if history.spread(table).kind != "local":
+            yield _fault(
+                event,
+                f"the exclusion constraint that table {table!r} gets has no name, and compares an "
+                "expression: Citus crashes, and with it all connections to the node. Name it.",
+            )
+
+
 def _fault(event: Event, message: str) -> Fault:
     return Fault(message, event.text("revision") or event.place.path, event.place)
 
@@ -226,5 +241,12 @@ EVENT_RULES: Final[tuple[Rule[EventCheck], ...]] = (
         "Citus refuses triggers on distributed and reference tables, unless "
         "citus.enable_unsafe_triggers says that they are known to be sound.",
         _trigger,
+    ),
+    Rule(
+        "CA111",
+        "An exclusion constraint on an expression is added without a name",
+        "Citus makes up a name from the columns, finds none for an expression, and the server "
+        "crashes: all connections to the node are cut.",
+        _unnamed_exclusion,
     ),
 )

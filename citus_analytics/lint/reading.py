@@ -34,7 +34,7 @@ from citus_analytics.lint.shape import (
 from citus_analytics.sql import DIALECT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from sqlalchemy import Constraint, Index, Table
@@ -128,7 +128,7 @@ def _constraint_keys(constraints: list[Constraint]) -> Iterator[KeyShape]:
                 kind, names = "exclusion constraint", tuple(_equal_columns(constraint))
             case _:
                 continue
-        place = place_of(constraint, *constraint.columns)
+        place = place_of(constraint, *_columns(constraint))
         yield KeyShape(kind, _name(constraint), names, _included(constraint), place)
 
 
@@ -144,14 +144,19 @@ def _index_keys(indexes: list[Index]) -> Iterator[KeyShape]:
             # An expression of the distribution column is not the distribution column.
             parts = [_bare(part) for part in index.expressions]
             names = tuple(part.name for part in parts if isinstance(part, Column))
-            name, place = str(index.name), place_of(index, *index.columns)
+            name, place = str(index.name), place_of(index, *_columns(index))
             yield KeyShape("unique index", name, names, _included(index), place)
 
 
 def _has_dropped_column(item: Constraint | Index) -> bool:
     # PostgreSQL drops constraints and indexes with their columns.
-    columns = item.columns if isinstance(item, ColumnCollectionMixin) else ()
-    return any(DROPPED in column.info for column in columns)
+    return any(DROPPED in column.info for column in _columns(item))
+
+
+def _columns(item: Constraint | Index) -> list[Column[Any]]:
+    """Return the columns of a constraint or an index, without its expressions."""
+    columns: Iterable[object] = item.columns if isinstance(item, ColumnCollectionMixin) else ()
+    return [column for column in columns if isinstance(column, Column)]
 
 
 def _bare(part: object) -> object:
@@ -182,7 +187,7 @@ def _foreign_key(constraint: ForeignKeyConstraint) -> ForeignKeyShape:
         target_columns=tuple(column for _, _, column in targets),
         on_delete=_action(constraint.ondelete),
         on_update=_action(constraint.onupdate),
-        place=place_of(constraint, *constraint.columns),
+        place=place_of(constraint, *_columns(constraint)),
     )
 
 

@@ -40,6 +40,15 @@ _UPDATE = re.compile(
     r"(?P<set>(?:(?!\b(?:FROM|WHERE|RETURNING)\b)[^;])*)(?P<rest>[^;]*)",
     re.IGNORECASE,
 )
+_ASSIGNMENT = re.compile(
+    rf"(?:^|[,(])\s*(?P<name>\"[^\"]+\"|\w+)\s*=\s*(?P<value>{_NAME})?(?=\s*(?:[,)]|$|WHERE\b)|.)",
+    re.IGNORECASE | re.DOTALL,
+)
+_UNNAMED_EXCLUSION = re.compile(
+    rf"\bALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?({_NAME})[^;]*?\bADD\s+EXCLUDE\b"
+    r"[^(;]*\((?:(?!\bWHERE\b)[^;)])*\(",
+    re.IGNORECASE,
+)
 _TRIGGER = re.compile(
     rf"\bCREATE\s+(?:OR\s+REPLACE\s+)?(?:CONSTRAINT\s+)?TRIGGER\b[^;]*?\bON\s+({_NAME})",
     re.IGNORECASE,
@@ -105,11 +114,13 @@ def volatile_updates(sql: str) -> Iterator[tuple[str, str]]:
 
 
 def updated_columns(sql: str) -> Iterator[tuple[str, str]]:
-    """Yield tables, each with a column that an UPDATE or a DO UPDATE sets."""
+    """Yield tables, each with a column that an UPDATE or a DO UPDATE sets to something else."""
     for pattern in (_UPDATE, _UPSERT):
         for found in pattern.finditer(_blanked(sql)):
-            for column in re.finditer(r"(?:^|[,(])\s*(\"[^\"]+\"|\w+)\s*=", found["set"]):
-                yield key_of(found["table"]), key_of(column[1])
+            for column in _ASSIGNMENT.finditer(found["set"]):
+                # What is set to itself, or to what could not be inserted elsewhere, stays.
+                if key_of(column["value"] or "").rpartition(".")[2] != key_of(column["name"]):
+                    yield key_of(found["table"]), key_of(column["name"])
 
 
 def triggers(sql: str) -> list[str]:
@@ -125,6 +136,11 @@ def allows_triggers(sql: str) -> bool:
 def numbered_columns(sql: str) -> list[str]:
     """Return the keys of tables that get a serial or identity column."""
     return [key_of(found[1]) for found in _NUMBERED_COLUMN.finditer(_blanked(sql))]
+
+
+def unnamed_exclusions(sql: str) -> list[str]:
+    """Return the keys of tables that get an exclusion constraint on an expression, unnamed."""
+    return [key_of(found[1]) for found in _UNNAMED_EXCLUSION.finditer(_blanked(sql))]
 
 
 def key_of(name: str) -> str:

@@ -18,6 +18,7 @@ from citus_analytics.lint import RULES
 from citus_analytics.operations import UndistributeTableOp
 from tests.lint_pages import metadata_of, page, write_migrations
 from tests.lint_server import configuration_of, create, create_on
+from tests.servers import citus_binaries, running_citus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
 
     from tests.servers import DatabaseServer
 
-REFUSED = [code for code, rule in RULES.items() if rule.severity == "error" and not rule.until]
+# What no other test may suffer from.
+CRASHES = "CA111"
+REFUSED = [
+    code
+    for code, rule in RULES.items()
+    if rule.severity == "error" and not rule.until and code != CRASHES
+]
 ON_WORKERS = "SELECT success, result FROM run_command_on_workers(:command)"
 
 
@@ -204,6 +211,19 @@ def test_a_way_back(plain: Engine, tmp_path: Path) -> None:
     config = configuration_of(plain.url, tmp_path)
     command.downgrade(config, "base")
     command.upgrade(config, "head")
+
+
+def test_a_crash(tmp_path: Path) -> None:
+    """CA111: on a cluster of its own, which comes back."""
+    binaries = citus_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL of this machine has the extension citus")
+    with running_citus(binaries) as cluster, cluster.database("empty") as url:
+        engine = create_engine(url, poolclass=NullPool)
+        with pytest.raises(DBAPIError, match=said(CRASHES)):
+            run(page(CRASHES).breaks, engine, tmp_path)
+        cluster.nodes[0].start()
+        run(page(CRASHES).keeps, engine, tmp_path)
 
 
 def test_what_cannot_be_reversed(plain: Engine, tmp_path: Path) -> None:

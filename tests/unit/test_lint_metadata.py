@@ -30,6 +30,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import ExcludeConstraint
 
 from citus_analytics.distribution import Distributed, Distribution, Reference, distribute
 from citus_analytics.lint import Finding, lint_metadata
@@ -84,6 +85,15 @@ def test_keys_of_ordered_and_collated_columns() -> None:
     assert codes_of(one) == []
     Index("l", func.lower(one.c.k), unique=True)
     assert codes_of(one) == ["CA001"]
+
+
+def test_exclusion_constraints_of_expressions() -> None:
+    one = table("t", Column("v", BigInteger))
+    overlap = (func.int8range(one.c.v, one.c.v), "&&")
+    one.append_constraint(ExcludeConstraint(("k", "="), overlap, name="good"))
+    assert codes_of(one) == []
+    one.append_constraint(ExcludeConstraint((func.abs(one.c.k), "="), overlap, name="bad"))
+    assert codes_of(one) == ["CA002"]
 
 
 @pytest.mark.parametrize("distribution", [Reference(), Distributed(column="k", shard_count=1)])
