@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
-from datetime import datetime
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from citus_analytics import __version__
+from citus_analytics.cli.values import limit, moment, positive, version
 
 if TYPE_CHECKING:
     from argparse import Namespace, _MutuallyExclusiveGroup, _SubParsersAction
@@ -78,7 +78,7 @@ def _add_demo(commands: Commands) -> None:
     )
     demo.add_argument(
         "--events",
-        type=_positive,
+        type=positive,
         default=DEMO_EVENTS,
         metavar="N",
         help=f"how many events to make up (default: {DEMO_EVENTS:,})",
@@ -204,7 +204,7 @@ def _add_lint(commands: Commands) -> None:
     )
     lint.add_argument(
         "--citus",
-        type=_version,
+        type=version,
         default=(13, 2),
         metavar="VERSION",
         help="whose limits to assume (default: 13.2)",
@@ -231,7 +231,7 @@ def _question(questions: Commands, name: str, help_text: str) -> ArgumentParser:
     for bound, meaning in (("since", "at this time or later"), ("until", "before this time")):
         question.add_argument(
             f"--{bound}",
-            type=_moment,
+            type=moment,
             default=SUPPRESS,
             metavar="TIME",
             help=f"consider what happened {meaning}, such as 2026-03-01T12:00Z",
@@ -266,40 +266,8 @@ def _add_json(parser: ArgumentParser | _MutuallyExclusiveGroup) -> None:
 def _add_limit(parser: ArgumentParser, default: int) -> None:
     parser.add_argument(
         "--limit",
-        type=_limit,
+        type=limit,
         default=default,
         metavar="N",
         help=f"how many rows, or all (default: {default})",
     )
-
-
-def _version(text: str) -> tuple[int, int]:
-    major, _, minor = text.partition(".")
-    if not (major.isdecimal() and minor.isdecimal() and text.isascii()):
-        raise ArgumentTypeError(f"{text!r} is no version of Citus: write it like 13.2")
-    return int(major), int(minor)
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise ArgumentTypeError(f"{text!r} is no number from 1 upwards")
-    return int(text)
-
-
-def _limit(text: str) -> int | None:
-    return None if text == "all" else _positive(text)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ArgumentTypeError(
-            f"{text!r} is no time: write it like 2026-03-01T12:00Z or 2026-03-01T12:00+02:00"
-        ) from error
-    if moment.utcoffset() is None:
-        raise ArgumentTypeError(
-            f"{text!r} has no time zone: write {moment.isoformat(timespec='minutes')}Z for UTC, "
-            f"or {moment.isoformat(timespec='minutes')}+02:00"
-        )
-    return moment

@@ -7,7 +7,7 @@ both.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from citus_analytics.distribution import Distributed, Reference
 from citus_analytics.lint.finding import Place
@@ -77,11 +77,11 @@ class Spread:
         match distribution:
             case Distributed():
                 # Ranges are not colocated with anything, hashes are.
-                by_hash = getattr(distribution, "distribution_type", "hash") == "hash"
+                by_hash = distribution.distribution_type == "hash"
                 return cls.over_shards(
-                    cast("str | None", distribution.column),
+                    distribution.column,
                     colocate_with=distribution.colocate_with if by_hash else "none",
-                    colocate_schema=getattr(distribution, "colocate_schema", None),
+                    colocate_schema=distribution.colocate_schema,
                     shard_count=distribution.shard_count,
                 )
             case Reference():

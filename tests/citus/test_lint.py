@@ -83,16 +83,12 @@ def test_what_is_taken(code: str, shared: Engine, citus: DatabaseServer, tmp_pat
     run_and_undo(page(code).keeps, shared, citus, tmp_path)
 
 
-def test_narrow_identities_are_taken_by_now(plain: Engine, tmp_path: Path) -> None:
-    """CA020: until Citus 12.0, says its change log."""
-    run(page("CA020").breaks, plain, tmp_path)
-
-
-def test_tables_of_a_single_shard_are_taken_by_now(plain: Engine) -> None:
-    """CA019: until Citus 12.0, says its change log."""
-    with plain.begin() as connection:
-        connection.execute(text("CREATE TABLE settings (name text PRIMARY KEY)"))
-        connection.execute(text("SELECT create_distributed_table('settings', NULL)"))
+@pytest.mark.parametrize("code", [code for code, rule in RULES.items() if rule.until])
+def test_what_is_taken_by_now(
+    code: str, shared: Engine, citus: DatabaseServer, tmp_path: Path
+) -> None:
+    """Limits of earlier versions, as their change logs tell."""
+    run_and_undo(page(code).breaks, shared, citus, tmp_path)
 
 
 def harm_of_an_included_column(engine: Engine) -> None:

@@ -66,10 +66,11 @@ def distributions(draw: st.DrawFn, earlier: tuple[str, ...]) -> Distribution:
         return Local()
     if kind == "reference":
         return Reference()
-    column = draw(st.sampled_from(("k", "k", "v")))
-    partner = draw(st.sampled_from((None, *earlier)))
+    column = draw(st.sampled_from(("k", "k", "v", None)))
+    partner = draw(st.sampled_from((None, *earlier, "none")))
     # The server's own default is another number.
-    count = draw(st.sampled_from((None, None, 3))) if partner is None else None
+    counts = (None, None, 3) if partner is None and column is not None else (None,)
+    count = draw(st.sampled_from(counts))
     return Distributed(column=column, colocate_with=partner, shard_count=count)
 
 

@@ -6,30 +6,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import (
-    JSON,
-    TIMESTAMP,
     BigInteger,
     Column,
-    Enum,
-    Float,
     ForeignKey,
     ForeignKeyConstraint,
-    Identity,
     Index,
     Integer,
     MetaData,
-    Numeric,
-    Sequence,
-    SmallInteger,
-    String,
     Table,
     Text,
     UniqueConstraint,
-    Uuid,
     func,
     text,
 )
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ExcludeConstraint
 
 from citus_analytics.distribution import Distributed, Distribution, Reference, distribute
@@ -96,11 +85,20 @@ def test_exclusion_constraints_of_expressions() -> None:
     assert codes_of(one) == ["CA002"]
 
 
-@pytest.mark.parametrize("distribution", [Reference(), Distributed(column="k", shard_count=1)])
-def test_only_shards_need_the_distribution_column(distribution: Distribution) -> None:
+@pytest.mark.parametrize(
+    ("distribution", "found"),
+    [
+        (Reference(), []),
+        (Distributed(column=None), []),
+        (Distributed(column="k", shard_count=1), ["CA001"]),
+        (Distributed(column="k", distribution_type="append"), ["CA001"]),
+    ],
+)
+def test_only_shards_need_the_distribution_column(
+    distribution: Distribution, found: list[str]
+) -> None:
     one = table("t", UniqueConstraint("k"), Column("v", BigInteger, unique=True))
-    found = codes_of(one, distribution)
-    assert found == ([] if isinstance(distribution, Reference) else ["CA001"])
+    assert codes_of(one, distribution) == found
 
 
 def test_a_column_is_known_by_its_name_in_the_database() -> None:
@@ -112,66 +110,6 @@ def test_a_column_is_known_by_its_name_in_the_database() -> None:
         UniqueConstraint("tenant", "value"),
     )
     assert codes_of(one, Distributed(column="tenant id")) == []
-
-
-@pytest.mark.parametrize(
-    ("type_", "sql"),
-    [
-        (BigInteger(), "BIGINT"),
-        (String(20), "VARCHAR"),
-        (Text(), "TEXT"),
-        (Numeric(10, 2), "NUMERIC"),
-        (Float(), "DOUBLE PRECISION"),
-        (Float(20), "REAL"),
-        (Uuid(), "UUID"),
-        (TIMESTAMP(timezone=True), "TIMESTAMP WITH TIME ZONE"),
-        (postgresql.TIMESTAMP(timezone=True, precision=3), "TIMESTAMP WITH TIME ZONE"),
-        (postgresql.ARRAY(Integer), "INTEGER[]"),
-        (Enum("a", "b", name="mood"), "MOOD"),
-    ],
-)
-def test_types_are_those_that_citus_compares(type_: TypeEngine[object], sql: str) -> None:
-    one = Table("t", MetaData(), Column("c", type_, nullable=False, server_default="x NOT NULL"))
-    (column,) = shape_of(one, Spread()).columns
-    assert column.type == sql
-
-
-@pytest.mark.parametrize(
-    ("column", "found"),
-    [
-        (Column("v", Integer, primary_key=True, autoincrement=True), ["CA001", "CA013"]),
-        (Column("v", SmallInteger, Identity()), ["CA012", "CA013"]),
-        (Column("v", BigInteger, Identity()), ["CA012"]),
-        (Column("v", Integer, server_default=Sequence("s").next_value()), ["CA013"]),
-        (Column("v", Integer, server_default=text("7 + nextval('s'::regclass)")), ["CA013"]),
-        (Column("v", Text, server_default=text("nextval('s')")), []),
-        (Column("v", BigInteger, server_default=Sequence("s").next_value()), []),
-    ],
-)
-def test_numbered_columns(column: Column[int], found: list[str]) -> None:
-    assert codes_of(table("t", column)) == found
-
-
-def test_local_tables_are_free() -> None:
-    one = table("t", Column("v", Integer, Identity(), unique=True), Column("w", JSON))
-    assert codes(one.metadata) == []
-
-
-@pytest.mark.parametrize(
-    ("type_", "found"),
-    [
-        (JSON(), ["CA015"]),
-        (postgresql.TSVECTOR(), ["CA015"]),
-        (postgresql.MONEY(), ["CA015"]),
-        (postgresql.BIT(3), ["CA015"]),
-        (Numeric(3, -2), ["CA015"]),
-        (Numeric(3, 2), []),
-        (postgresql.JSONB(), []),
-        (postgresql.INT4RANGE(), []),
-    ],
-)
-def test_types_that_can_be_hashed(type_: TypeEngine[object], found: list[str]) -> None:
-    assert codes_of(Table("t", MetaData(), Column("k", type_))) == found
 
 
 def pair(
@@ -202,6 +140,12 @@ def pair(
         (Distributed(column="k", shard_count=3), BY_K, ["CA005"]),
         (Distributed(column="k", shard_count=3), Distributed(column="k", shard_count=3), []),
         (BY_K, Distributed(column="k", colocate_with="a"), []),
+        (BY_K, Distributed(column="k", colocate_with="none"), ["CA005"]),
+        (Distributed(column=None), Distributed(column=None), []),
+        (Distributed(column=None), Distributed(column=None, colocate_with="none"), ["CA005"]),
+        (Distributed(column=None), BY_K, ["CA005"]),
+        (Distributed(column=None), Distributed(column="k", colocate_with="a"), ["CA018"]),
+        (Distributed(column="k", distribution_type="range"), BY_K, ["CA005"]),
     ],
 )
 def test_foreign_keys(one: Distribution, other: Distribution, found: list[str]) -> None:
