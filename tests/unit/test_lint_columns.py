@@ -98,5 +98,5 @@ def test_local_tables_are_free() -> None:
         (postgresql.INT4RANGE(), []),
     ],
 )
-def test_types_that_can_be_hashed(type_: TypeEngine[object], found: list[str]) -> None:
+def test_types_that_can_be_hashed(type_: TypeEngine[int], found: list[str]) -> None:
     assert codes_of(Column("k", type_)) == found
