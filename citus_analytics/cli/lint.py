@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError, coerce_resource_to_filename
 from sqlalchemy import MetaData
 
 from citus_analytics.cli.failures import Exit, ExitError, printable
@@ -20,7 +22,7 @@ from citus_analytics.lint import RULES, lint_metadata, lint_migrations
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from citus_analytics.lint import Finding, Version
 
@@ -35,12 +37,8 @@ def lint(arguments: Namespace) -> None:
     if arguments.explain is not None:
         write(explanation(arguments.explain))
         return
-    targets = arguments.targets or [_default_target()]
-    findings = [
-        finding
-        for target in targets
-        for finding in _findings(target, arguments.citus, arguments.ignore)
-    ]
+    targets = arguments.targets or _default_targets()
+    findings = _findings(targets, arguments.citus, arguments.ignore)
     _print(findings, arguments)
     if findings:
         raise ExitError(f"{plural(len(findings), 'finding')} in {', '.join(targets)}.")
@@ -65,15 +63,26 @@ def explanation(code: str) -> str:
     return f"{rule.code} ({', '.join(said)}): {rule.title}.\n\n{rule.explanation}"
 
 
-def _findings(target: str, citus: Version, ignore: Collection[str]) -> list[Finding]:
-    module, colon, attribute = target.partition(":")
-    if colon and not Path(target).exists():
-        return lint_metadata(_metadata(module, attribute), citus=citus, ignore=ignore)
-    return lint_migrations(target, citus=citus, ignore=ignore)
+def _findings(targets: Sequence[str], citus: Version, ignore: Collection[str]) -> list[Finding]:
+    """Return the findings in all metadata as one, and in all folders as one."""
+    kinds: dict[bool, list[str]] = {}
+    for target in targets:
+        is_metadata = ":" in target and not Path(target).exists()
+        kinds.setdefault(is_metadata, []).append(target)
+    return [
+        finding
+        for is_metadata, named in kinds.items()
+        for finding in (
+            lint_metadata(*map(_metadata, named), citus=citus, ignore=ignore)
+            if is_metadata
+            else lint_migrations(*named, citus=citus, ignore=ignore)
+        )
+    ]
 
 
-def _metadata(module: str, attribute: str) -> MetaData:
+def _metadata(target: str) -> MetaData:
     """Return the metadata that `module:attribute` is, or that its declarative base has."""
+    module, _, attribute = target.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -96,15 +105,20 @@ def _metadata(module: str, attribute: str) -> MetaData:
     return metadata
 
 
-def _default_target() -> str:
+def _default_targets() -> list[str]:
+    """Return the places in which the configuration of the current folder has revisions."""
     ini = Path("alembic.ini")
-    location = Config(str(ini)).get_main_option("script_location") if ini.exists() else None
-    if not location:
+    if not ini.exists():
         raise ArgumentError(
             "nothing to look at: name a folder with migrations, or metadata as package.module:Base "
             "(here is no alembic.ini that says where migrations are)."
         )
-    return os.path.relpath(location)
+    try:
+        scripts = ScriptDirectory.from_config(Config(str(ini)))
+    except CommandError as error:
+        raise ArgumentError(f"alembic.ini does not say where migrations are: {error}") from error
+    places = map(coerce_resource_to_filename, scripts.version_locations or [scripts.versions])
+    return [os.path.relpath(place) for place in places]
 
 
 def _print(findings: list[Finding], arguments: Namespace) -> None:

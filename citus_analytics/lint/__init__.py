@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from citus_analytics.lint import ignores
 from citus_analytics.lint.finding import Fault, Finding, Place, Severity
-from citus_analytics.lint.folder import read_folder
+from citus_analytics.lint.folder import read_folders
 from citus_analytics.lint.metadata import faults_of_metadata
 from citus_analytics.lint.migration_rules import EVENT_RULES
 from citus_analytics.lint.migrations import faults_of_migrations
@@ -76,7 +76,7 @@ def ignore(table: Table, code: str, *, reason: str) -> None:
 
 
 def lint_metadata(
-    metadata: MetaData, *, citus: Version = CITUS, ignore: Collection[str] = ()
+    *metadata: MetaData, citus: Version = CITUS, ignore: Collection[str] = ()
 ) -> list[Finding]:
     """Return what a Citus cluster would refuse of these tables, or regret.
 
@@ -85,6 +85,7 @@ def lint_metadata(
 
     Args:
         metadata: The tables, with their distributions declared by `citus_analytics.distribute`.
+            Several metadata are looked at as one.
         citus: The version of Citus, major and minor.
         ignore: Codes that are not wanted.
 
@@ -93,12 +94,12 @@ def lint_metadata(
     """
     ignores.require_codes(ignore, RULES, "the argument `ignore`")
     faults = list(faults_of_metadata(metadata, citus))
-    declared = ignores.of_metadata(metadata)
+    declared = [one for part in metadata for one in ignores.of_metadata(part)]
     return _findings(faults, declared, ignore, citus, path=None)
 
 
 def lint_migrations(
-    path: str | os.PathLike[str], *, citus: Version = CITUS, ignore: Collection[str] = ()
+    *paths: str | os.PathLike[str], citus: Version = CITUS, ignore: Collection[str] = ()
 ) -> list[Finding]:
     """Return what a Citus cluster would refuse of these migrations, or regret.
 
@@ -106,7 +107,8 @@ def lint_migrations(
     several codes are separated by commas.
 
     Args:
-        path: The folder with the migrations, or with `versions` in it.
+        paths: The folders with the migrations, or with `versions` in them. Several are looked at
+            as one, as Alembic does with `version_locations`.
         citus: The version of Citus, major and minor.
         ignore: Codes that are not wanted.
 
@@ -114,7 +116,7 @@ def lint_migrations(
         ArgumentError: There are no migrations, one is no Python, or a code to be ignored is none.
     """
     ignores.require_codes(ignore, RULES, "the argument `ignore`")
-    migrations = read_folder(Path(path))
+    migrations = read_folders(map(Path, paths))
     faults = list(faults_of_migrations(migrations, citus))
     findings: list[Finding] = []
     for migration in migrations:

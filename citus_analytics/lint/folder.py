@@ -11,7 +11,7 @@ from citus_analytics.errors import ArgumentError
 from citus_analytics.lint.source import Evaluator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Migration:
         source: Its text.
         tree: The same as a syntax tree.
         revision: Its `revision`.
-        parents: Its `down_revision`: none, one or several.
+        parents: The revisions that come before it: `down_revision` and `depends_on`.
     """
 
     path: str
@@ -38,12 +38,16 @@ class Migration:
         return next((function for function in functions if function.name == name), None)
 
 
-def read_folder(folder: Path) -> list[Migration]:
-    """Return the migrations of a folder, or of `versions` in it, each after those before it.
+def read_folders(folders: Iterable[Path]) -> list[Migration]:
+    """Return the migrations of folders, or of `versions` in them, each after those before it.
 
     Raises:
         ArgumentError: There is no such folder, no migration in it, or one cannot be read.
     """
+    return list(_in_order([migration for folder in folders for migration in _read_folder(folder)]))
+
+
+def _read_folder(folder: Path) -> list[Migration]:
     if not folder.is_dir():
         raise ArgumentError(f"there is no folder {str(folder)!r} with migrations.")
     versions = folder / "versions"
@@ -54,7 +58,7 @@ def read_folder(folder: Path) -> list[Migration]:
         raise ArgumentError(
             f"{str(folder)!r} has no migrations: no file in {str(place)!r} sets `revision`."
         )
-    return list(_in_order(migrations))
+    return migrations
 
 
 def _read(path: Path) -> Migration | None:
@@ -71,12 +75,20 @@ def _read(path: Path) -> Migration | None:
                 evaluator.names[name] = evaluator.value(value)
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
                 evaluator.names[name] = evaluator.value(value)
-    revision, parents = evaluator.names.get("revision"), evaluator.names.get("down_revision")
+    revision = evaluator.names.get("revision")
     if not isinstance(revision, str):
         return None
-    listed = parents if isinstance(parents, list) else [parents]
-    known = tuple(parent for parent in listed if isinstance(parent, str))
-    return Migration(_shown(path), source, tree, revision, known)
+    parents = [
+        parent
+        for name in ("down_revision", "depends_on")
+        for parent in _listed(evaluator.names.get(name))
+        if isinstance(parent, str)
+    ]
+    return Migration(_shown(path), source, tree, revision, tuple(parents))
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _shown(path: Path) -> str:

@@ -10,7 +10,7 @@ from citus_analytics.lint.rules import TABLE_RULES
 from citus_analytics.lint.shape import Spread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from sqlalchemy import MetaData
 
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from citus_analytics.lint.shape import Tables, TableShape
 
 
-def faults_of_metadata(metadata: MetaData, citus: Version) -> Iterator[tuple[str, Fault]]:
+def faults_of_metadata(metadata: Iterable[MetaData], citus: Version) -> Iterator[tuple[str, Fault]]:
     """Yield what is wrong with the tables of `metadata`, each with its code."""
     tables = {
         table.key: shape_of(table, Spread.of(distribution_of(table)))
-        for table in metadata.tables.values()
+        for part in metadata
+        for table in part.tables.values()
     }
     for table in tables.values():
         yield from faults_of_table(tables, table, citus)

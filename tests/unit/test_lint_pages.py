@@ -10,6 +10,7 @@ import pytest
 from citus_analytics.cli import main
 from citus_analytics.lint import RULES, lint_metadata, lint_migrations
 from citus_analytics.models import Base
+from examples.github_stars import models as github_stars
 from examples.page_views import models as page_views
 from tests.lint_pages import FOLDER, findings, page
 
@@ -60,5 +61,7 @@ def test_codes_are_explained(code: str, capsys: pytest.CaptureFixture[str]) -> N
 def test_what_the_repository_ships_is_clean() -> None:
     assert lint_metadata(Base.metadata) == []
     assert lint_metadata(page_views.Base.metadata) == []
-    for folder in [ROOT / "alembic", *ROOT.glob("examples/*/alembic")]:
-        assert lint_migrations(folder) == []
+    assert lint_metadata(github_stars.Base.metadata, Base.metadata) == []
+    assert lint_migrations(ROOT / "alembic") == []
+    assert lint_migrations(ROOT / "examples" / "page_views" / "alembic") == []
+    assert lint_migrations(ROOT / "examples" / "github_stars" / "alembic", ROOT / "alembic") == []
