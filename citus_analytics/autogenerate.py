@@ -25,7 +25,11 @@ from sqlalchemy import MetaData
 from citus_analytics import catalog
 from citus_analytics.diff import Declared, DeclaredTable, ForeignKey, Live, plan
 from citus_analytics.distribution import Distributed, declared_distribution
-from citus_analytics.operations import CitusOperation
+from citus_analytics.operations import (
+    CitusOperation,
+    CreateDistributedTableOp,
+    CreateReferenceTableOp,
+)
 from citus_analytics.rollup import rollups_of
 from citus_analytics.rollup_sql import RollupSpec
 
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from alembic.autogenerate.api import AutogenContext
+    from alembic.operations import MigrateOperation
     from alembic.operations.ops import UpgradeOps
     from alembic.runtime.environment import NameFilterParentNames
     from sqlalchemy import Table
@@ -74,8 +79,24 @@ def _compare(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispat
     for operation in operations:
         if isinstance(operation, CitusOperation):
             _log.info("Detected %s", operation.to_diff_tuple())
+        _warn_of_rows(operation, live)
     upgrade_ops.ops[:] = operations
     return PriorityDispatchResult.CONTINUE
+
+
+def _warn_of_rows(operation: MigrateOperation, live: Live) -> None:
+    """Say of a table with rows that its writers will wait; whoever writes to it has to know."""
+    if not isinstance(operation, CreateDistributedTableOp | CreateReferenceTableOp):
+        return
+    table = live.tables.get((operation.schema, operation.table_name))
+    if table is not None and table.estimated_rows:
+        _log.warning(
+            "%s moves about %s rows of %s, and writers wait meanwhile. For a large table that is "
+            "written to, see create_distributed_table_concurrently.",
+            operation.function,
+            table.estimated_rows,
+            operation.subject,
+        )
 
 
 def _declared(context: AutogenContext) -> Declared:

@@ -31,7 +31,9 @@ _ACCESS_METHODS: Final = text("SELECT amname FROM pg_catalog.pg_am WHERE amtype 
 _COLUMNS: Final = """
 SELECT n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS partitioned,
        CASE WHEN c.relkind <> 'p' THEN am.amname END AS access_method,
-       parent_schema.nspname AS parent_schema, parent.relname AS parent, e.extname AS extension"""
+       parent_schema.nspname AS parent_schema, parent.relname AS parent, e.extname AS extension,
+       CASE WHEN c.relkind = 'r' AND c.reltuples >= 0 THEN c.reltuples::bigint END
+         AS estimated_rows"""
 _FROM: Final = """
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -92,6 +94,8 @@ class CatalogTable:
         in_distributed_schema: Whether the table is distributed because its schema is.
         auto_converted: Whether Citus has made a local table known to itself (kind "citus_local")
             on its own account, for a foreign key to a reference table, and will undo that.
+        estimated_rows: How many rows the last VACUUM or ANALYZE has found in a local table; None
+            before the first.
     """
 
     schema: str
@@ -106,6 +110,7 @@ class CatalogTable:
     extension: str | None
     in_distributed_schema: bool
     auto_converted: bool
+    estimated_rows: int | None = None
 
     @property
     def qualified_name(self) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Policy: TypeAlias = Literal["auto", "require", "skip"]
 
 # An SQLSTATE of our own, so that a refusal is told apart from every error of the server's.
-REFUSED = "CA001"
+REFUSED = "CAREF"
 
 _NAMES = {"citus": "Citus"}
 _MARK = "PERFORM set_config('citus_analytics.transaction', 'open', true);"

@@ -275,3 +275,21 @@ def test_the_environments_own_filters_are_honoured(application: Application) -> 
     execute(application.url, "SELECT undistribute_table('clicks')")
     assert differences(application.url, metadata, include_object=lambda *_: False) == []
     assert found(application.url, metadata) == [("create_reference_table", "clicks")]
+
+
+@ON_CITUS_ONLY
+def test_a_table_with_rows_is_not_distributed_without_a_warning(
+    application: Application, caplog: pytest.LogCaptureFixture
+) -> None:
+    metadata, table = clicks()
+    migrated(application, metadata)
+    distribute(table, Distributed(column="user_id"))
+    application.revise(metadata)
+    assert "writers wait" not in caplog.text
+    execute(
+        application.url,
+        "INSERT INTO clicks SELECT i, 'page', now() FROM generate_series(1, 1000) AS i",
+        "ANALYZE clicks",
+    )
+    assert found(application.url, metadata) == [("create_distributed_table", "clicks")]
+    assert "create_distributed_table moves about 1000 rows of clicks" in caplog.text
