@@ -48,8 +48,8 @@ def detach_foreign_keys(
         if group.create is not None:
             detached.last.extend(_take_from_table(group.create, is_spread))
         if group.drop is not None:
-            detached.first.extend(_take_from_drop(group, is_spread))
-        _take_from_changes(group, is_spread, detached)
+            detached.first.extend(_take_from_drop(group, live))
+        _take_from_changes(group, detached)
     dropped = {group.key for group in groups if group.drop is not None}
     gone = {
         ((drop.schema, drop.table_name), drop.constraint_name)
@@ -83,32 +83,29 @@ def _take_from_table(
     return [_named(CreateForeignKeyOp.from_constraint(key)) for key in keys]
 
 
-def _take_from_drop(group: Group, is_spread: Callable[[TableKey], bool]) -> list[MigrateOperation]:
-    """Take the foreign keys out of what would create a dropped table again."""
+def _take_from_drop(group: Group, live: Live) -> list[MigrateOperation]:
+    """Take the foreign keys out of what would create a dropped table again; return their drops.
+
+    They go first wherever the table is, so that tables can be dropped in any order.
+    """
     reverse = group.drop._reverse if group.drop else None  # noqa: SLF001 - the only way to it
-    if reverse is None:
-        return []
-    return [key.reverse() for key in _take_from_table(reverse, is_spread)]
+    if reverse is not None:
+        reverse.columns = [
+            item for item in reverse.columns if not isinstance(item, ForeignKeyConstraint)
+        ]
+    return [_create(key).reverse() for key in live.foreign_keys if key.table == group.key]
 
 
-def _take_from_changes(
-    group: Group, is_spread: Callable[[TableKey], bool], detached: DetachedKeys
-) -> None:
+def _take_from_changes(group: Group, detached: DetachedKeys) -> None:
     stay: list[MigrateOperation] = []
     for change in group.changes:
-        if isinstance(change, CreateForeignKeyOp) and (
-            is_spread(group.key) or is_spread(_referred(change))
-        ):
+        if isinstance(change, CreateForeignKeyOp):
             detached.last.append(_named(change))
         elif isinstance(change, DropConstraintOp) and change.constraint_type == "foreignkey":
             detached.first.append(change)
         else:
             stay.append(change)
     group.changes[:] = stay
-
-
-def _referred(create: CreateForeignKeyOp) -> TableKey:
-    return (create.kw.get("referent_schema"), create.referent_table)
 
 
 def _create(key: ForeignKey) -> CreateForeignKeyOp:

@@ -46,6 +46,9 @@ def create(spec: RollupSpec) -> tuple[str, ...]:
         _PREPARE,
         *_create_tables(spec),
         *(function.create(spec.schema) for function in functions(spec)),
+        # It runs with its owner's rights: others could attach it to tables whose types cast to what
+        # they like. The triggers that are here fire for everybody all the same.
+        f"REVOKE EXECUTE ON FUNCTION {_capture_function(spec)}() FROM PUBLIC",
         _pin_search_path(spec),
         *_triggers(spec).values(),
         _describe(spec),
@@ -128,7 +131,7 @@ def _pin_search_path(spec: RollupSpec) -> str:
 def _triggers(spec: RollupSpec) -> dict[tuple[str, str], str]:
     """Return the statements that create the triggers, by table and name."""
     source, changes = qualify(spec.source, spec.schema), qualify(spec.changes, spec.schema)
-    capture = qualify(names.capture_name(spec), spec.schema)
+    capture = _capture_function(spec)
     absorb = names.absorb_name(spec)
     captures = {
         (spec.source, _capture_trigger(spec, event)): f"{when} {event} ON {source} {transitions}"
@@ -143,6 +146,10 @@ def _triggers(spec: RollupSpec) -> dict[tuple[str, str], str]:
         (table, name): f"CREATE TRIGGER {quote(name)} {definition}"
         for (table, name), definition in (captures | absorbs).items()
     }
+
+
+def _capture_function(spec: RollupSpec) -> str:
+    return qualify(names.capture_name(spec), spec.schema)
 
 
 def _capture_trigger(spec: RollupSpec, event: str) -> str:

@@ -273,3 +273,22 @@ def test_writers_need_no_rights_on_the_change_log(
         with engine.begin() as connection:
             connection.execute(text("DROP OWNED BY only_writer"))
             connection.execute(text("DROP ROLE only_writer"))
+
+
+def test_nobody_else_can_use_the_rights_of_the_owner(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE ROLE stranger LOGIN"))
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SET LOCAL ROLE stranger"))
+            connection.execute(text("CREATE TEMPORARY TABLE mine (user_id bigint)"))
+            attach = text(
+                "CREATE TRIGGER mine AFTER INSERT ON mine REFERENCING NEW TABLE AS added "
+                "FOR EACH STATEMENT EXECUTE FUNCTION github_rollup_1min_capture()"
+            )
+            with pytest.raises(DBAPIError, match="permission denied"):
+                connection.execute(attach)
+            connection.rollback()
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("DROP ROLE stranger"))

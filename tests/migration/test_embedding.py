@@ -80,6 +80,8 @@ def config(empty_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     text = text.replace(
         "from alembic import context\n", f"from alembic import context\n{imported}\n"
     )
+    # It would switch off every logger of this process, for good.
+    text = text.replace("fileConfig(config.config_file_name)", "pass")
     text = text.replace("connection=connection,", f"connection=connection, {argument},")
     text = text.replace(
         "target_metadata = None",

@@ -227,6 +227,8 @@ BEGIN
 END
 $function$;
 
+REVOKE EXECUTE ON FUNCTION "Web Shop"."views by ""hour""_capture"() FROM PUBLIC;
+
 DO $pin$
 DECLARE
   signature text;

@@ -227,6 +227,8 @@ BEGIN
 END
 $function$;
 
+REVOKE EXECUTE ON FUNCTION "github_rollup_1min_capture"() FROM PUBLIC;
+
 DO $pin$
 DECLARE
   signature text;
