@@ -110,7 +110,12 @@ def _declared(context: AutogenContext) -> Declared:
         rollups=tuple(
             replace(spec, schema=_schema(context, spec.schema))
             for metadata in _metadata(context)
-            for spec in map(RollupSpec.of, rollups_of(metadata))
+            for rollup in rollups_of(metadata)
+            for spec in [RollupSpec.of(rollup)]
+            if all(
+                _is_compared(context, table)
+                for table in (rollup.source, rollup.target, rollup.state)
+            )
         ),
     )
 
@@ -148,6 +153,7 @@ def _live(context: AutogenContext) -> Live:
     tables = catalog.tables(connection)
     return Live(
         citus=policy != "skip" and catalog.citus_version(connection) is not None,
+        schema=connection.dialect.default_schema_name,
         access_methods=catalog.access_methods(connection),
         tables={(_schema(context, table.schema), table.name): table for table in tables},
         rollups={(rollup.spec.schema, rollup.spec.target): rollup for rollup in found},

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from alembic import command, context
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, create_engine, make_url, pool
+from sqlalchemy import Connection, create_engine, make_url, pool, text
 from sqlalchemy.exc import ArgumentError as URLError
 
 from citus_analytics.autogenerate import plugins
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtext('citus_analytics'), hashtext('migrations'))")
 _SCRIPTS = Path(__file__).parent / "_alembic"
 
 
@@ -106,9 +107,9 @@ def run_environment(metadata: MetaData | Sequence[MetaData], **options: Any) -> 
     `options` are further arguments of Alembic's `context.configure`, such as `include_schemas=True`
     for tables in more than one schema.
 
-    The database is the connection or the URL that `configuration` was given, `-x url=` of the
-    command line, or `DATABASE_URL`, in this order. `-x citus=` is the policy for servers without
-    Citus.
+    The database is the connection that `configuration` was given, `-x url=` of the command line,
+    the URL that `configuration` was given, or `DATABASE_URL`, in this order. `-x citus=` is the
+    policy for servers without Citus.
 
     Raises:
         ArgumentError: No database is named, or its URL cannot be read.
@@ -162,6 +163,8 @@ def _migrate(connection: Connection, options: dict[str, Any]) -> None:
         driver.add_notice_handler(_log_notice)
     try:
         with context.begin_transaction():
+            # One after the other, when several processes of an application start at once.
+            connection.execute(_LOCK)
             context.run_migrations()
     finally:
         if driver is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, overload
 
 from psycopg.errors import UndefinedFunction
 from sqlalchemy import Connection, text
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
 Executor: TypeAlias = Session | Connection
 
+# PostgreSQL knows years that Python does not.
+_EDGES: Final = ", ".join(
+    f"CASE WHEN {edge} BETWEEN '0001-01-02 00:00Z' AND '9999-12-30 00:00Z' THEN {edge} END "
+    f"AS {edge}"
+    for edge in ("since", "until")
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollupRun:
@@ -33,8 +40,9 @@ class RollupRun:
     Attributes:
         groups_written: Groups that were added or whose measures changed.
         groups_removed: Groups that were deleted because no row of the source is left in them.
-        since: The start of the earliest bucket that was recomputed; None if none was.
-        until: The end of the latest bucket that was recomputed; None if none was.
+        since: The start of the earliest bucket that was recomputed; None if none was, or if Python
+            has no such year.
+        until: The end of the latest bucket that was recomputed; None in the same cases.
     """
 
     groups_written: int
@@ -60,7 +68,8 @@ def run_rollup(
 
     Every change of the source that was committed before the call is in the rollup after it, and
     the cost follows the number of changes. Runs are serialised: one at a time holds the lock until
-    its transaction ends. If the transaction is rolled back, nothing has happened.
+    its transaction ends. If the transaction is rolled back, nothing has happened. Under another
+    isolation level than READ COMMITTED, "before the call" is before the transaction's snapshot.
 
     Args:
         session: A session or connection; nothing is committed.
@@ -87,12 +96,13 @@ def run_rollup(
 def _run(session: Executor, rollup: Rollup, *, wait: bool) -> Row[Any]:
     run = qualify(f"{rollup.name}_run", rollup.target.schema)
     statement = text(
-        f"SELECT groups_written, groups_removed, since, until FROM {run}(wait => :wait)"  # noqa: S608
+        f"SELECT groups_written, groups_removed, {_EDGES} FROM {run}(wait => :wait)"  # noqa: S608
     )
     try:
         return session.execute(statement, {"wait": wait}).one()
     except ProgrammingError as error:
-        if not isinstance(error.orig, UndefinedFunction):
+        # An error inside of the function says where in it that was.
+        if not isinstance(error.orig, UndefinedFunction) or error.orig.diag.context:
             raise
         raise RollupError(
             f"the database has no rollup {rollup.name!r}: its function {run} was not found. "

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # With named parameters a per cent sign in a name stays single.
 DIALECT: Dialect = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call]
 
+# An SQLSTATE of our own, so that a refusal is told apart from every error of the server's.
+REFUSED = "CAREF"
+
 _HAS_CITUS = "EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
 
 
@@ -81,3 +84,11 @@ def indented(lines: str) -> str:
     # Unlike `textwrap.indent`, this takes nothing but a line feed for the end of a line: names,
     # which stand in literals here, may contain all the others.
     return "    " + lines.strip().replace("\n", "\n    ")
+
+
+def refusal(message: str) -> str:
+    """Return the PL/pgSQL statement whose error becomes an `OperationError`.
+
+    `message` is an SQL expression.
+    """
+    return f"RAISE EXCEPTION USING MESSAGE = {message}, ERRCODE = '{REFUSED}';"

@@ -83,6 +83,11 @@ def differences(url: URL, metadata: MetaData, **options: Any) -> list[Any]:
         return list(compare_metadata(_context(connection, **options), metadata))
 
 
+def found(url: URL, metadata: MetaData) -> list[tuple[Any, ...]]:
+    """Return what `alembic check` finds, without what stands behind the names."""
+    return [difference[:2] for difference in differences(url, metadata)]
+
+
 def _context(connection: Connection, **options: Any) -> MigrationContext:
     return MigrationContext.configure(
         connection,

@@ -47,12 +47,12 @@ def migrate(arguments: Namespace) -> None:
 def _migrate(arguments: Namespace) -> None:
     with engine_for(url_of(arguments)).begin() as connection, timed() as watch:
         context = MigrationContext.configure(connection)
-        before = context.get_current_revision()
+        before = _revision(context)
         if arguments.downgrade:
             downgrade(connection, arguments.downgrade, citus=arguments.citus)
         else:
             upgrade(connection, arguments.revision, citus=arguments.citus)
-        after = context.get_current_revision()
+        after = _revision(context)
     if arguments.json:
         write_json({"revision": after, "previous_revision": before, "seconds": watch.seconds})
         return
@@ -67,6 +67,11 @@ def _migrate(arguments: Namespace) -> None:
         f"{now}; {change} ({duration(watch.seconds)}).",
         f"Python: citus_analytics.migrations.{name}(url, {revision!r})",
     )
+
+
+def _revision(context: MigrationContext) -> str | None:
+    """Return the revision; several, where an application has its own beside ours."""
+    return ", ".join(sorted(context.get_current_heads())) or None
 
 
 def _print_sql(arguments: Namespace) -> None:

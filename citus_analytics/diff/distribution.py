@@ -98,14 +98,16 @@ def _alter(
     found = live.tables[table.key]
     column = wanted.column if wanted.column != found.column else None
     shard_count = wanted.shard_count if wanted.shard_count != found.shard_count else None
-    moves = not _is_colocated(table, wanted, live, planned)
+    moves = not _is_colocated(table, wanted, declared, live, planned)
     if column is None and shard_count is None and not moves:
         return []
     others = [key for key in live.group_of(table.key) if key != table.key]
     # Tables that follow this one by their declaration follow it now; others stay as they are.
     cascade = None
     if others and (shard_count is not None or moves):
-        cascade = column is None and all(_follows(key, table, declared) for key in others)
+        alone = moves and table.colocated_with is None
+        follow = all(_follows(key, table, declared) for key in others)
+        cascade = column is None and not alone and follow
     return [
         AlterDistributedTableOp(
             table.key[1],
@@ -130,13 +132,23 @@ def _follows(key: TableKey, table: DeclaredTable, declared: Declared) -> bool:
     return False
 
 
-def _is_colocated(table: DeclaredTable, wanted: Distributed, live: Live, planned: Changes) -> bool:
+def _may_join(key: TableKey, table: DeclaredTable, declared: Declared) -> bool:
+    other = declared.tables.get(key)
+    if other is None or _follows(key, table, declared):
+        return other is not None
+    return isinstance(other.distribution, Distributed) and other.distribution.colocate_with is None
+
+
+def _is_colocated(
+    table: DeclaredTable, wanted: Distributed, declared: Declared, live: Live, planned: Changes
+) -> bool:
     group = live.group_of(table.key)
     if wanted.colocate_with is None:
         return True
     partner = table.colocated_with
     if partner is None:
-        return group == [table.key]
+        # Those that have joined it by their own declaration, or by Citus's choice, may stay.
+        return all(_may_join(key, table, declared) for key in group if key != table.key)
     changes = planned.get(partner, ())
     stays = all(
         isinstance(change, AlterDistributedTableOp) and change.cascade_to_colocated

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from alembic.operations import MigrateOperation
-from alembic.operations.ops import CreateForeignKeyOp, CreateTableOp, DropConstraintOp
+from alembic.operations.ops import CreateForeignKeyOp, DropConstraintOp
 from sqlalchemy import ForeignKeyConstraint
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ def detach_foreign_keys(
 
     for group in groups:
         if group.create is not None:
-            detached.last.extend(_take_from_table(group.create, is_spread))
+            detached.last.extend(_take_from_table(group, is_spread, live))
         if group.drop is not None:
             detached.first.extend(_take_from_drop(group, live))
         _take_from_changes(group, detached)
     dropped = {group.key for group in groups if group.drop is not None}
     gone = {
-        ((drop.schema, drop.table_name), drop.constraint_name)
+        (live.key(drop.schema, drop.table_name), drop.constraint_name)
         for drop in detached.first
         if isinstance(drop, DropConstraintOp)
     }
@@ -66,15 +66,18 @@ def detach_foreign_keys(
 
 
 def _take_from_table(
-    create: CreateTableOp, is_spread: Callable[[TableKey], bool]
+    group: Group, is_spread: Callable[[TableKey], bool], live: Live
 ) -> list[CreateForeignKeyOp]:
+    create = group.create
+    if create is None:
+        return []
     keys = [
         item
         for item in create.columns
         if isinstance(item, ForeignKeyConstraint)
         and (
-            is_spread((create.schema, create.table_name))
-            or is_spread((item.referred_table.schema, item.referred_table.name))
+            is_spread(group.key)
+            or is_spread(live.key(item.referred_table.schema, item.referred_table.name))
         )
     ]
     # By identity: columns are compared to make SQL expressions.

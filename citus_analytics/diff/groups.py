@@ -35,19 +35,21 @@ class Group:
 
 def group_by_table(
     operations: Iterable[MigrateOperation], declared: Declared, live: Live
-) -> tuple[list[MigrateOperation], dict[TableKey, Group]]:
-    """Return the operations on no table, and those on each, that of internal ones left out.
+) -> tuple[list[MigrateOperation], dict[TableKey, Group], list[MigrateOperation]]:
+    """Return the operations on no table, and those on each, those of internal ones left out.
 
+    Of the former there are two lists: what comes before the first table, and what comes after.
     Tables to which Alembic does nothing have a group as well, if both sides know them.
     """
-    others: list[MigrateOperation] = []
+    before: list[MigrateOperation] = []
+    after: list[MigrateOperation] = []
     groups: dict[TableKey, Group] = {}
     internal = live.internal - declared.tables.keys()
     for operation in operations:
         if not isinstance(operation, CreateTableOp | DropTableOp | ModifyTableOps):
-            others.append(operation)
+            (after if groups else before).append(operation)
             continue
-        key = (operation.schema, operation.table_name)
+        key = live.key(operation.schema, operation.table_name)
         if key in internal:
             continue
         group = groups.setdefault(key, Group(key))
@@ -61,7 +63,7 @@ def group_by_table(
     for key in declared.tables:
         if key in live.tables:
             groups.setdefault(key, Group(key))
-    return others, groups
+    return before, groups, after
 
 
 def in_order(groups: dict[TableKey, Group], declared: Declared) -> list[Group]:

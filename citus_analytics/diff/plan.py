@@ -37,7 +37,7 @@ def plan(
     operations: Sequence[MigrateOperation], declared: Declared, live: Live
 ) -> list[MigrateOperation]:
     """Return the whole migration, given what Alembic's own comparison has found."""
-    others, groups = group_by_table(operations, declared, live)
+    first, groups, last = group_by_table(operations, declared, live)
     ordered = in_order(groups, declared)
     changes = _changes(ordered, declared, live)
     changed = {key for key, found in changes.items() if found}
@@ -54,7 +54,7 @@ def plan(
     steps = [*rollups.first, *keys.first, *tables, *keys.last, *rollups.last]
     if any(declared.is_spread(group.key) or live.is_spread(group.key) for group in ordered):
         steps = _sequentially(steps)
-    return [*others, *steps]
+    return [*first, *steps, *last]
 
 
 def _sequentially(steps: list[MigrateOperation]) -> list[MigrateOperation]:
@@ -74,7 +74,7 @@ def _changes(
     """Return how the distribution of each existing table changes."""
     changes: dict[TableKey, list[MigrateOperation]] = {}
     for group in groups:
-        if live.citus and group.key in declared.tables and group.key in live.tables:
+        if live.citus and group.key in declared.tables and live.decides(group.key):
             table = declared.tables[group.key]
             changes[group.key] = change_distribution(table, declared, live, changes)
     return changes
@@ -106,7 +106,7 @@ class _Assembly:
     def _dropped(self, group: Group) -> Operations:
         assert group.drop is not None  # noqa: S101 - as the caller has seen
         lost: Operations = []
-        if group.key in self.live.tables:
+        if self.live.decides(group.key):
             was = DeclaredTable(
                 key=group.key,
                 distribution=before(group.key, self.live, self.leaving),
@@ -117,10 +117,11 @@ class _Assembly:
 
     def _created(self, group: Group) -> Operations:
         assert group.create is not None  # noqa: S101 - as the caller has seen
-        table = self.declared.tables[group.key]
+        # Other plugins may create tables that no model declares.
+        table = self.declared.tables.get(group.key, DeclaredTable(key=group.key))
         stored = create_storage(table)
         if stored:
-            group.create.kw.pop("postgresql_using")
+            group.create.kw.pop("postgresql_using", None)
         return [
             group.create,
             *stored,

@@ -61,6 +61,7 @@ class Live:
     """What a database has.
 
     Attributes:
+        schema: The first of the search path, which keys name as None.
         citus: Whether distribution is compared: the database has Citus, and the policy is not to
             leave it alone.
         access_methods: How its tables can be stored.
@@ -70,10 +71,19 @@ class Live:
     """
 
     citus: bool
+    schema: str | None = None
     access_methods: frozenset[str] = frozenset({"heap"})
     tables: Mapping[TableKey, CatalogTable] = field(default_factory=dict)
     rollups: Mapping[TableKey, CatalogRollup] = field(default_factory=dict)
     foreign_keys: tuple[ForeignKey, ...] = ()
+
+    def key(self, schema: str | None, name: str) -> TableKey:
+        """Return the key of a table: no schema for the first of the search path."""
+        return (None if schema == self.schema else schema, name)
+
+    def decides(self, key: TableKey) -> bool:
+        """Whether the table exists, and is not distributed because its schema is."""
+        return key in self.tables and not self.tables[key].in_distributed_schema
 
     def is_spread(self, key: TableKey) -> bool:
         """Whether the table is anything but local."""

@@ -14,15 +14,13 @@ from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import OperationError
 from citus_analytics.operations.base import CitusOperation, Guarded, Transaction
-from citus_analytics.sql import do_block, indented, literal, sequential
+from citus_analytics.sql import REFUSED, do_block, indented, literal, refusal, sequential
 
 if TYPE_CHECKING:
     from citus_analytics.operations.base import Extension
 
 Policy: TypeAlias = Literal["auto", "require", "skip"]
 
-# An SQLSTATE of our own, so that a refusal is told apart from every error of the server's.
-REFUSED = "CAREF"
 
 _NAMES = {"citus": "Citus"}
 _MARK = "PERFORM set_config('citus_analytics.transaction', 'open', true);"
@@ -124,11 +122,3 @@ def _check(extension: Extension, step: Guarded, policy: Policy) -> str:
         f"ELSIF string_to_array(installed, '.')::int[] < '{{{needed.replace('.', ',')}}}'::int[]"
         f" THEN\n{indented(refusal(f'{old} || installed'))}\nEND IF;\n"
     )
-
-
-def refusal(message: str) -> str:
-    """Return the PL/pgSQL statement whose error becomes an `OperationError`.
-
-    `message` is an SQL expression.
-    """
-    return f"RAISE EXCEPTION USING MESSAGE = {message}, ERRCODE = '{REFUSED}';"

@@ -9,9 +9,8 @@ from __future__ import annotations
 from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Final
 
-from citus_analytics.operations.execution import refusal
 from citus_analytics.operations.placement import ALLOW_TRIGGERS
-from citus_analytics.sql import do_block, literal, sequential
+from citus_analytics.sql import do_block, literal, refusal, sequential
 
 if TYPE_CHECKING:
     from datetime import datetime

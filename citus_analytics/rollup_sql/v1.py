@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from citus_analytics.rollup_sql import v1_names as names
 from citus_analytics.rollup_sql.marker import describe
 from citus_analytics.rollup_sql.shape import Shape
+from citus_analytics.rollup_sql.v1_check import check
 from citus_analytics.rollup_sql.v1_functions import functions
 from citus_analytics.sql import dollar_quote, literal, on_citus, qualify, quote, sequential
 
@@ -44,11 +45,9 @@ def create(spec: RollupSpec) -> tuple[str, ...]:
     """Return the statements that create the rollup's machinery, in order."""
     return (
         _PREPARE,
+        *check(spec),
         *_create_tables(spec),
         *(function.create(spec.schema) for function in functions(spec)),
-        # It runs with its owner's rights: others could attach it to tables whose types cast to what
-        # they like. The triggers that are here fire for everybody all the same.
-        f"REVOKE EXECUTE ON FUNCTION {_capture_function(spec)}() FROM PUBLIC",
         _pin_search_path(spec),
         *_triggers(spec).values(),
         _describe(spec),
@@ -131,7 +130,7 @@ def _pin_search_path(spec: RollupSpec) -> str:
 def _triggers(spec: RollupSpec) -> dict[tuple[str, str], str]:
     """Return the statements that create the triggers, by table and name."""
     source, changes = qualify(spec.source, spec.schema), qualify(spec.changes, spec.schema)
-    capture = _capture_function(spec)
+    capture = qualify(names.capture_name(spec), spec.schema)
     absorb = names.absorb_name(spec)
     captures = {
         (spec.source, _capture_trigger(spec, event)): f"{when} {event} ON {source} {transitions}"
@@ -146,10 +145,6 @@ def _triggers(spec: RollupSpec) -> dict[tuple[str, str], str]:
         (table, name): f"CREATE TRIGGER {quote(name)} {definition}"
         for (table, name), definition in (captures | absorbs).items()
     }
-
-
-def _capture_function(spec: RollupSpec) -> str:
-    return qualify(names.capture_name(spec), spec.schema)
 
 
 def _capture_trigger(spec: RollupSpec, event: str) -> str:
@@ -167,5 +162,5 @@ def _log_existing_rows(spec: RollupSpec) -> str:
     return (
         f"INSERT INTO {qualify(spec.changes, spec.schema)} (key, bucket)\n"
         f"SELECT DISTINCT s.{quote(spec.key)}, {names.bucket_of(spec, time)}\n"
-        f"FROM {qualify(spec.source, spec.schema)} AS s\nWHERE {time} IS NOT NULL"
+        f"FROM {qualify(spec.source, spec.schema)} AS s\nWHERE isfinite({time})"
     )

@@ -27,18 +27,30 @@ if TYPE_CHECKING:
 _COLOCATED: Final = """
 -- The shard of `wanted` that is colocated with the shard `relation`; outside of a shard, `wanted`.
 DECLARE
+  own bigint;
   shard text;
 BEGIN
   IF to_regclass('pg_catalog.pg_dist_shard') IS NOT NULL THEN
-    SELECT shard_name(other.logicalrelid, other.shardid) INTO shard
-    FROM pg_dist_shard AS own JOIN pg_dist_shard AS other
-      ON other.shardminvalue IS NOT DISTINCT FROM own.shardminvalue
-    WHERE own.shardid = (SELECT substring(relname FROM '_([0-9]+)$')::bigint
-                         FROM pg_class WHERE oid = relation)
-      AND to_regclass(shard_name(own.logicalrelid, own.shardid)) = relation
-      AND other.logicalrelid = wanted;
+    SELECT s.shardid INTO own FROM pg_dist_shard AS s
+    WHERE s.shardid = (SELECT substring(relname FROM '_([0-9]+)$')::bigint
+                       FROM pg_class WHERE oid = relation)
+      AND to_regclass(shard_name(s.logicalrelid, s.shardid)) = relation;
   END IF;
-  RETURN coalesce(shard, wanted::text);
+  IF own IS NULL THEN
+    RETURN wanted::text;
+  END IF;
+  SELECT shard_name(other.logicalrelid, other.shardid) INTO shard
+  FROM pg_dist_shard AS s
+  JOIN pg_dist_partition AS p ON p.logicalrelid = s.logicalrelid
+  JOIN pg_dist_partition AS q ON q.colocationid = p.colocationid AND q.logicalrelid = wanted
+  JOIN pg_dist_shard AS other ON other.logicalrelid = wanted
+    AND other.shardminvalue IS NOT DISTINCT FROM s.shardminvalue
+  WHERE s.shardid = own;
+  IF shard IS NULL THEN
+    RAISE EXCEPTION 'table % is not colocated with %, whose shard % has no sibling of it',
+      wanted, (SELECT logicalrelid FROM pg_dist_shard WHERE shardid = own), own;
+  END IF;
+  RETURN shard;
 END
 """
 
@@ -70,6 +82,10 @@ DECLARE
   changes text := {shard_of(spec, spec.changes)};
   sharded boolean := changes <> {regclass(spec.changes)}::text;
 BEGIN
+  -- It has its owner's rights: on tables of others it would run what their types cast with.
+  IF {shard_of(spec, spec.source)}::regclass <> TG_RELID THEN
+    RAISE EXCEPTION 'this trigger function is for another table than %', TG_RELID::regclass;
+  END IF;
   IF {branches}
   ELSIF NOT sharded THEN
     -- A shard is truncated only after the whole table has been logged here.
@@ -93,7 +109,7 @@ def _changed_rows(spec: RollupSpec, rows: str) -> str:
     time = f"r.{quote(spec.time_column)}"
     return (
         f"SELECT {bucket_of(spec, time)} AS bucket, r.{quote(spec.key)} AS key "
-        f"FROM {rows} AS r WHERE {time} IS NOT NULL"
+        f"FROM {rows} AS r WHERE isfinite({time})"
     )
 
 

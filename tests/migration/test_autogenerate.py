@@ -12,18 +12,13 @@ from sqlalchemy import (
     DateTime,
     Index,
     MetaData,
-    NullPool,
     Table,
     Text,
-    create_engine,
-    text,
 )
 
-from citus_analytics import Base
 from citus_analytics.distribution import Distributed, Local, Reference, distribute
 from citus_analytics.rollup import Rollup, count, declare_rollup, maximum
-from tests.autogenerate import Application, differences, repair
-from tests.rollups import add, assert_adds_up, event
+from tests.autogenerate import Application, differences, found
 from tests.servers import ON_CITUS_ONLY, execute, query_text
 
 if TYPE_CHECKING:
@@ -47,11 +42,6 @@ def migrated(application: Application, metadata: MetaData) -> str:
     return source
 
 
-def found(url: URL, metadata: MetaData) -> list[tuple[Any, ...]]:
-    """Return what `alembic check` finds, without what stands behind the names."""
-    return [difference[:2] for difference in differences(url, metadata)]
-
-
 def clicks(**options: Any) -> tuple[MetaData, Table]:
     metadata = MetaData()
     table = Table(
@@ -63,68 +53,6 @@ def clicks(**options: Any) -> tuple[MetaData, Table]:
         **options,
     )
     return metadata, table
-
-
-DRIFT = {
-    "SELECT undistribute_table('github_users')": ("create_distributed_table", "github_users"),
-    "SELECT alter_distributed_table('github_users', distribution_column => 'login')": (
-        "alter_distributed_table",
-        "github_users",
-    ),
-    "SELECT alter_distributed_table('github_users', shard_count => 3, "
-    "cascade_to_colocated => false)": ("alter_distributed_table", "github_users"),
-    "SELECT create_reference_table('latest_rollup')": ("undistribute_table", "latest_rollup"),
-}
-
-
-@ON_CITUS_ONLY
-@pytest.mark.parametrize("by_hand", DRIFT)
-def test_distribution_that_was_changed_by_hand(database: URL, by_hand: str, tmp_path: Path) -> None:
-    execute(database, by_hand)
-    assert found(database, Base.metadata) == [DRIFT[by_hand]]
-
-
-# Citus wants it in the session, PostgreSQL takes it for anybody's setting.
-UNSAFE = "SET citus.enable_unsafe_triggers TO on"
-ROLLUP_DRIFT = {
-    "CREATE OR REPLACE FUNCTION rollup_http_request() RETURNS void LANGUAGE sql AS ''": (
-        "function rollup_http_request has been changed"
-    ),
-    "DROP FUNCTION rollup_http_request()": "function rollup_http_request is missing",
-    f"{UNSAFE}; DROP TRIGGER github_rollup_1min_capture_update ON github_events": (
-        "trigger github_rollup_1min_capture_update on github_events is missing or disabled"
-    ),
-    f"{UNSAFE}; ALTER TABLE github_events DISABLE TRIGGER github_rollup_1min_capture_insert": (
-        "trigger github_rollup_1min_capture_insert on github_events is missing or disabled"
-    ),
-}
-
-
-@pytest.mark.parametrize("by_hand", ROLLUP_DRIFT)
-def test_a_rollup_that_was_changed_by_hand(database: URL, by_hand: str, tmp_path: Path) -> None:
-    engine = create_engine(database, poolclass=NullPool)
-    with engine.begin() as connection:
-        add(connection, event(1), event(2))
-    execute(database, *by_hand.split("; "))
-    [difference] = differences(database, Base.metadata)
-    assert difference[:2] == ("replace_rollup_function", "rollup_http_request")
-    assert ROLLUP_DRIFT[by_hand] in difference
-    with engine.begin() as connection:
-        add(connection, event(3), event(1))
-
-    repair(database, Base.metadata)
-    assert differences(database, Base.metadata) == []
-    with engine.begin() as connection:
-        connection.execute(text("SELECT rollup_http_request()"))
-        assert_adds_up(connection)
-
-
-@ON_CITUS_ONLY
-def test_what_was_changed_by_hand_is_brought_back(database: URL) -> None:
-    for by_hand in DRIFT:
-        execute(database, by_hand)
-        repair(database, Base.metadata)
-        assert differences(database, Base.metadata) == []
 
 
 @ON_CITUS_ONLY
@@ -199,7 +127,13 @@ def with_rollup(*measures: Measure) -> MetaData:
         Column("hour", DateTime(timezone=True)),
         Column("clicks", BigInteger),
         Column("last", DateTime(timezone=True)),
-        Index("clicks_hourly_key", "user_id", "hour", unique=True),
+        Index(
+            "clicks_hourly_key",
+            "user_id",
+            "hour",
+            unique=True,
+            postgresql_nulls_not_distinct=True,
+        ),
     )
     state = Table("clicks_latest", metadata, Column("at", DateTime(timezone=True)))
     distribute(source, Distributed(column="user_id"))
@@ -258,7 +192,7 @@ def test_a_rollup_follows_its_tables(application: Application) -> None:
     execute(application.url, "INSERT INTO clicks VALUES (1, 'page', '2026-03-01 12:00Z')")
     execute(
         application.url,
-        UNSAFE,
+        "SET citus.enable_unsafe_triggers TO on",
         "SELECT undistribute_table('clicks')",
     )
     source = migrated(application, metadata)

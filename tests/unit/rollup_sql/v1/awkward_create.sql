@@ -7,6 +7,48 @@ BEGIN
 END
 $citus$;
 
+DO $check$
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION USING MESSAGE = format('rollup %s has to be created under READ COMMITTED: under another isolation level rows that others have just committed would be missed.', '"views by ""hour"""'), ERRCODE = 'CAREF';
+    END IF;
+    IF EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE ((a.attrelid = '"Web Shop"."Page Views"'::regclass AND a.attname = 'key') OR (a.attrelid = '"Web Shop"."views by ""hour"""'::regclass AND a.attname = 'Bucket') OR (a.attrelid = '"Web Shop"."Last Run"'::regclass AND a.attname = 'At'))
+               AND a.atttypid <> 'pg_catalog.timestamptz'::regtype) THEN
+        RAISE EXCEPTION USING MESSAGE = format('rollup %s needs timestamp with time zone for %s, %s and %s: without a zone a bucket would depend on the session.', '"views by ""hour"""', '"key"', '"Bucket"', '"At"'), ERRCODE = 'CAREF';
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM pg_catalog.pg_index AS i
+        WHERE i.indrelid = '"Web Shop"."views by ""hour"""'::regclass AND i.indisunique
+          AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+          AND (SELECT pg_catalog.array_agg(a.attname::text) FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
+              JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
+              WHERE k.place <= i.indnkeyatts) @> ARRAY['Tenant:Id', 'Bucket', 'groups', 'it''s',  E'back\\slash']
+          AND (SELECT pg_catalog.array_agg(a.attname::text) FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
+              JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
+              WHERE k.place <= i.indnkeyatts) <@ ARRAY['Tenant:Id', 'Bucket', 'groups', 'it''s',  E'back\\slash']
+          AND (i.indnullsnotdistinct OR NOT EXISTS (
+            SELECT FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
+              JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
+              WHERE k.place <= i.indnkeyatts AND NOT a.attnotnull
+              AND a.attname <> 'Bucket'))) THEN
+        RAISE EXCEPTION USING MESSAGE = format('rollup %s needs a primary key or unique index on %s, %s, %s, %s, %s alone, with NULLS NOT DISTINCT if one of them may be NULL: it keeps one row a group.', '"views by ""hour"""', '"Tenant:Id"', '"Bucket"', '"groups"', '"it''s"',  E'"back\\slash"'), ERRCODE = 'CAREF';
+    END IF;
+END
+$check$;
+
+DO $citus$
+BEGIN
+  IF EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus') THEN
+    IF (SELECT colocationid FROM pg_catalog.pg_dist_partition
+        WHERE logicalrelid = '"Web Shop"."Page Views"'::regclass) IS DISTINCT FROM
+        (SELECT colocationid FROM pg_catalog.pg_dist_partition
+        WHERE logicalrelid = '"Web Shop"."views by ""hour"""'::regclass) THEN
+        RAISE EXCEPTION USING MESSAGE = format('rollup %s has to be colocated with its source %s: distribute it by the same column, with colocate_with.', '"views by ""hour"""', '"Page Views"'), ERRCODE = 'CAREF';
+    END IF;
+  END IF;
+END
+$citus$;
+
 CREATE TABLE "Web Shop"."views by ""hour""_changes" (
   key UUID,
   bucket timestamptz NOT NULL,
@@ -41,18 +83,30 @@ CREATE FUNCTION "Web Shop"."views by ""hour""_colocated"(relation oid, wanted re
 RETURNS text LANGUAGE plpgsql STABLE AS $function$
 -- The shard of `wanted` that is colocated with the shard `relation`; outside of a shard, `wanted`.
 DECLARE
+  own bigint;
   shard text;
 BEGIN
   IF to_regclass('pg_catalog.pg_dist_shard') IS NOT NULL THEN
-    SELECT shard_name(other.logicalrelid, other.shardid) INTO shard
-    FROM pg_dist_shard AS own JOIN pg_dist_shard AS other
-      ON other.shardminvalue IS NOT DISTINCT FROM own.shardminvalue
-    WHERE own.shardid = (SELECT substring(relname FROM '_([0-9]+)$')::bigint
-                         FROM pg_class WHERE oid = relation)
-      AND to_regclass(shard_name(own.logicalrelid, own.shardid)) = relation
-      AND other.logicalrelid = wanted;
+    SELECT s.shardid INTO own FROM pg_dist_shard AS s
+    WHERE s.shardid = (SELECT substring(relname FROM '_([0-9]+)$')::bigint
+                       FROM pg_class WHERE oid = relation)
+      AND to_regclass(shard_name(s.logicalrelid, s.shardid)) = relation;
   END IF;
-  RETURN coalesce(shard, wanted::text);
+  IF own IS NULL THEN
+    RETURN wanted::text;
+  END IF;
+  SELECT shard_name(other.logicalrelid, other.shardid) INTO shard
+  FROM pg_dist_shard AS s
+  JOIN pg_dist_partition AS p ON p.logicalrelid = s.logicalrelid
+  JOIN pg_dist_partition AS q ON q.colocationid = p.colocationid AND q.logicalrelid = wanted
+  JOIN pg_dist_shard AS other ON other.logicalrelid = wanted
+    AND other.shardminvalue IS NOT DISTINCT FROM s.shardminvalue
+  WHERE s.shardid = own;
+  IF shard IS NULL THEN
+    RAISE EXCEPTION 'table % is not colocated with %, whose shard % has no sibling of it',
+      wanted, (SELECT logicalrelid FROM pg_dist_shard WHERE shardid = own), own;
+  END IF;
+  RETURN shard;
 END
 $function$;
 
@@ -63,35 +117,39 @@ DECLARE
   changes text := "views by ""hour""_colocated"(TG_RELID, '"views by ""hour""_changes"'::regclass);
   sharded boolean := changes <> '"views by ""hour""_changes"'::regclass::text;
 BEGIN
+  -- It has its owner's rights: on tables of others it would run what their types cast with.
+  IF "views by ""hour""_colocated"(TG_RELID, '"Page Views"'::regclass)::regclass <> TG_RELID THEN
+    RAISE EXCEPTION 'this trigger function is for another table than %', TG_RELID::regclass;
+  END IF;
   IF TG_OP = 'INSERT' AND NOT sharded THEN
     INSERT INTO "views by ""hour""_changes" (bucket, keys)
     SELECT bucket, array_agg(key) FROM (
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE r."key" IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE isfinite(r."key")) AS changed
     ) AS once GROUP BY bucket;
   ELSIF TG_OP = 'INSERT' THEN
     EXECUTE format($log$
       INSERT INTO %1$s (bucket, key)
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE r."key" IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE isfinite(r."key")) AS changed
     $log$, changes);
   ELSIF TG_OP = 'UPDATE' AND NOT sharded THEN
     INSERT INTO "views by ""hour""_changes" (bucket, keys)
     SELECT bucket, array_agg(key) FROM (
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE r."key" IS NOT NULL UNION SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE r."key" IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE isfinite(r."key") UNION SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE isfinite(r."key")) AS changed
     ) AS once GROUP BY bucket;
   ELSIF TG_OP = 'UPDATE' THEN
     EXECUTE format($log$
       INSERT INTO %1$s (bucket, key)
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE r."key" IS NOT NULL UNION SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE r."key" IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM added AS r WHERE isfinite(r."key") UNION SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE isfinite(r."key")) AS changed
     $log$, changes);
   ELSIF TG_OP = 'DELETE' AND NOT sharded THEN
     INSERT INTO "views by ""hour""_changes" (bucket, keys)
     SELECT bucket, array_agg(key) FROM (
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE r."key" IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE isfinite(r."key")) AS changed
     ) AS once GROUP BY bucket;
   ELSIF TG_OP = 'DELETE' THEN
     EXECUTE format($log$
       INSERT INTO %1$s (bucket, key)
-      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE r."key" IS NOT NULL) AS changed
+      SELECT DISTINCT bucket, key FROM (SELECT date_bin(interval '900.000001 seconds', r."key", timestamptz '1970-01-01 00:00:00+00') AS bucket, r."Tenant:Id" AS key FROM removed AS r WHERE isfinite(r."key")) AS changed
     $log$, changes);
   ELSIF NOT sharded THEN
     -- A shard is truncated only after the whole table has been logged here.
@@ -227,8 +285,6 @@ BEGIN
 END
 $function$;
 
-REVOKE EXECUTE ON FUNCTION "Web Shop"."views by ""hour""_capture"() FROM PUBLIC;
-
 DO $pin$
 DECLARE
   signature text;
@@ -261,4 +317,4 @@ COMMENT ON FUNCTION "Web Shop"."views by ""hour""_run"(boolean) IS  E'Rollup of 
 INSERT INTO "Web Shop"."views by ""hour""_changes" (key, bucket)
 SELECT DISTINCT s."Tenant:Id", date_bin(interval '900.000001 seconds', s."key", timestamptz '1970-01-01 00:00:00+00')
 FROM "Web Shop"."Page Views" AS s
-WHERE s."key" IS NOT NULL;
+WHERE isfinite(s."key");

@@ -1,0 +1,90 @@
+"""Corners of autogenerate: explicit schemas, tables kept alone, other plugins, tenants."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alembic.operations.ops import CreateTableOp, DropTableOp, ExecuteSQLOp
+from sqlalchemy import BigInteger, Column, ForeignKeyConstraint, MetaData, Table
+
+from citus_analytics.diff import Declared, Live, plan
+from citus_analytics.distribution import Distributed, Reference, distribute
+from tests.autogenerate import Application, differences
+from tests.servers import ON_CITUS_ONLY, execute, query_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import URL
+
+
+@pytest.fixture
+def application(empty_database: URL, tmp_path: Path) -> Application:
+    return Application(empty_database, tmp_path / "migrations")
+
+
+def table(metadata: MetaData, name: str, *constraints: Any) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("tenant", BigInteger, primary_key=True),
+        Column("id", BigInteger, primary_key=True),
+        Column("other", BigInteger),
+        *constraints,
+    )
+
+
+def migrated(application: Application, metadata: MetaData) -> None:
+    application.revise(metadata)
+    application.upgrade()
+    assert differences(application.url, metadata) == []
+
+
+def test_the_default_schema_by_its_name(application: Application) -> None:
+    metadata = MetaData(schema="public")
+    plans = table(metadata, "plans")
+    orders = table(
+        metadata,
+        "orders",
+        ForeignKeyConstraint(["tenant", "other"], ["public.plans.tenant", "public.plans.id"]),
+    )
+    distribute(plans, Reference())
+    distribute(orders, Distributed(column="tenant"))
+    migrated(application, metadata)
+    migrated(application, MetaData())
+    application.downgrade()
+    assert differences(application.url, metadata) == []
+    application.downgrade("base")
+
+
+@ON_CITUS_ONLY
+def test_a_table_that_is_kept_alone_may_be_followed(application: Application) -> None:
+    metadata = MetaData()
+    distribute(table(metadata, "a"), Distributed(column="tenant", colocate_with="none"))
+    distribute(table(metadata, "b"), Distributed(column="tenant", colocate_with="a"))
+    distribute(table(metadata, "c"), Distributed(column="tenant"))
+    migrated(application, metadata)
+
+
+@ON_CITUS_ONLY
+def test_a_table_of_a_distributed_schema(application: Application) -> None:
+    execute(application.url, "CREATE SCHEMA tenant", "SELECT citus_schema_distribute('tenant')")
+    metadata = MetaData(schema="tenant")
+    table(metadata, "t")
+    table(metadata, "u")
+    migrated(application, metadata)
+    smaller = MetaData(schema="tenant")
+    table(smaller, "u")
+    migrated(application, smaller)
+    application.downgrade()
+    assert differences(application.url, metadata) == []
+    colocated = "SELECT count(DISTINCT colocation_id) FROM citus_tables"
+    assert query_text(application.url, colocated) == "1"
+
+
+def test_operations_of_other_plugins_stay_before_or_after_the_tables() -> None:
+    first, last = ExecuteSQLOp("CREATE TYPE mood"), ExecuteSQLOp("DROP TYPE mood")
+    create, drop = CreateTableOp("made", []), DropTableOp("gone")
+    operations = plan([first, create, drop, last], Declared(), Live(citus=False))
+    assert operations == [first, create, drop, last]

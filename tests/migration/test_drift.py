@@ -1,0 +1,77 @@
+"""`alembic check` names what was changed by hand, and autogenerate brings it back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import NullPool, create_engine, text
+
+from citus_analytics import Base
+from tests.autogenerate import differences, found, repair
+from tests.rollups import add, assert_adds_up, event
+from tests.servers import ON_CITUS_ONLY, execute
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+DRIFT = {
+    "SELECT undistribute_table('github_users')": ("create_distributed_table", "github_users"),
+    "SELECT alter_distributed_table('github_users', distribution_column => 'login')": (
+        "alter_distributed_table",
+        "github_users",
+    ),
+    "SELECT alter_distributed_table('github_users', shard_count => 3, "
+    "cascade_to_colocated => false)": ("alter_distributed_table", "github_users"),
+    "SELECT create_reference_table('latest_rollup')": ("undistribute_table", "latest_rollup"),
+}
+
+
+@ON_CITUS_ONLY
+@pytest.mark.parametrize("by_hand", DRIFT)
+def test_distribution_that_was_changed_by_hand(database: URL, by_hand: str) -> None:
+    execute(database, by_hand)
+    assert found(database, Base.metadata) == [DRIFT[by_hand]]
+
+
+# Citus wants it in the session, PostgreSQL takes it for anybody's setting.
+UNSAFE = "SET citus.enable_unsafe_triggers TO on"
+ROLLUP_DRIFT = {
+    "CREATE OR REPLACE FUNCTION rollup_http_request() RETURNS void LANGUAGE sql AS ''": (
+        "function rollup_http_request has been changed"
+    ),
+    "DROP FUNCTION rollup_http_request()": "function rollup_http_request is missing",
+    f"{UNSAFE}; DROP TRIGGER github_rollup_1min_capture_update ON github_events": (
+        "trigger github_rollup_1min_capture_update on github_events is missing or disabled"
+    ),
+    f"{UNSAFE}; ALTER TABLE github_events DISABLE TRIGGER github_rollup_1min_capture_insert": (
+        "trigger github_rollup_1min_capture_insert on github_events is missing or disabled"
+    ),
+}
+
+
+@pytest.mark.parametrize("by_hand", ROLLUP_DRIFT)
+def test_a_rollup_that_was_changed_by_hand(database: URL, by_hand: str) -> None:
+    engine = create_engine(database, poolclass=NullPool)
+    with engine.begin() as connection:
+        add(connection, event(1), event(2))
+    execute(database, *by_hand.split("; "))
+    [difference] = differences(database, Base.metadata)
+    assert difference[:2] == ("replace_rollup_function", "rollup_http_request")
+    assert ROLLUP_DRIFT[by_hand] in difference
+    with engine.begin() as connection:
+        add(connection, event(3), event(1))
+
+    repair(database, Base.metadata)
+    assert differences(database, Base.metadata) == []
+    with engine.begin() as connection:
+        connection.execute(text("SELECT rollup_http_request()"))
+        assert_adds_up(connection)
+
+
+@ON_CITUS_ONLY
+def test_what_was_changed_by_hand_is_brought_back(database: URL) -> None:
+    for by_hand in DRIFT:
+        execute(database, by_hand)
+        repair(database, Base.metadata)
+        assert differences(database, Base.metadata) == []
