@@ -13,7 +13,6 @@ and a migration brings both together. On a server without Citus, and with `citus
 
 from __future__ import annotations
 
-import logging
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -25,6 +24,7 @@ from sqlalchemy import MetaData
 from citus_analytics import catalog
 from citus_analytics.diff import Declared, DeclaredTable, ForeignKey, Live, plan
 from citus_analytics.distribution import Distributed, declared_distribution
+from citus_analytics.logs import logger
 from citus_analytics.operations import (
     CitusOperation,
     CreateDistributedTableOp,
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from alembic.runtime.environment import NameFilterParentNames
     from sqlalchemy import Table
 
-
-_log = logging.getLogger(__name__)
 
 _NAME: Final = "citus_analytics"
 _registered: list[str] = []
@@ -75,10 +73,12 @@ def setup(plugin: Plugin) -> None:
 def _compare(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatchResult:
     assert context.connection is not None  # noqa: S101 - there is nothing to compare with `--sql`
     declared, live = _declared(context), _live(context)
+    if not live.citus and any(map(declared.is_spread, live.tables)):
+        logger().info("Not compared without Citus: how existing tables are distributed")
     operations = plan(upgrade_ops.ops, declared, live)
     for operation in operations:
         if isinstance(operation, CitusOperation):
-            _log.info("Detected %s", operation.to_diff_tuple())
+            logger().info("Detected %s", operation.to_diff_tuple())
         _warn_of_rows(operation, live)
     upgrade_ops.ops[:] = operations
     return PriorityDispatchResult.CONTINUE
@@ -90,7 +90,7 @@ def _warn_of_rows(operation: MigrateOperation, live: Live) -> None:
         return
     table = live.tables.get((operation.schema, operation.table_name))
     if table is not None and table.estimated_rows:
-        _log.warning(
+        logger().warning(
             "%s moves about %s rows of %s, and writers wait meanwhile. For a large table that is "
             "written to, see create_distributed_table_concurrently.",
             operation.function,
@@ -162,9 +162,9 @@ def _live(context: AutogenContext) -> Live:
 
 
 def _foreign_keys(context: AutogenContext, schemas: Iterable[str]) -> Iterator[ForeignKey]:
-    for schema in schemas:
+    for schema in sorted(schemas):
         found = context.inspector.get_multi_foreign_keys(schema=schema)
-        for (_, table), keys in found.items():
+        for (_, table), keys in sorted(found.items(), key=lambda item: item[0][1]):
             yield from (
                 ForeignKey(
                     name=key["name"] or "",

@@ -6,7 +6,6 @@ The migrations live in `alembic/` at the top of the repository and travel inside
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +22,9 @@ from citus_analytics.errors import ArgumentError, CitusAnalyticsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from psycopg.errors import Diagnostic
     from sqlalchemy import URL, MetaData
 
     from citus_analytics.operations import Policy
-
-_log = logging.getLogger(__name__)
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtext('citus_analytics'), hashtext('migrations'))")
 _SCRIPTS = Path(__file__).parent / "_alembic"
@@ -158,18 +154,7 @@ def _run_environment(options: dict[str, Any]) -> None:
 
 def _migrate(connection: Connection, options: dict[str, Any]) -> None:
     context.configure(connection=connection, **{"autogenerate_plugins": plugins(), **options})
-    driver = connection.connection.driver_connection
-    if driver is not None:
-        driver.add_notice_handler(_log_notice)
-    try:
-        with context.begin_transaction():
-            # One after the other, when several processes of an application start at once.
-            connection.execute(_LOCK)
-            context.run_migrations()
-    finally:
-        if driver is not None:
-            driver.remove_notice_handler(_log_notice)
-
-
-def _log_notice(notice: Diagnostic) -> None:
-    _log.warning("%s", notice.message_primary)
+    with context.begin_transaction():
+        # One after the other, when several processes of an application start at once.
+        connection.execute(_LOCK)
+        context.run_migrations()

@@ -106,5 +106,6 @@ def _run(session: Executor, rollup: Rollup, *, wait: bool) -> Row[Any]:
             raise
         raise RollupError(
             f"the database has no rollup {rollup.name!r}: its function {run} was not found. "
-            "Migrate the database first, with `alembic upgrade head`."
+            "Migrate the database first, with `alembic upgrade head`; for one of your own, with "
+            "op.create_rollup_function in a revision."
         ) from error

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from alembic import command
 from alembic.runtime.migration import MigrationContext
 
+from citus_analytics import logs
 from citus_analytics.cli import answers
 from citus_analytics.cli.database import engine_for, url_of
 from citus_analytics.cli.demo import demo
@@ -166,7 +167,7 @@ def _migrations_told() -> Iterator[None]:
     """Tell on standard error which migrations run, and what the server says of them."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_is_about_a_migration)
-    alembic, own = logging.getLogger("alembic.runtime"), logging.getLogger("citus_analytics")
+    alembic, own = logging.getLogger("alembic.runtime"), logs.logger()
     level = alembic.level
     alembic.setLevel(logging.INFO)
     for logger in (alembic, own):

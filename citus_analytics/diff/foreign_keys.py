@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from alembic.operations import MigrateOperation
 from alembic.operations.ops import CreateForeignKeyOp, DropConstraintOp
 from sqlalchemy import ForeignKeyConstraint
+from sqlalchemy.sql.elements import conv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -113,7 +114,8 @@ def _take_from_changes(group: Group, detached: DetachedKeys) -> None:
 
 def _create(key: ForeignKey) -> CreateForeignKeyOp:
     return CreateForeignKeyOp(
-        key.name,
+        # The name as it is: no naming convention shall make another one of it.
+        conv(key.name),
         key.table[1],
         key.referred[1],
         list(key.columns),
@@ -127,7 +129,8 @@ def _create(key: ForeignKey) -> CreateForeignKeyOp:
 def _named(operation: CreateForeignKeyOp) -> CreateForeignKeyOp:
     """Give a foreign key the name that PostgreSQL would: a downgrade has to drop it by its name."""
     if operation.constraint_name is None:
-        operation.constraint_name = default_name(operation.source_table, operation.local_cols)
+        name = default_name(operation.source_table, operation.local_cols)
+        operation.constraint_name = conv(name)
     return operation
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from alembic.operations import MigrateOperation
 
+from citus_analytics.logs import logger
 from citus_analytics.operations import (
     CreateRollupFunctionOp,
     DropRollupFunctionOp,
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from citus_analytics.catalog import CatalogRollup
     from citus_analytics.diff.state import Declared, Live, TableKey
     from citus_analytics.rollup_sql import RollupSpec
-
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,7 @@ def change_rollups(declared: Declared, live: Live, changed: AbstractSet[TableKey
     for key, found in live.rollups.items():
         spec = wanted.pop(key, None)
         if found.version > LATEST_VERSION:
-            _log.warning(
+            logger().warning(
                 "rollup %s has version %s, of a later release of citus_analytics; this one leaves "
                 "it alone",
                 found.spec.function,

@@ -46,14 +46,21 @@ def partner_key(table: TableShape) -> str | None:
     return in_schema(spread.colocate_with, spread.colocate_schema or table.schema)
 
 
+def find(tables: Tables, key: str | None) -> TableShape | None:
+    """Return a table by its key; the default schema may be named or not."""
+    if key is None:
+        return None
+    return tables.get(key) or tables.get(key.removeprefix("public."))
+
+
 def leader(tables: Tables, table: TableShape) -> TableShape | None:
     """Return the table whose own words decide the group of `table`; None if nobody's do."""
     seen = {table.key}
     while (partner := partner_key(table)) is not None:
-        found = tables.get(partner)
-        if found is None or partner in seen or not found.spread.distributed:
+        found = find(tables, partner)
+        if found is None or found.key in seen or not found.spread.distributed:
             return None
-        seen.add(partner)
+        seen.add(found.key)
         table = found
     return table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from citus_analytics.lint.colocation import group_of, key_column, leader, partner_key
+from citus_analytics.lint.colocation import find, group_of, key_column, leader, partner_key
 from citus_analytics.lint.finding import Fault
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def no_such_partner(tables: Tables, table: TableShape) -> Iterator[Fault]:
     key = partner_key(table)
     if key is None:
         return
-    partner = tables.get(key)
+    partner = find(tables, key)
     if partner is None:
         wrong = "which is not known here"
     elif not partner.spread.distributed:
@@ -70,8 +70,8 @@ def _partners(tables: Tables, table: TableShape) -> Iterator[TableShape]:
     """Yield the table that is named, or those before this one that Citus would choose."""
     key = partner_key(table)
     if key is not None:
-        if key in tables:
-            yield tables[key]
+        if (partner := find(tables, key)) is not None:
+            yield partner
         return
     group = group_of(tables, table)
     for other in tables.values():

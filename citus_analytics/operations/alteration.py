@@ -12,8 +12,10 @@ from alembic.operations import Operations
 
 from citus_analytics.distribution import Distributed
 from citus_analytics.errors import OperationError
+from citus_analytics.operations import placed
 from citus_analytics.operations.base import Arguments, Guarded, TableOperation, Transaction
-from citus_analytics.operations.placement import ALLOW_TRIGGERS, colocated_with
+from citus_analytics.operations.placed import colocated_with
+from citus_analytics.operations.placement import ALLOW_TRIGGERS
 from citus_analytics.sql import literal, qualify
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ class AlterDistributedTableOp(TableOperation):
         table = qualify(self.table_name, self.schema)
         step = Guarded(
             call=self.function,
-            body=f"IF NOT EXISTS ({self._as_it_shall_be(table)}) THEN\n"
+            body=f"IF NOT {self._as_it_shall_be(table)} THEN\n"
             f"  {ALLOW_TRIGGERS}\n"
             f"  PERFORM alter_distributed_table({self._changes(table)});\nEND IF;",
             otherwise=f"table {table} is local, and has no shards to change",
@@ -107,30 +109,16 @@ class AlterDistributedTableOp(TableOperation):
         return (step,)
 
     def _as_it_shall_be(self, table: str) -> str:
-        """Return the query for the table if nothing is left to change, which Citus refuses."""
-        conditions = [f"p.logicalrelid = {literal(table)}::regclass"]
+        """Return the condition that nothing is left to change, which Citus refuses."""
+        conditions = []
         if self.column is not None:
-            name = "column_to_column_name(p.logicalrelid, p.partkey)"
-            conditions.append(f"{name} = {literal(self.column)}")
+            conditions.append(placed.by(self.column))
         if self.shard_count is not None:
-            shards = "SELECT count(*) FROM pg_catalog.pg_dist_shard AS s"
-            conditions.append(
-                f"({shards} WHERE s.logicalrelid = p.logicalrelid) = {self.shard_count:d}"
-            )
+            conditions.append(placed.in_shards(self.shard_count))
         if self.colocate_with is not None:
-            others = "SELECT FROM pg_catalog.pg_dist_partition AS o WHERE o.colocationid = "
-            conditions.append(self._is_beside(f"{others}p.colocationid"))
-        return "SELECT FROM pg_catalog.pg_dist_partition AS p\n  WHERE " + "\n    AND ".join(
-            conditions
-        )
-
-    def _is_beside(self, colocated: str) -> str:
-        if self.colocate_schema is None and self.colocate_with == "none":
-            return f"NOT EXISTS ({colocated} AND o.logicalrelid <> p.logicalrelid)"
-        if self.colocate_schema is None and self.colocate_with == "default":
-            return "false"
-        partner = colocated_with(self.colocate_with or "", self.colocate_schema, self.schema)
-        return f"EXISTS ({colocated} AND o.logicalrelid = {partner}::regclass)"
+            wanted = (self.colocate_with, self.colocate_schema, self.schema)
+            conditions.append(placed.beside(*wanted))
+        return placed.is_on_shards(table, *conditions)
 
     def _changes(self, table: str) -> str:
         changes = [literal(table)]

@@ -6,17 +6,24 @@ there is a transaction. So a script decides at the time at which it is run as `u
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
+import psycopg
 from alembic.operations import Operations
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import OperationError
+from citus_analytics.logs import logger
 from citus_analytics.operations.base import CitusOperation, Guarded, Transaction
 from citus_analytics.sql import REFUSED, do_block, indented, literal, refusal, sequential
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from psycopg.errors import Diagnostic
+
     from citus_analytics.operations.base import Extension
 
 Policy: TypeAlias = Literal["auto", "require", "skip"]
@@ -47,13 +54,34 @@ def policy_of(operations: Operations) -> Policy:
 def _run(operations: Operations, operation: CitusOperation) -> None:
     """Execute an operation, whichever it is."""
     policy = policy_of(operations)
-    for statement in _transaction_check(operation):
-        _execute(operations, statement)
-    for step in operation.steps():
-        if isinstance(step, str):
-            _execute(operations, step)
-        elif policy != "skip":
-            _execute(operations, _guarded(step, policy, operation.transaction))
+    with _notices_told(operations):
+        for statement in _transaction_check(operation):
+            _execute(operations, statement)
+        for step in operation.steps():
+            if isinstance(step, str):
+                _execute(operations, step)
+            elif policy != "skip":
+                _execute(operations, _guarded(step, policy, operation.transaction))
+
+
+@contextmanager
+def _notices_told(operations: Operations) -> Iterator[None]:
+    """Log what the server says meanwhile, such as that a table stays local."""
+    connection: object = operations.migration_context.connection
+    # With `--sql` there is none, or one that only writes.
+    driver = connection.connection.driver_connection if isinstance(connection, Connection) else None
+    if not isinstance(driver, psycopg.Connection):
+        yield
+        return
+    driver.add_notice_handler(_log_notice)
+    try:
+        yield
+    finally:
+        driver.remove_notice_handler(_log_notice)
+
+
+def _log_notice(notice: Diagnostic) -> None:
+    logger().warning("%s", notice.message_primary)
 
 
 def _execute(operations: Operations, statement: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from alembic.operations import Operations
 
 from citus_analytics.operations.base import Arguments, CitusOperation, Guarded
-from citus_analytics.operations.placement import colocated_with
+from citus_analytics.operations.placed import colocated_with
 from citus_analytics.sql import literal
 
 if TYPE_CHECKING:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from citus_analytics.operations import placed
 from citus_analytics.operations.base import CITUS, Arguments, Extension, Guarded
+from citus_analytics.operations.placed import colocated_with
 from citus_analytics.sql import literal, qualify
 
 if TYPE_CHECKING:
@@ -16,23 +18,9 @@ _SINCE: Final = {
 }
 _SINGLE_SHARD: Final = Extension("citus", (12, 0))
 
-# Citus's own words for "with nothing" and "with what fits".
-_WORDS: Final = ("none", "default")
-
 # Citus changes a table by making a new one of the same name, on which it refuses triggers such as
 # those of a rollup. They touch the colocated shards alone.
 ALLOW_TRIGGERS: Final = "PERFORM set_config('citus.enable_unsafe_triggers', 'on', true);"
-
-
-def colocated_with(name: str, colocate_schema: str | None, schema: str | None) -> str:
-    """Return the SQL string that names a colocated table to Citus.
-
-    Without a schema of its own the table is looked for beside the one that it is colocated with,
-    in `schema`, unless `name` is one of Citus's own words.
-    """
-    if name in _WORDS and colocate_schema is None:
-        return literal(name)
-    return literal(qualify(name, schema if colocate_schema is None else colocate_schema))
 
 
 def distributing(table_name: str, distribution: Distributed, schema: str | None) -> Arguments:
@@ -61,10 +49,17 @@ def distribute(
         arguments.append(f"colocate_with => {wanted}")
     if distribution.shard_count is not None:
         arguments.append(f"shard_count => {distribution.shard_count:d}")
+    conditions = [placed.by(column)]
+    if distribution.shard_count is not None:
+        conditions.append(placed.in_shards(distribution.shard_count))
+    if distribution.names_a_table:
+        partner = (distribution.colocate_with or "", distribution.colocate_schema, schema)
+        conditions.append(placed.beside(*partner))
     how = "put on a shard" if column is None else f"distributed by {column}"
     return Guarded(
         call=f"{function}(column=None)" if column is None else function,
-        body=f"PERFORM {function}({', '.join(arguments)});",
+        body=f"IF NOT {placed.is_on_shards(table, *conditions)} THEN\n"
+        f"  PERFORM {function}({', '.join(arguments)});\nEND IF;",
         otherwise=f"table {table} is not {how}, it stays local",
         needs=(_SINGLE_SHARD if column is None else _SINCE[function],),
     )
@@ -75,7 +70,8 @@ def replicate(table_name: str, schema: str | None) -> Guarded:
     table = qualify(table_name, schema)
     return Guarded(
         call="create_reference_table",
-        body=f"PERFORM create_reference_table({literal(table)});",
+        body=f"IF NOT {placed.is_reference(table)} THEN\n"
+        f"  PERFORM create_reference_table({literal(table)});\nEND IF;",
         otherwise=f"table {table} is not copied to every node, it stays local",
     )
 

@@ -15,6 +15,7 @@ from alembic.autogenerate import renderers
 from citus_analytics.distribution import Distributed, Local, Reference
 from citus_analytics.operations.base import CitusOperation, DiscardOp, Transaction
 from citus_analytics.operations.jobs import Job
+from citus_analytics.operations.rollup import ReplaceRollupFunctionOp
 from citus_analytics.rollup_sql import RollupSpec
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def _render(context: AutogenContext, operation: CitusOperation) -> str | list[st
     # Whatever module the template calls `op`.
     prefix = context.opts.get("alembic_module_prefix", "op.")
     call = _call(f"{prefix}{operation.function}", parts)
+    if isinstance(operation, ReplaceRollupFunctionOp) and operation.faults:
+        return [*(f"# Repairs: {' '.join(fault.split())}." for fault in operation.faults), call]
     if operation.transaction is Transaction.FORBIDDEN:
         # The empty line tells Alembic's printer that the block ends.
         return [f"with {prefix}get_context().autocommit_block():", call, ""]

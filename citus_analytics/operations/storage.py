@@ -21,7 +21,8 @@ from citus_analytics.operations.base import (
     TableOperation,
     Transaction,
 )
-from citus_analytics.operations.placement import ALLOW_TRIGGERS, colocated_with
+from citus_analytics.operations.placed import colocated_with
+from citus_analytics.operations.placement import ALLOW_TRIGGERS
 from citus_analytics.sql import literal, qualify
 
 if TYPE_CHECKING:

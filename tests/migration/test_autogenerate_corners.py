@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from alembic.operations.ops import CreateTableOp, DropTableOp, ExecuteSQLOp
-from sqlalchemy import BigInteger, Column, MetaData, Table
+from sqlalchemy import BigInteger, Column, ForeignKeyConstraint, MetaData, Table
 
 from citus_analytics.diff import Declared, Live, plan
 from citus_analytics.distribution import Distributed, Reference, distribute
@@ -82,3 +82,50 @@ def test_operations_of_other_plugins_stay_before_or_after_the_tables() -> None:
     create, drop = CreateTableOp("made", []), DropTableOp("gone")
     operations = plan([first, create, drop, last], Declared(), Live(citus=False))
     assert operations == [first, create, drop, last]
+
+
+@ON_CITUS_ONLY
+def test_a_repair_is_harmless_in_a_chain_that_starts_from_scratch(
+    application: Application,
+) -> None:
+    metadata = MetaData()
+    distribute(table(metadata, "clicks"), Distributed(column="tenant", shard_count=4))
+    distribute(table(metadata, "plans"), Reference())
+    migrated(application, metadata)
+    execute(
+        application.url,
+        "SELECT undistribute_table('clicks')",
+        "SELECT undistribute_table('plans')",
+    )
+    migrated(application, metadata)
+    application.downgrade("base")
+    application.upgrade()
+    assert differences(application.url, metadata) == []
+
+
+def test_a_dropped_table_that_refers_to_one_that_stays(application: Application) -> None:
+    metadata = MetaData()
+    table(metadata, "a")
+    table(metadata, "b", ForeignKeyConstraint(["tenant", "other"], ["a.tenant", "a.id"]))
+    migrated(application, metadata)
+    smaller = MetaData()
+    table(smaller, "a")
+    migrated(application, smaller)
+    application.downgrade()
+    assert differences(application.url, metadata) == []
+
+
+@ON_CITUS_ONLY
+def test_names_that_come_back_are_not_made_again(application: Application) -> None:
+    def shop(shard_count: int) -> MetaData:
+        convention = {"fk": "fk_%(table_name)s_%(constraint_name)s"}
+        metadata = MetaData(naming_convention=convention)
+        distribute(table(metadata, "a"), Distributed(column="tenant", shard_count=shard_count))
+        key = ForeignKeyConstraint(["tenant", "other"], ["a.tenant", "a.id"], name="parent")
+        distribute(table(metadata, "b", key), Distributed(column="tenant", colocate_with="a"))
+        return metadata
+
+    migrated(application, shop(6))
+    migrated(application, shop(4))
+    application.downgrade()
+    assert differences(application.url, shop(6)) == []

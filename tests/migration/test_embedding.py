@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from tests.documents import ROOT, blocks
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
+
+    from tests.servers import DatabaseServer
 
 MODELS = """
 from sqlalchemy import BigInteger, Column, ForeignKey, ForeignKeyConstraint, MetaData, Table
@@ -80,14 +83,16 @@ def config(empty_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     text = text.replace(
         "from alembic import context\n", f"from alembic import context\n{imported}\n"
     )
-    # It would switch off every logger of this process, for good.
-    text = text.replace("fileConfig(config.config_file_name)", "pass")
+    # It would switch off every logger of this process, for good, and not just ours for a while.
+    switch = 'import logging; logging.getLogger("citus_analytics").disabled = True'
+    text = text.replace("fileConfig(config.config_file_name)", switch)
     text = text.replace("connection=connection,", f"connection=connection, {argument},")
     text = text.replace(
         "target_metadata = None",
         "import shop_models\ntarget_metadata = [shop_models.accounts, shop_models.orders]",
     )
     environment.write_text(text)
+    monkeypatch.setattr(logging.getLogger("citus_analytics"), "disabled", False)
     return config
 
 
@@ -98,9 +103,13 @@ def revise(config: Config) -> Path:
     return Path(script.path)
 
 
-def test_an_environment_of_alembic_init(config: Config, empty_database: URL) -> None:
+def test_an_environment_of_alembic_init(
+    config: Config, empty_database: URL, server: DatabaseServer, caplog: pytest.LogCaptureFixture
+) -> None:
     revise(config)
     command.upgrade(config, "head")
+    heard = [record.name for record in caplog.records if "it stays local" in record.message]
+    assert heard == ([] if server.kind == "citus" else ["alembic.citus_analytics"] * 3)
     command.check(config)
     engine = create_engine(empty_database, poolclass=NullPool)
     keys = inspect(engine).get_foreign_keys("orders")
