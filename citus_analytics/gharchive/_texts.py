@@ -1,0 +1,205 @@
+"""Where one event ends and the next begins: lines of JSON, or arrays of events.
+
+GH Archive's files have an event a line. The events API answers arrays of events, on one line or
+on many. Which of the two a source is shows in its first character that is no white space. Both are
+read block by block: memory holds an event and a block, whatever the size of the source.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from itertools import chain
+from json import JSONDecodeError, JSONDecoder
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+LONGEST_TEXT: Final = 1 << 25
+"""The longest text of one event, in bytes: GitHub caps payloads at 25 MB."""
+
+_KEPT_OF_LONG: Final = 1 << 10
+_BYTE_ORDER_MARK: Final = codecs.BOM_UTF8
+_NOT_SPACE: Final = re.compile(rb"\S")
+_BETWEEN: Final = re.compile(r"[\s,]*")
+_DIGIT_SAFE: Final = JSONDecoder(parse_int=str, parse_float=str)
+# An error this close to the end of what was read may only mean that the rest is still to come.
+_LONGEST_TOKEN: Final = 12
+
+
+class Text(NamedTuple):
+    """The text of one event, or of what stands in its place.
+
+    Attributes:
+        line: The line on which it starts, counted from 1.
+        text: Its bytes; if it is too long, its beginning.
+        too_long: Whether it is longer than `LONGEST_TEXT`.
+    """
+
+    line: int
+    text: bytes
+    too_long: bool = False
+
+
+def texts(blocks: Iterable[bytes], *, longest: int = LONGEST_TEXT) -> Iterator[Text]:
+    """Yield the text of every event of a source, blank lines left out.
+
+    Args:
+        blocks: The source, uncompressed, in blocks of any size.
+        longest: More bytes than this for one event are not kept.
+    """
+    source = iter(blocks)
+    start = _first_bytes(source)
+    if start.lstrip().startswith(b"["):
+        yield from _Elements(chain((start,), source), longest)
+    else:
+        yield from _lines(chain((start,), source), longest)
+
+
+def objects_of(line: str) -> list[tuple[int, int]]:
+    """Return where the objects of a line start and end, that follow each other with no comma.
+
+    A writer that was killed between an event and its line end leaves such lines. What is no
+    object, and all that follows it, is the last of them.
+    """
+    found = []
+    position = 0
+    while position < len(line):
+        try:
+            _, end = _DIGIT_SAFE.raw_decode(line, position)
+        except (JSONDecodeError, RecursionError):
+            end = len(line)
+        found.append((position, end))
+        position = end + len(line[end:]) - len(line[end:].lstrip())
+    return found
+
+
+def _first_bytes(source: Iterator[bytes]) -> bytes:
+    start = b""
+    for block in source:
+        start += block
+        if len(start) >= len(_BYTE_ORDER_MARK) and _NOT_SPACE.search(start):
+            break
+    return start.removeprefix(_BYTE_ORDER_MARK)
+
+
+def _lines(blocks: Iterable[bytes], longest: int) -> Iterator[Text]:
+    number = 1
+    parts: list[bytes] = []
+    size = 0
+    for block in blocks:
+        first, *others = block.split(b"\n")
+        size += len(first)
+        # Of a line that is too long, no more is kept than what came before it was known.
+        if size <= longest:
+            parts.append(first)
+        if not others:
+            continue
+        yield from _line(number, parts, size, longest)
+        for text in others[:-1]:
+            number += 1
+            yield from _line(number, [text], len(text), longest)
+        number += 1
+        parts, size = [others[-1]], len(others[-1])
+    yield from _line(number, parts, size, longest)
+
+
+def _line(number: int, parts: list[bytes], size: int, longest: int) -> Iterator[Text]:
+    if size > longest:
+        yield Text(number, b"".join(parts)[:_KEPT_OF_LONG], too_long=True)
+    elif text := b"".join(parts).strip():
+        yield Text(number, text)
+
+
+class _Elements:
+    """Reads arrays of objects, which may follow each other, as the texts of their elements.
+
+    What is no element is taken to the end of its line, so that an array with an element a line
+    loses no more than that line.
+    """
+
+    def __init__(self, blocks: Iterable[bytes], longest: int) -> None:
+        # Bytes that are no UTF-8 come out again as they were.
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        final = (decoder.decode(b"", final=True) for _ in range(1))
+        self._more = chain((decoder.decode(block) for block in blocks), final)
+        self._longest = longest
+        self._buffer = ""
+        self._position = 0
+        self._line = 1
+        self._in_array = False
+
+    def __iter__(self) -> Iterator[Text]:
+        while self._next_character():
+            character = self._buffer[self._position]
+            if character == "[" and not self._in_array:
+                self._in_array = True
+                self._position += 1
+            elif character == "]" and self._in_array:
+                self._in_array = False
+                self._position += 1
+            else:
+                yield self._element()
+
+    def _next_character(self) -> bool:
+        """Go to the next character that is neither white space nor a comma, if there is one."""
+        while True:
+            between = _BETWEEN.match(self._buffer, self._position)
+            self._advance(between.end() if between else self._position)
+            if self._position < len(self._buffer):
+                return True
+            if not self._read(1):
+                return False
+
+    def _element(self) -> Text:
+        line = self._line
+        text = self._taken(self._end_of_element() or self._end_of_line())
+        if len(text) > self._longest:
+            return Text(line, text[:_KEPT_OF_LONG], too_long=True)
+        return Text(line, text)
+
+    def _end_of_element(self) -> int | None:
+        """Return where the object ends that starts here, or None if none does."""
+        if self._buffer[self._position] != "{":
+            return None
+        while True:
+            try:
+                return _DIGIT_SAFE.raw_decode(self._buffer, self._position)[1]
+            except RecursionError:
+                return None
+            except JSONDecodeError as error:
+                unterminated = error.msg.startswith("Unterminated")
+                broken = not unterminated and error.pos < len(self._buffer) - _LONGEST_TOKEN
+            size = len(self._buffer) - self._position
+            # Twice as much each time: a long element is not parsed once for every block.
+            if broken or size > self._longest or not self._read(2 * size):
+                return None
+
+    def _end_of_line(self) -> int:
+        while (end := self._buffer.find("\n", self._position)) < 0:
+            size = len(self._buffer) - self._position
+            if size > self._longest or not self._read(2 * size):
+                return len(self._buffer)
+        return end
+
+    def _taken(self, end: int) -> bytes:
+        text = self._buffer[self._position : end]
+        self._advance(end)
+        return text.strip().encode("utf-8", "surrogateescape")
+
+    def _advance(self, position: int) -> None:
+        self._line += self._buffer.count("\n", self._position, position)
+        self._position = position
+
+    def _read(self, size: int) -> bool:
+        """Read until at least so many characters are left, and tell whether any came."""
+        parts = [self._buffer[self._position :]]
+        before = waiting = len(parts[0])
+        for text in self._more:
+            parts.append(text)
+            waiting += len(text)
+            if waiting >= size and waiting > before:
+                break
+        self._buffer, self._position = "".join(parts), 0
+        return waiting > before
