@@ -19,6 +19,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    func,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -81,6 +82,8 @@ class GithubUser(Base):
     display_login: Mapped[str | None] = mapped_column(Text)
 
     __mapper_args__ = {"primary_key": ["user_id"]}  # noqa: RUF012
+    # One row for each user: a second one would count events twice in joins.
+    __table_args__ = (Index("github_users_key", "user_id", unique=True),)
 
 
 class GithubRollup1Min(Base):
@@ -114,6 +117,45 @@ class GithubRollup1Min(Base):
     )
 
 
+class GithubUserOrigin(Base):
+    """The event from which a row of `github_users` comes.
+
+    A row of `github_users` without one was loaded as it is, and yields to what events say.
+    """
+
+    __tablename__ = "github_user_origins"
+
+    user_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    event_id: Mapped[int] = mapped_column(BigInteger)
+
+
+class LoadedFile(Base):
+    """A file, or a part of it, whose rows are in a table: it is not loaded again.
+
+    `fingerprint` is the SHA-256 of the content, uncompressed. The part goes from `first_byte` up
+    to `end_byte`, which is the start of the next, of the `total_bytes` of the content. A file that
+    was loaded in one transaction has one part; the file is loaded completely where its parts add
+    up to `total_bytes`. `stored_bytes` is the size of the file itself, which may be compressed.
+    """
+
+    __tablename__ = "loaded_files"
+
+    table_name: Mapped[str] = mapped_column(Text, primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(Text, primary_key=True)
+    first_byte: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    end_byte: Mapped[int] = mapped_column(BigInteger)
+    total_bytes: Mapped[int] = mapped_column(BigInteger)
+    stored_bytes: Mapped[int] = mapped_column(BigInteger)
+    row_count: Mapped[int] = mapped_column(BigInteger)
+    rejected: Mapped[int] = mapped_column(BigInteger)
+    duplicates: Mapped[int] = mapped_column(BigInteger)
+    name: Mapped[str] = mapped_column(Text)
+    loaded_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now()
+    )
+
+
 class LatestRollup(Base):
     """One row: the minute in which the rollup last ran.
 
@@ -131,11 +173,15 @@ class LatestRollup(Base):
 github_events = cast("Table", GithubEvent.__table__)
 github_users = cast("Table", GithubUser.__table__)
 github_rollup_1min = cast("Table", GithubRollup1Min.__table__)
+github_user_origins = cast("Table", GithubUserOrigin.__table__)
+loaded_files = cast("Table", LoadedFile.__table__)
 latest_rollup = cast("Table", LatestRollup.__table__)
 
 distribute(github_events, Distributed(column="user_id"))
 distribute(github_users, Distributed(column="user_id", colocate_with="github_events"))
 distribute(github_rollup_1min, Distributed(column="user_id", colocate_with="github_events"))
+distribute(github_user_origins, Distributed(column="user_id", colocate_with="github_events"))
+distribute(loaded_files, Local())
 distribute(latest_rollup, Local())
 
 GITHUB_ROLLUP_1MIN = declare_rollup(
