@@ -151,9 +151,7 @@ class LoadedFile(Base):
     rejected: Mapped[int] = mapped_column(BigInteger)
     duplicates: Mapped[int] = mapped_column(BigInteger)
     name: Mapped[str] = mapped_column(Text)
-    loaded_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now()
-    )
+    loaded_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 class LatestRollup(Base):

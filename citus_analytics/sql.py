@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 # With named parameters a per cent sign in a name stays single.
 DIALECT: Dialect = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call]
 
-# An SQLSTATE of our own, so that a refusal is told apart from every error of the server's.
-REFUSED = "CAREF"
-
+_COPY_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 _HAS_CITUS = "EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
 
 
@@ -43,6 +41,11 @@ def literal(value: str) -> str:
     if "\\" not in text and "\n" not in text:
         return f"'{text}'"
     return " E'" + text.replace("\\", "\\\\").replace("\n", "\\n") + "'"
+
+
+def copy_field(value: str | None) -> bytes:
+    """Return `value` as a field of COPY's text format."""
+    return b"\\N" if value is None else value.translate(_COPY_ESCAPES).encode()
 
 
 def dollar_quote(body: str, tag: str) -> str:

@@ -17,6 +17,7 @@ import msgspec
 from citus_analytics.errors import CitusAnalyticsError
 from citus_analytics.gharchive._texts import Text, objects_of
 from citus_analytics.gharchive._types import EventRow, Reject, UserRecord
+from citus_analytics.sql import copy_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,7 +30,6 @@ _ESCAPED_ZERO: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 # JSON allows line ends and tabs between its tokens, but not in strings: as spaces, they need no
 # escape in COPY's text.
 _WHITE_SPACE: Final = bytes.maketrans(b"\t\n\r", b"   ")
-_COPY_ESCAPES: Final = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
 class OldFormatError(CitusAnalyticsError):
@@ -136,7 +136,7 @@ def _row(text: bytes, line: int) -> EventRow:
     created_at = event.created_at.astimezone(UTC)
     copy = b"%d\t%b\t%b\t%b\t%b\t%b\t%d\t%b\t%b\n" % (
         event_id,
-        event.type.translate(_COPY_ESCAPES).encode(),
+        copy_field(event.type),
         _NULL if event.public is None else b"t" if event.public else b"f",
         _repo_id(event.repo),
         _json(event.payload),

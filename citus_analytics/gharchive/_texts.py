@@ -42,19 +42,22 @@ class Text(NamedTuple):
     too_long: bool = False
 
 
-def texts(blocks: Iterable[bytes], *, longest: int = LONGEST_TEXT) -> Iterator[Text]:
+def texts(
+    blocks: Iterable[bytes], *, first_line: int = 1, longest: int = LONGEST_TEXT
+) -> Iterator[Text]:
     """Yield the text of every event of a source, blank lines left out.
 
     Args:
         blocks: The source, uncompressed, in blocks of any size.
+        first_line: The number of the first line.
         longest: More bytes than this for one event are not kept.
     """
     source = iter(blocks)
     start = _first_bytes(source)
     if start.lstrip().startswith(b"["):
-        yield from _Elements(chain((start,), source), longest)
+        yield from _Elements(chain((start,), source), first_line, longest)
     else:
-        yield from _lines(chain((start,), source), longest)
+        yield from _lines(chain((start,), source), first_line, longest)
 
 
 def objects_of(line: str) -> list[tuple[int, int]]:
@@ -84,8 +87,7 @@ def _first_bytes(source: Iterator[bytes]) -> bytes:
     return start.removeprefix(_BYTE_ORDER_MARK)
 
 
-def _lines(blocks: Iterable[bytes], longest: int) -> Iterator[Text]:
-    number = 1
+def _lines(blocks: Iterable[bytes], number: int, longest: int) -> Iterator[Text]:
     parts: list[bytes] = []
     size = 0
     for block in blocks:
@@ -119,7 +121,7 @@ class _Elements:
     loses no more than that line.
     """
 
-    def __init__(self, blocks: Iterable[bytes], longest: int) -> None:
+    def __init__(self, blocks: Iterable[bytes], first_line: int, longest: int) -> None:
         # Bytes that are no UTF-8 come out again as they were.
         decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         final = (decoder.decode(b"", final=True) for _ in range(1))
@@ -127,7 +129,7 @@ class _Elements:
         self._longest = longest
         self._buffer = ""
         self._position = 0
-        self._line = 1
+        self._line = first_line
         self._in_array = False
 
     def __iter__(self) -> Iterator[Text]:

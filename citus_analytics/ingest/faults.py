@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from citus_analytics.distribution import Distributed, distribution_of
 from citus_analytics.errors import LoadError
-from citus_analytics.ingest.sources import Tally, csv_blocks
+from citus_analytics.ingest.sources import Tally, content_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -50,9 +50,14 @@ def lacks_place(error: psycopg.Error, table: Table) -> bool:
     return error.sqlstate == _INTERNAL and place_in_context(error.diag.context, table).line is None
 
 
+def is_of_data(error: psycopg.Error) -> bool:
+    """Whether the data are at fault, and neither the connection nor the server."""
+    return (error.sqlstate or "")[:2] in _FAULTS_OF_DATA
+
+
 def explain(error: psycopg.Error, table: Table, source: Input) -> LoadError | None:
     """Return an error that names the row at fault, or None if it is not the fault of a row."""
-    if (error.sqlstate or "")[:2] not in _FAULTS_OF_DATA:
+    if not is_of_data(error):
         return None
     place = _place(error, table, source)
     said = error.diag.message_primary or str(error)
@@ -70,13 +75,14 @@ def explain(error: psycopg.Error, table: Table, source: Input) -> LoadError | No
 
 def _place(error: psycopg.Error, table: Table, source: Input) -> Place:
     place = place_in_context(error.diag.context, table)
+    before = source.first_line - 1
     column = place.column or _column_in_message(error, table)
     if place.line is None or not source.repeatable:
-        return Place(place.line, column)
+        return Place(place.line and before + place.line, column)
     start, row = _row_that_ends(source, place.line)
     if column is None and error.sqlstate == _NOT_IN_ENCODING:
         column = _column_without_text(row, table)
-    return Place(start, column)
+    return Place(before + start, column)
 
 
 def place_in_context(context: str | None, table: Table) -> Place:
@@ -126,7 +132,7 @@ def _row_that_ends(source: Input, line: int) -> tuple[int, bytes]:
 
 def _lines(source: Input) -> Generator[bytes]:
     rest = b""
-    for block in csv_blocks(source, Tally()):
+    for block in content_blocks(source, Tally()):
         *lines, rest = (rest + block).split(b"\n")
         yield from lines
     yield rest

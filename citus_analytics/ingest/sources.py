@@ -1,7 +1,8 @@
-"""Where rows come from: a file, a stream or blocks of bytes; CSV, or gzip around it.
+"""Where rows come from: a file, a stream, a web server or blocks of bytes; or gzip around it.
 
-A source becomes an `Input`, and an `Input` is read as blocks of CSV. Gzip is known by its first
-two bytes, which no CSV in UTF-8 begins with, so that any kind of source may be compressed.
+A source becomes an `Input`, and an `Input` is read as blocks of content, which is CSV or JSON. Gzip
+is known by its first two bytes, which no text in UTF-8 begins with, so that any kind of source may
+be compressed.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Input:
         total_bytes: How many bytes that will be, or None if nobody knows.
         repeatable: Whether it can be read more than once.
         named_gzip: Whether its name promises gzip.
+        first_line: The number of its first line, if it is a part of something.
     """
 
     name: str
@@ -58,11 +60,12 @@ class Input:
     total_bytes: int | None = None
     repeatable: bool = False
     named_gzip: bool = False
+    first_line: int = 1
 
 
 @dataclass(slots=True)
 class Tally:
-    """How much has been read: bytes as they are stored, and line ends of the CSV in them."""
+    """How much has been read: bytes as they are stored, and line ends of the content in them."""
 
     bytes: int = 0
     lines: int = 0
@@ -90,8 +93,8 @@ def open_source(source: Source) -> Input:
     )
 
 
-def csv_blocks(source: Input, tally: Tally) -> Generator[bytes]:
-    """Read a source as blocks of CSV, and keep the tally.
+def content_blocks(source: Input, tally: Tally) -> Generator[bytes]:
+    """Read a source as blocks of content, and keep the tally.
 
     Raises:
         ArgumentError: The source gives something else than bytes.
@@ -105,7 +108,7 @@ def csv_blocks(source: Input, tally: Tally) -> Generator[bytes]:
         elif source.named_gzip:
             raise LoadError(
                 f"{source.name} is no gzip file: it begins with {first[:8]!r}. Load the "
-                "complete file, or drop .gz from its name if it is CSV."
+                "complete file, or drop .gz from its name if it is not compressed."
             )
         for block in blocks:
             tally.lines += block.count(b"\n")
@@ -210,7 +213,7 @@ def _gathered(source: Input, tally: Tally) -> Generator[bytes]:
 
 
 def _inflated(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
-    """Decompress gzip of one or more members; never more than a block of CSV at a time."""
+    """Decompress gzip of one or more members; never more than a block of content at a time."""
     inflater = zlib.decompressobj(_GZIP_WINDOW)
     try:
         for block in blocks:

@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from citus_analytics.errors import ArgumentError, LoadError
 from citus_analytics.ingest import load_events
 from citus_analytics.ingest.faults import Place, place_in_context
-from citus_analytics.ingest.sources import BLOCK_SIZE, Block, Source, Tally, csv_blocks, open_source
+from citus_analytics.ingest.sources import (
+    BLOCK_SIZE,
+    Block,
+    Source,
+    Tally,
+    content_blocks,
+    open_source,
+)
 from citus_analytics.models import github_events
 
 if TYPE_CHECKING:
@@ -28,7 +35,7 @@ LONG = b"1,0123456789abcdef\n" * (BLOCK_SIZE // 5)
 
 
 def read(source: Source) -> bytes:
-    return b"".join(csv_blocks(open_source(source), Tally()))
+    return b"".join(content_blocks(open_source(source), Tally()))
 
 
 @pytest.fixture
@@ -51,7 +58,7 @@ def test_an_open_file_is_read_from_where_it_stands_and_stays_open(path: Path) ->
         source = open_source(file)
         assert source.total_bytes == len(b"2,two\n")
         for _ in range(2):
-            assert b"".join(csv_blocks(source, Tally())) == b"2,two\n"
+            assert b"".join(content_blocks(source, Tally())) == b"2,two\n"
         assert not file.closed
 
 
@@ -65,7 +72,7 @@ def test_a_file_that_decompresses_does_not_tell_its_size(tmp_path: Path) -> None
     with gzip.open(path) as file:
         source = open_source(file)
         assert source.total_bytes is None
-        assert b"".join(csv_blocks(source, Tally())) == LONG
+        assert b"".join(content_blocks(source, Tally())) == LONG
 
 
 def test_a_pipe_is_read_once_and_has_no_size() -> None:
@@ -80,13 +87,13 @@ def test_a_pipe_is_read_once_and_has_no_size() -> None:
     with os.fdopen(reading, "rb") as file:
         source = open_source(file)
         assert (source.total_bytes, source.repeatable) == (None, False)
-        assert b"".join(csv_blocks(source, Tally())) == LONG
+        assert b"".join(content_blocks(source, Tally())) == LONG
     writer.join()
 
 
 def test_blocks_of_any_kind_of_bytes_are_gathered() -> None:
     blocks: list[Block] = [b"1", bytearray(b","), memoryview(b"one\n")] * BLOCK_SIZE
-    gathered = list(csv_blocks(open_source(iter(blocks)), Tally()))
+    gathered = list(content_blocks(open_source(iter(blocks)), Tally()))
     assert b"".join(gathered) == b"1,one\n" * BLOCK_SIZE
     assert len(gathered) <= 13
 
@@ -106,14 +113,14 @@ def test_gzip_of_several_members_and_padding_is_one_file() -> None:
 def test_gzip_is_unpacked_block_by_block() -> None:
     bomb = gzip.compress(b"\n" * 50_000_000)
     assert len(bomb) < 100_000
-    assert max(map(len, csv_blocks(open_source([bomb]), Tally()))) <= BLOCK_SIZE
+    assert max(map(len, content_blocks(open_source([bomb]), Tally()))) <= BLOCK_SIZE
 
 
 def test_the_tally_has_stored_bytes_and_unpacked_lines(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv.gz"
     path.write_bytes(gzip.compress(LONG))
     tally = Tally()
-    for _ in csv_blocks(open_source(path), tally):
+    for _ in content_blocks(open_source(path), tally):
         pass
     assert tally == Tally(bytes=path.stat().st_size, lines=LONG.count(b"\n"))
 
@@ -204,7 +211,7 @@ def test_what_an_iterable_raises_comes_through() -> None:
 
 
 def test_a_file_is_closed_when_reading_stops_early(path: Path, recwarn: Any) -> None:
-    blocks = csv_blocks(open_source(path), Tally())
+    blocks = content_blocks(open_source(path), Tally())
     next(blocks)
     blocks.close()
     assert not recwarn.list

@@ -1,0 +1,231 @@
+"""Events in JSON on their way into `github_events`: what can be stored is, the rest is told.
+
+Events go in batches, each a COPY in a savepoint. What a batch holds is kept until the server has
+taken it: if the server refuses a row, which it says for numbers that are too large, text that is
+nested too deeply or a constraint of the user's own, the row is found and rejected, and the others
+are sent again.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+from citus_analytics.errors import LoadError
+from citus_analytics.gharchive import EventRow, OldFormatError, Reject, convert, texts
+from citus_analytics.ingest.connections import (
+    RejectedError,
+    all_or_nothing,
+    checked_json,
+    copy,
+    copy_statement,
+)
+from citus_analytics.ingest.faults import is_of_data, lacks_place, place_in_context
+from citus_analytics.ingest.results import LoadResult, Progress
+from citus_analytics.ingest.sources import BLOCK_SIZE, Tally, content_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    import psycopg
+    from sqlalchemy import Connection, Table
+
+    from citus_analytics.ingest.results import LoadOptions, ProgressCallback
+    from citus_analytics.ingest.sources import Input
+    from citus_analytics.ingest.users import Users
+
+# Many events, so that a statement costs little; few enough to be kept, twice, in memory.
+_BATCH_SIZE: Final = 1 << 24
+_SHOWN: Final = 120
+
+
+class Counts:
+    """What became of the events so far."""
+
+    __slots__ = ("rejected", "rows")
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.rejected = 0
+
+
+class JsonLoad:
+    """Events on their way into one table.
+
+    Args:
+        connection: Where the table is.
+        table: Where the rows go: `github_events`, or a table with the same columns.
+        name: What to call the source in messages.
+        options: What is done with events that cannot be stored.
+        users: Where to note the users, if anywhere.
+    """
+
+    __slots__ = ("_connection", "_name", "_options", "_statement", "_table", "_users", "counts")
+
+    def __init__(
+        self,
+        connection: Connection,
+        table: Table,
+        name: str,
+        options: LoadOptions,
+        users: Users | None,
+    ) -> None:
+        self._connection = connection
+        self._statement = copy_statement(connection, table, "FORMAT text")
+        self._table = table
+        self._name = name
+        self._options = options
+        self._users = users
+        self.counts = Counts()
+
+    def store(self, outcomes: Iterable[EventRow | Reject]) -> None:
+        """Store the rows among the outcomes, and tell of the others."""
+        rows = self._rows(outcomes)
+        for first in rows:
+            kept: list[EventRow] = []
+            try:
+                with all_or_nothing(self._connection):
+                    copy(self._connection, self._statement, _blocks(first, rows, kept))
+            except RejectedError as rejected:
+                with all_or_nothing(self._connection), checked_json(self._connection):
+                    kept = self._without_refused(kept, rejected.error)
+            self._note(kept)
+
+    def _rows(self, outcomes: Iterable[EventRow | Reject]) -> Iterator[EventRow]:
+        for outcome in outcomes:
+            if isinstance(outcome, Reject):
+                self._reject(outcome)
+            else:
+                yield outcome
+
+    def _note(self, rows: list[EventRow]) -> None:
+        self.counts.rows += len(rows)
+        if self._users is not None:
+            self._users.add(rows)
+
+    def _reject(self, reject: Reject, cause: Exception | None = None) -> None:
+        if self._options.strict:
+            line = f", line {reject.line}" if reject.line else ""
+            raise LoadError(
+                f"{self._name}{line}: {reject.reason}. Nothing was loaded into "
+                f"{self._table.name}. It begins with {reject.text[:_SHOWN]!r}. Correct it or "
+                "leave it out, or load without strict to have it rejected.",
+                line=reject.line or None,
+            ) from cause
+        self.counts.rejected += 1
+        if self._options.rejects:
+            self._options.rejects(reject)
+
+    def _without_refused(self, rows: list[EventRow], error: psycopg.Error) -> list[EventRow]:
+        """Store all rows but those that the server refuses; return those that it has."""
+        stored: list[EventRow] = []
+        refused: list[tuple[EventRow, psycopg.Error]] = []
+        waiting = self._divided(rows, error, refused)
+        while waiting:
+            some = waiting.pop()
+            try:
+                with all_or_nothing(self._connection):
+                    copy(self._connection, self._statement, [row.copy for row in some])
+                stored += some
+            except RejectedError as rejected:
+                waiting += self._divided(some, rejected.error, refused)
+        for row, reason in sorted(refused, key=lambda each: each[0].line):
+            said = reason.diag.message_primary or str(reason)
+            self._reject(Reject(row.line, f"the server refuses it: {said}", row.text), reason)
+        return stored
+
+    def _divided(
+        self,
+        rows: list[EventRow],
+        error: psycopg.Error,
+        refused: list[tuple[EventRow, psycopg.Error]],
+    ) -> list[list[EventRow]]:
+        """Return what to try after rows were refused, the last first, and note the row at fault.
+
+        What follows it is halved, so that many bad rows are not all sent again for each of them.
+        """
+        unplaced = lacks_place(error, self._table)
+        if not (is_of_data(error) or unplaced):
+            raise error
+        line = place_in_context(error.diag.context, self._table).line
+        if len(rows) == 1:
+            at = 0
+        elif unplaced or line is None or line > len(rows):
+            middle = len(rows) // 2
+            return [rows[middle:], rows[:middle]]
+        else:
+            at = line - 1
+        refused.append((rows[at], error))
+        middle = (at + 1 + len(rows)) // 2
+        parts = [rows[middle:], rows[at + 1 : middle], rows[:at]]
+        return [part for part in parts if part]
+
+
+def _blocks(first: EventRow, rows: Iterator[EventRow], kept: list[EventRow]) -> Iterator[bytes]:
+    """Yield a batch in blocks that are worth sending, and keep its rows."""
+    kept.append(first)
+    waiting = [first.copy]
+    size = total = len(first.copy)
+    if total < _BATCH_SIZE:
+        for row in rows:
+            kept.append(row)
+            waiting.append(row.copy)
+            size += len(row.copy)
+            if size >= BLOCK_SIZE:
+                total += size
+                yield b"".join(waiting)
+                waiting.clear()
+                size = 0
+                if total >= _BATCH_SIZE:
+                    break
+    yield b"".join(waiting)
+
+
+def load_json_source(
+    load: JsonLoad,
+    source: Input,
+    *,
+    progress: ProgressCallback | None = None,
+    watch: Callable[[bytes], object] | None = None,
+) -> LoadResult:
+    """Store what a source holds; the caller undoes it if this raises.
+
+    Raises:
+        LoadError: The source cannot be read, is in the format of before 2015, or has, if that is
+            asked for, something that cannot be stored.
+    """
+    tally = Tally()
+
+    def so_far() -> Progress:
+        return Progress(bytes=tally.bytes, rows=load.counts.rows, total_bytes=source.total_bytes)
+
+    def blocks() -> Generator[bytes]:
+        with closing(content_blocks(source, tally)) as content:
+            for block in content:
+                if watch:
+                    watch(block)
+                yield block
+                if progress:
+                    progress(so_far())
+
+    with closing(blocks()) as content:
+        load.store(_outcomes(source, content))
+    if progress:
+        progress(so_far())
+    return LoadResult(rows=load.counts.rows, bytes=tally.bytes, rejected=load.counts.rejected)
+
+
+def _outcomes(source: Input, blocks: Iterable[bytes]) -> Iterator[EventRow | Reject]:
+    known = False
+    for text in texts(blocks, first_line=source.first_line):
+        try:
+            for outcome in convert(text):
+                known = known or isinstance(outcome, EventRow)
+                yield outcome
+        except OldFormatError as error:
+            if not known:
+                # It is no odd event among others.
+                raise LoadError(
+                    f"{source.name}, line {text.line}: {error}", line=text.line
+                ) from error
+            yield Reject(text.line, str(error), text.text)
