@@ -27,18 +27,34 @@ from citus_analytics.errors import (
     RollupError,
     ServerError,
 )
-from citus_analytics.ingest import LoadResult, Progress, load_csv, load_events, load_users
+from citus_analytics.gharchive import OldFormatError, Reject
+from citus_analytics.ingest import (
+    LoadOptions,
+    LoadResult,
+    Progress,
+    load_api_events,
+    load_api_events_async,
+    load_csv,
+    load_events,
+    load_files,
+    load_once,
+    load_users,
+)
 from citus_analytics.models import (
     GITHUB_ROLLUP_1MIN,
     Base,
     GithubEvent,
     GithubRollup1Min,
     GithubUser,
+    GithubUserOrigin,
     LatestRollup,
+    LoadedFile,
     github_events,
     github_rollup_1min,
+    github_user_origins,
     github_users,
     latest_rollup,
+    loaded_files,
 )
 from citus_analytics.queries import (
     HourlyCommits,
@@ -74,11 +90,15 @@ __all__ = [
     "GithubEvent",
     "GithubRollup1Min",
     "GithubUser",
+    "GithubUserOrigin",
     "LatestRollup",
+    "LoadedFile",
     "github_events",
     "github_rollup_1min",
+    "github_user_origins",
     "github_users",
     "latest_rollup",
+    "loaded_files",
     # How tables are spread over a cluster
     "Distributed",
     "Distribution",
@@ -88,10 +108,16 @@ __all__ = [
     "distribute",
     "distribution_of",
     # Loading
+    "LoadOptions",
     "LoadResult",
     "Progress",
+    "Reject",
+    "load_api_events",
+    "load_api_events_async",
     "load_csv",
     "load_events",
+    "load_files",
+    "load_once",
     "load_users",
     # Rollups
     "GITHUB_ROLLUP_1MIN",
@@ -122,6 +148,7 @@ __all__ = [
     "CitusAnalyticsError",
     "DeclarationError",
     "LoadError",
+    "OldFormatError",
     "OperationError",
     "RollupError",
     "ServerError",

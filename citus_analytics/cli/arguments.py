@@ -121,12 +121,46 @@ def _add_load(commands: Commands) -> None:
     load = _command(
         commands,
         "load",
-        "load events or users from CSV",
-        "Load CSV without a header, in the layout of the table, plain or gzipped: all of it, or "
-        "nothing if a row is malformed.",
+        "load events or users, each file once",
+        "Load CSV without a header in the layout of the table, or events in JSON as GH Archive and "
+        "GitHub's API have them, plain or gzipped. Each file is loaded in full or not at all, and "
+        "its content is not loaded again. Users are loaded from events in JSON as well.",
     )
     load.add_argument("table", choices=("events", "users"), help="what the rows are")
-    load.add_argument("source", metavar="SOURCE", help="a path, or - for standard input")
+    load.add_argument(
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="a path, a folder, an http(s) address, a range such as 2015-01-01-{0..5}.json.gz, "
+        "or - for standard input",
+    )
+    load.add_argument(
+        "--force", action="store_true", help="load again what is loaded, in place of its rows"
+    )
+    load.add_argument(
+        "--unique", action="store_true", help="leave out rows that are there from other files"
+    )
+    load.add_argument(
+        "--strict", action="store_true", help="fail at the first event that cannot be stored"
+    )
+    load.add_argument(
+        "--rejects", metavar="FILE", help="write events that cannot be stored here, as JSON lines"
+    )
+    load.add_argument(
+        "--format", choices=("auto", "csv", "json"), default="auto", help="default: auto"
+    )
+    load.add_argument(
+        "--jobs",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="over how many connections a large file is loaded (default: 1)",
+    )
+    load.add_argument(
+        "--indexes-later",
+        action="store_true",
+        help="if the table is empty, build its indexes at the end: a first load is faster",
+    )
     _add_database_url(load)
     _add_json(load)
 

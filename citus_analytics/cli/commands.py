@@ -19,12 +19,10 @@ from citus_analytics.cli.demo import demo
 from citus_analytics.cli.failures import Exit, ExitError
 from citus_analytics.cli.lint import lint
 from citus_analytics.cli.output import open_screen, write, write_json
-from citus_analytics.cli.progress import loading, waiting
-from citus_analytics.cli.status import status
-from citus_analytics.cli.words import duration, in_utc, loaded, plural, rolled_up, timed
-from citus_analytics.ingest import load_csv
+from citus_analytics.cli.load import load
+from citus_analytics.cli.progress import waiting
+from citus_analytics.cli.words import duration, in_utc, plural, rolled_up, timed
 from citus_analytics.migrations import configuration, downgrade, upgrade
-from citus_analytics.models import github_events, github_users
 from citus_analytics.queries import count_events
 from citus_analytics.rollup_run import run_rollup
 
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Iterator
     from typing import Any
-
-_TABLES: Final = {"events": github_events, "users": github_users}
 
 
 def migrate(arguments: Namespace) -> None:
@@ -86,24 +82,6 @@ def _print_sql(arguments: Namespace) -> None:
     else:
         command.upgrade(config, arguments.revision, sql=True)
     write(script.getvalue().rstrip())
-
-
-def load(arguments: Namespace) -> None:
-    """Load CSV, in one transaction."""
-    table = _TABLES[arguments.table]
-    with (
-        engine_for(url_of(arguments)).begin() as connection,
-        timed() as watch,
-        loading(f"Loading {arguments.table}") as progress,
-    ):
-        result = load_csv(connection, table, arguments.source, progress=progress)
-    if arguments.json:
-        write_json({**asdict(result), "table": table.name, "seconds": watch.seconds})
-        return
-    write(
-        f"Loaded into {table.name}: {loaded(result, watch.seconds)}",
-        f"Python: load_{arguments.table}(session, {arguments.source!r})",
-    )
 
 
 def rollup(arguments: Namespace) -> None:

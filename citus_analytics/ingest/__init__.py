@@ -18,9 +18,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from citus_analytics.ingest.api_events import load_api_events, load_api_events_async
 from citus_analytics.ingest.connections import connection_of
 from citus_analytics.ingest.csv_load import CsvLoad
+from citus_analytics.ingest.files import load_files
+from citus_analytics.ingest.indexes import indexes_afterwards
 from citus_analytics.ingest.once import load_once
+from citus_analytics.ingest.rejects import write_reject
 from citus_analytics.ingest.results import (
     Format,
     LoadOptions,
@@ -45,10 +49,15 @@ __all__ = [
     "ProgressCallback",
     "RejectCallback",
     "Source",
+    "indexes_afterwards",
+    "load_api_events",
+    "load_api_events_async",
     "load_csv",
     "load_events",
+    "load_files",
     "load_once",
     "load_users",
+    "write_reject",
 ]
 
 

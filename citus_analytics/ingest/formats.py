@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from citus_analytics.errors import ArgumentError
 from citus_analytics.ingest.sources import Tally, content_blocks
@@ -18,29 +18,33 @@ if TYPE_CHECKING:
     from citus_analytics.ingest.results import LoadOptions
     from citus_analytics.ingest.sources import Block, Input
 
+Kind: TypeAlias = Literal["csv", "lines", "array"]
+
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
-def format_of(
-    source: Input, table: Table, options: LoadOptions
-) -> tuple[Input, Literal["csv", "json"]]:
-    """Return what a source is, and the source to read from then on.
+def format_of(source: Input, table: Table, options: LoadOptions) -> tuple[Input, Kind]:
+    """Return the source to read from then on, and what it is.
 
     Raises:
         ArgumentError: JSON is to go into another table than `github_events`.
     """
-    known = options.format
-    if known == "auto":
-        source, known = _looked_into(source)
-    if known == "json" and table is not github_events:
+    if options.format == "csv":
+        return source, "csv"
+    source, start = _looked_into(source)
+    kind: Kind = "array" if start == b"[" else "lines"
+    if options.format == "auto" and start not in (b"{", b"["):
+        return source, "csv"
+    if table is not github_events:
         raise ArgumentError(
             f"{source.name} has events in JSON, which go into github_events, not into "
             f"{table.name}: the users of events are stored along with them."
         )
-    return source, known
+    return source, kind
 
 
-def _looked_into(source: Input) -> tuple[Input, Literal["csv", "json"]]:
+def _looked_into(source: Input) -> tuple[Input, bytes]:
+    """Return the source to read from then on, and the first character that is not white space."""
     stored = source.blocks()
     taken: list[Block] = []
 
@@ -51,10 +55,10 @@ def _looked_into(source: Input) -> tuple[Input, Literal["csv", "json"]]:
 
     start = b""
     for block in content_blocks(replace(source, blocks=remembered), Tally()):
-        start += block.removeprefix(_BYTE_ORDER_MARK) if not start else block
-        if start.strip():
+        start += block
+        if start.removeprefix(_BYTE_ORDER_MARK).strip():
             break
     if not source.repeatable:
         # What has been read of a stream does not come again.
         source = replace(source, blocks=lambda: chain(taken, stored))
-    return source, "json" if start.lstrip()[:1] in (b"{", b"[") else "csv"
+    return source, start.removeprefix(_BYTE_ORDER_MARK).lstrip()[:1]

@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
+from urllib.parse import urlsplit
 
 from citus_analytics.errors import ArgumentError, LoadError
+from citus_analytics.ingest.patterns import is_address
+from citus_analytics.ingest.web import Address
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -76,10 +79,12 @@ def open_source(source: Source) -> Input:
 
     Raises:
         ArgumentError: The source is open in text mode, or is nothing that bytes come from.
-        LoadError: There is no file at the path.
+        LoadError: There is no file at the path or address.
     """
     if source == "-":
         return _reader_input(sys.stdin.buffer, "standard input")
+    if isinstance(source, str) and is_address(source):
+        return _address_input(Address(source))
     if isinstance(source, str | os.PathLike):
         return _path_input(Path(source))
     if isinstance(source, Block):
@@ -89,7 +94,8 @@ def open_source(source: Source) -> Input:
     if isinstance(source, Iterable):
         return Input(name="the iterable", blocks=lambda: iter(source))
     raise ArgumentError(
-        f"a source is a path, '-', an open binary file or an iterable of bytes, not {source!r}"
+        "a source is a path, an http(s) address, '-', an open binary file or an iterable of bytes, "
+        f"not {source!r}"
     )
 
 
@@ -113,6 +119,16 @@ def content_blocks(source: Input, tally: Tally) -> Generator[bytes]:
         for block in blocks:
             tally.lines += block.count(b"\n")
             yield block
+
+
+def _address_input(address: Address) -> Input:
+    return Input(
+        name=address.url,
+        blocks=address.blocks,
+        total_bytes=address.size(),
+        repeatable=True,
+        named_gzip=urlsplit(address.url).path.endswith(".gz"),
+    )
 
 
 def _path_input(path: Path) -> Input:

@@ -128,7 +128,7 @@ def test_a_round_trip_for_a_person(run: Run, database: URL, tmp_path: Path) -> N
         return succeed(run(*arguments, database=database, stdin=stdin))
 
     assert "revision 0003" in ask("migrate")
-    assert "load_events(session, '-')" in ask("load", "events", "-", stdin=EVENTS)
+    assert "load_files(engine, github_events, ['-'])" in ask("load", "events", "-", stdin=EVENTS)
     assert "users" in ask("load", "users", "-", stdin=USERS)
     assert "Nothing found" in ask("query", "most-active")
     assert "SELECT rollup_http_request();" in ask("rollup")

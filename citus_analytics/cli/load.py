@@ -1,0 +1,169 @@
+"""The command `load`: files into a table, each once, and what came of each."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+from citus_analytics.cli.database import engine_for, url_of
+from citus_analytics.cli.failures import Exit, ExitError, printable
+from citus_analytics.cli.output import write, write_json
+from citus_analytics.cli.progress import loading
+from citus_analytics.cli.words import loaded, plural, timed
+from citus_analytics.ingest import LoadOptions, indexes_afterwards, load_files, write_reject
+from citus_analytics.ingest.patterns import expand
+from citus_analytics.models import github_events, github_users
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
+
+    from citus_analytics.gharchive import Reject
+    from citus_analytics.ingest import LoadResult
+
+_TABLES: Final = {"events": github_events, "users": github_users}
+_SHOWN: Final = 3
+
+
+class _Report:
+    """What has been loaded so far, and what was rejected."""
+
+    def __init__(self, arguments: Namespace, rejects: BinaryIO | None) -> None:
+        self.arguments = arguments
+        self.table = _TABLES[arguments.table]
+        self.files: list[dict[str, Any]] = []
+        self._rejects = rejects
+        self._shown = 0
+
+    def reject(self, source: str, reject: Reject) -> None:
+        """Write a reject to the file, or tell of the first few."""
+        if self._rejects is not None:
+            write_reject(self._rejects, source, reject)
+            return
+        self._shown += 1
+        if self._shown <= _SHOWN:
+            said = printable(f"{source}, line {reject.line}: {reject.reason}")
+            sys.stderr.write(f"rejected: {said}\\n")
+
+    def done(self, source: str, result: LoadResult, seconds: float) -> None:
+        """Tell of a file."""
+        self.files.append({"source": source, **asdict(result), "seconds": seconds})
+        if not self.arguments.json:
+            write(f"{_name(source)}: {_words(self.table.name, result, seconds)}")
+
+    def finish(self, seconds: float) -> None:
+        """Tell of all of them."""
+        if self.arguments.json:
+            write_json(self._document(seconds))
+            return
+        rejected = sum(file["rejected"] for file in self.files if not file["already_loaded"])
+        if rejected and self._rejects is None:
+            write(f"{plural(rejected, 'event')} rejected: --force --rejects FILE keeps them.")
+        call = f"load_files(engine, {self.table.name}, {self.arguments.source!r}"
+        write(f"Python: {call}{_further_arguments(self.arguments)})")
+
+    def _document(self, seconds: float) -> dict[str, Any]:
+        new = [file for file in self.files if not file["already_loaded"]]
+        sums = {
+            name: sum(file[name] for file in new)
+            for name in ("rows", "bytes", "rejected", "duplicates")
+        }
+        document = {"table": self.table.name, **sums, "seconds": seconds, "files": self.files}
+        return {**document, "already_loaded": len(self.files) - len(new)}
+
+
+def load(arguments: Namespace) -> None:
+    """Load files, each in its own transactions.
+
+    Raises:
+        ExitError: A file of rejects cannot be written, or the load was interrupted.
+    """
+    sources = [name for source in arguments.source for name in expand(source)]
+    engine = engine_for(url_of(arguments))
+    with _opened(arguments.rejects) as rejects, timed() as whole:
+        report = _Report(arguments, rejects)
+        try:
+            _load_each(report, engine, sources)
+        except KeyboardInterrupt as error:
+            raise ExitError(_interrupted(report, sources), Exit.INTERRUPTED) from error
+    report.finish(whole.seconds)
+
+
+def _load_each(report: _Report, engine: Engine, sources: list[str]) -> None:
+    arguments = report.arguments
+    later = indexes_afterwards(engine, report.table) if arguments.indexes_later else nullcontext()
+    with later:
+        for source in sources:
+            options = LoadOptions(
+                format=arguments.format,
+                unique=arguments.unique,
+                strict=arguments.strict,
+                rejects=partial(report.reject, source),
+            )
+            with timed() as watch, loading(f"Loading {_name(source)}") as progress:
+                (result,) = load_files(
+                    engine,
+                    report.table,
+                    [source],
+                    options=options,
+                    force=arguments.force,
+                    jobs=arguments.jobs,
+                    progress=progress,
+                )
+            report.done(source, result, watch.seconds)
+
+
+@contextmanager
+def _opened(path: str | None) -> Iterator[BinaryIO | None]:
+    if path is None:
+        yield None
+        return
+    with Path(path).open("wb") as file:
+        yield file
+
+
+def _interrupted(report: _Report, sources: list[str]) -> str:
+    done = len(report.files)
+    current = f"; of {_name(sources[done])} nothing was loaded" if done < len(sources) else ""
+    return (
+        f"interrupted: {done} of {plural(len(sources), 'file')} loaded{current}. The same command "
+        "goes on from there."
+    )
+
+
+def _words(table: str, result: LoadResult, seconds: float) -> str:
+    if result.already_loaded:
+        return f"loaded before ({result.rows:,} rows); nothing to do. --force loads it again."
+    others = [
+        f" {plural(number, noun)} {what}."
+        for number, noun, what in (
+            (result.rejected, "event", "rejected"),
+            (result.duplicates, "row", "there already"),
+        )
+        if number
+    ]
+    return f"into {table}: {loaded(result, seconds)}{''.join(others)}"
+
+
+def _further_arguments(arguments: Namespace) -> str:
+    given = [
+        f", {name}={getattr(arguments, name)!r}"
+        for name in ("force", "jobs", "indexes_later")
+        if getattr(arguments, name) not in (False, 1)
+    ]
+    options = [
+        f"{name}={getattr(arguments, name)!r}"
+        for name in ("unique", "strict", "format")
+        if getattr(arguments, name) not in (False, "auto")
+    ]
+    return (f", options=LoadOptions({', '.join(options)})" if options else "") + "".join(given)
+
+
+def _name(source: str) -> str:
+    return "standard input" if source == "-" else source

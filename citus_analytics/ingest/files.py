@@ -1,0 +1,125 @@
+"""Many files, each once, each for itself: what is loaded stays loaded when a later one fails."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from citus_analytics.errors import ArgumentError
+from citus_analytics.ingest.formats import format_of
+from citus_analytics.ingest.indexes import indexes_afterwards
+from citus_analytics.ingest.ledger import Ledger
+from citus_analytics.ingest.once import load_once
+from citus_analytics.ingest.parallel import ParallelLoad
+from citus_analytics.ingest.parts import PART_SIZE
+from citus_analytics.ingest.patterns import expand
+from citus_analytics.ingest.results import LoadOptions
+from citus_analytics.ingest.sources import open_source
+from citus_analytics.models import github_events
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from sqlalchemy import Engine, Table
+
+    from citus_analytics.ingest.results import LoadResult, ProgressCallback
+    from citus_analytics.ingest.sources import Source
+
+
+def load_files(
+    engine: Engine,
+    table: Table,
+    sources: Iterable[Source],
+    *,
+    options: LoadOptions | None = None,
+    force: bool = False,
+    jobs: int = 1,
+    indexes_later: bool = False,
+    loaded: Callable[[Source, LoadResult], object] | None = None,
+    progress: ProgressCallback | None = None,
+) -> list[LoadResult]:
+    """Load files into `github_events` or `github_users`, each content once; commit each.
+
+    If one cannot be loaded, those before it are loaded and stay so. Doing the same again goes on
+    where it ended.
+
+    Args:
+        engine: An engine on the driver psycopg 3.
+        table: `github_events` or `github_users`, after migration 0003.
+        sources: What `load_once` takes. A text may also be a range, such as
+            `2015-01-01-{0..5}.json.gz`, or a folder.
+        options: How to load.
+        force: See `load_once`.
+        jobs: Over how many connections a large file is loaded, if it can be: with `unique` or
+            `force`, from arrays, and from what cannot be read again, it is one. The file comes
+            completely or not at all, unless client or server are killed in the milliseconds in
+            which the transactions are committed one after the other: then loading it again adds
+            what is missing.
+        indexes_later: If the table is empty, drop its indexes and build them at the end.
+        loaded: Called after each file, once it is committed.
+        progress: Called as by `load_csv`, for each file.
+
+    Returns:
+        The result of each file, in order.
+
+    Raises:
+        LoadError: A file cannot be read, or something in it cannot be loaded.
+        ArgumentError: An argument is wrong.
+    """
+    if jobs < 1:
+        raise ArgumentError(f"files are loaded over 1 connection or more, not over {jobs}")
+    given = options or LoadOptions()
+    results = []
+    with indexes_afterwards(engine, table) if indexes_later else nullcontext():
+        for source in _expanded(sources):
+            result = _load_file(engine, table, source, given, force, jobs, progress)
+            results.append(result)
+            if loaded:
+                loaded(source, result)
+    return results
+
+
+def _expanded(sources: Iterable[Source]) -> list[Source]:
+    expanded: list[Source] = []
+    for source in sources:
+        expanded += expand(source) if isinstance(source, str) else [source]
+    return expanded
+
+
+def _load_file(
+    engine: Engine,
+    table: Table,
+    source: Source,
+    options: LoadOptions,
+    force: bool,
+    jobs: int,
+    progress: ProgressCallback | None,
+) -> LoadResult:
+    alone = jobs == 1 or force or options.unique or table is not github_events
+    if not alone:
+        result = _in_parallel(engine, table, source, options, jobs, progress)
+        if result is not None:
+            return result
+    with engine.begin() as connection:
+        return load_once(connection, table, source, options=options, force=force, progress=progress)
+
+
+def _in_parallel(
+    engine: Engine,
+    table: Table,
+    source: Source,
+    options: LoadOptions,
+    jobs: int,
+    progress: ProgressCallback | None,
+) -> LoadResult | None:
+    """Load a file over several connections, or return None if one is right for it."""
+    opened = open_source(source)
+    if not opened.repeatable or (opened.total_bytes or 0) < PART_SIZE // 8:
+        return None
+    with engine.connect() as connection:
+        if Ledger(connection, table).may_know(opened):
+            return None
+    opened, kind = format_of(opened, table, options)
+    if kind == "array":
+        return None
+    return ParallelLoad(engine, table, opened, kind, options, progress).run(jobs)
