@@ -134,6 +134,12 @@ def _add_load(commands: Commands) -> None:
         help="a path, a folder, an http(s) address, a range such as 2015-01-01-{0..5}.json.gz, "
         "or - for standard input",
     )
+    _add_load_options(load)
+    _add_database_url(load)
+    _add_json(load)
+
+
+def _add_load_options(load: ArgumentParser) -> None:
     load.add_argument(
         "--force", action="store_true", help="load again what is loaded, in place of its rows"
     )
@@ -161,8 +167,6 @@ def _add_load(commands: Commands) -> None:
         action="store_true",
         help="if the table is empty, build its indexes at the end: a first load is faster",
     )
-    _add_database_url(load)
-    _add_json(load)
 
 
 def _add_rollup(commands: Commands) -> None:

@@ -124,9 +124,8 @@ def _several(text: Text, reason: str) -> Iterator[EventRow | Reject]:
 
 
 def _row(text: bytes, line: int) -> EventRow:
-    flat = text.translate(_WHITE_SPACE) if _has_white_space(text) else text
-    event = _decoded(flat, text)
-    _check_characters(flat)
+    event = _decoded(text)
+    _check_characters(text)
     event_id = _number(event.id, "id")
     if event.actor is None or event.actor.id is None:
         _refuse("the event has no actor with an id, which decides where it is stored")
@@ -148,13 +147,13 @@ def _row(text: bytes, line: int) -> EventRow:
     return EventRow(event_id, user_id, created_at, copy, _user(event.actor), line, text)
 
 
-def _decoded(flat: bytes, text: bytes) -> _Event:
+def _decoded(text: bytes) -> _Event:
     try:
-        return _EVENT.decode(flat)
+        return _EVENT.decode(text)
     except RecursionError:
         _refuse("the event is nested too deeply")
     except msgspec.ValidationError as error:
-        _check_format(flat)
+        _check_format(text)
         _refuse(str(error))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if b"\0" in text:
@@ -163,7 +162,10 @@ def _decoded(flat: bytes, text: bytes) -> _Event:
 
 
 def _check_format(text: bytes) -> None:
-    event = _OLD_EVENT.decode(text) if text.startswith(b"{") else _OldEvent()
+    try:
+        event = _OLD_EVENT.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return
     if bytes(event.repository) != b"null" or bytes(event.actor).startswith(b'"'):
         raise OldFormatError(
             "this is an event in GH Archive's format of before 2015 (it has a repository, or an "
@@ -180,10 +182,6 @@ def _check_characters(text: bytes) -> None:
             _refuse(f"the event is not UTF-8: {error.reason} at byte {error.start}")
     if b"\\u0000" in text and _ESCAPED_ZERO.search(text):
         _refuse(r"the event has a \u0000, which PostgreSQL's jsonb does not store")
-
-
-def _has_white_space(text: bytes) -> bool:
-    return b"\t" in text or b"\n" in text or b"\r" in text
 
 
 def _number(value: str | int, name: str) -> int:
@@ -208,7 +206,11 @@ def _repo_id(repo: msgspec.Raw) -> bytes:
 
 def _json(value: msgspec.Raw) -> bytes:
     text = bytes(value)
-    return _NULL if text == b"null" else text.replace(b"\\", b"\\\\")
+    if text == b"null":
+        return _NULL
+    if b"\t" in text or b"\n" in text or b"\r" in text:
+        text = text.translate(_WHITE_SPACE)
+    return text.replace(b"\\", b"\\\\")
 
 
 def _user(actor: _Actor) -> UserRecord:

@@ -117,7 +117,8 @@ class Address:
 
     def _pause(self, pauses: list[float], error: Exception, asked: int | None = None) -> None:
         if not pauses:
-            reason = error.reason if isinstance(error, URLError) else error
+            # What `urlopen` wraps says more than the wrapping.
+            reason = error.reason if type(error) is URLError else error
             raise LoadError(
                 f"{self.url} cannot be read: {reason}. Nothing was loaded; try again later."
             ) from error
