@@ -19,7 +19,7 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from citus_analytics.ingest.connections import copy, copy_statement
 from citus_analytics.ingest.locks import lock
@@ -113,7 +113,7 @@ def _store_newer(connection: Connection, waiting: Table) -> None:
     origins = github_user_origins
     newest = (
         select(waiting.c.user_id, waiting.c.created_at, waiting.c.event_id)
-        .distinct(waiting.c.user_id)
+        .ext(distinct_on(waiting.c.user_id))
         .order_by(waiting.c.user_id, waiting.c.created_at.desc(), waiting.c.event_id.desc())
     )
     new_origins = insert(origins).from_select(["user_id", "created_at", "event_id"], newest)
@@ -134,7 +134,7 @@ def _store_newer(connection: Connection, waiting: Table) -> None:
     )
     current = (
         select(*(records.c[name] for name in columns))
-        .distinct(records.c.user_id)
+        .ext(distinct_on(records.c.user_id))
         .join(origins, is_origin)
         .order_by(records.c.user_id)
     )

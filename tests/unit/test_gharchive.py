@@ -76,7 +76,8 @@ def test_org_and_display_login_come_along() -> None:
 
 
 def test_what_may_be_missing_is_null() -> None:
-    for repo in (None, {}):
+    repos: tuple[dict[str, int] | None, ...] = (None, {})
+    for repo in repos:
         assert fields(line(1, repo=repo).strip())[3] == b"\\N"
     bare = {"payload": None, "repo": None, "public": None}
     assert fields(line(1, **bare).strip())[2:6] == [b"\\N"] * 4

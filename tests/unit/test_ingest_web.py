@@ -61,12 +61,10 @@ def test_a_server_without_ranges_is_refused_after_the_break() -> None:
 def test_another_content_after_the_break_is_refused() -> None:
     with served(Site(CONTENT, breaks=[300_000])) as site:
         blocks = Address(site.address, pauses=QUICK).blocks()
-        taken = next(blocks)
+        next(blocks)
         site.tag = '"two"'
         with pytest.raises(LoadError, match="another content by now"):
-            while True:
-                taken += next(blocks)
-        assert taken == CONTENT[: len(taken)]
+            list(blocks)
 
 
 def test_what_stays_broken_is_reported() -> None:
