@@ -40,15 +40,18 @@ from citus_analytics.ingest import (
     load_once,
     load_users,
 )
+from citus_analytics.live import Feed, FollowOptions, Gap, Poll, follow
 from citus_analytics.models import (
     GITHUB_ROLLUP_1MIN,
     Base,
+    FollowedFeed,
     GithubEvent,
     GithubRollup1Min,
     GithubUser,
     GithubUserOrigin,
     LatestRollup,
     LoadedFile,
+    followed_feeds,
     github_events,
     github_rollup_1min,
     github_user_origins,
@@ -87,12 +90,14 @@ __version__ = "0.1.0"
 __all__ = [
     # GitHub's events, as tables and as classes
     "Base",
+    "FollowedFeed",
     "GithubEvent",
     "GithubRollup1Min",
     "GithubUser",
     "GithubUserOrigin",
     "LatestRollup",
     "LoadedFile",
+    "followed_feeds",
     "github_events",
     "github_rollup_1min",
     "github_user_origins",
@@ -119,6 +124,12 @@ __all__ = [
     "load_files",
     "load_once",
     "load_users",
+    # Following GitHub's events API
+    "Feed",
+    "FollowOptions",
+    "Gap",
+    "Poll",
+    "follow",
     # Rollups
     "GITHUB_ROLLUP_1MIN",
     "Measure",

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias, cast
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -154,6 +155,24 @@ class LoadedFile(Base):
     loaded_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
+class FollowedFeed(Base):
+    """A feed of GitHub's events API that is followed, and how far it has been read.
+
+    `address` is the feed's. `event_ids` are the events of the last poll that had all of its pages,
+    and `newest` is when the newest of all polls happened: a poll that has none of these events
+    may have missed some since then. `etag` is what GitHub knows that poll by, and `next_poll` when
+    it wants to be asked again.
+    """
+
+    __tablename__ = "followed_feeds"
+
+    address: Mapped[str] = mapped_column(Text, primary_key=True)
+    etag: Mapped[str | None] = mapped_column(Text)
+    event_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    newest: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    next_poll: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
 class LatestRollup(Base):
     """One row: the minute in which the rollup last ran.
 
@@ -173,6 +192,7 @@ github_users = cast("Table", GithubUser.__table__)
 github_rollup_1min = cast("Table", GithubRollup1Min.__table__)
 github_user_origins = cast("Table", GithubUserOrigin.__table__)
 loaded_files = cast("Table", LoadedFile.__table__)
+followed_feeds = cast("Table", FollowedFeed.__table__)
 latest_rollup = cast("Table", LatestRollup.__table__)
 
 distribute(github_events, Distributed(column="user_id"))
@@ -180,6 +200,7 @@ distribute(github_users, Distributed(column="user_id", colocate_with="github_eve
 distribute(github_rollup_1min, Distributed(column="user_id", colocate_with="github_events"))
 distribute(github_user_origins, Distributed(column="user_id", colocate_with="github_events"))
 distribute(loaded_files, Local())
+distribute(followed_feeds, Local())
 distribute(latest_rollup, Local())
 
 GITHUB_ROLLUP_1MIN = declare_rollup(

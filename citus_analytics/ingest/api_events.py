@@ -77,9 +77,10 @@ async def load_api_events_async(
     return _sum(total, await connection.run_sync(_load, some, given))
 
 
-def _load(
-    connection: AnySession, events: Iterable[tuple[int, ApiEvent]], options: LoadOptions
+def load_outcomes(
+    connection: AnySession, outcomes: Iterable[EventRow | Reject], options: LoadOptions
 ) -> LoadResult:
+    """Load what has become of events; see `load_api_events`."""
     opened = connection_of(connection, github_events)
     with all_or_nothing(opened):
         stage = Stage(opened, github_events) if options.unique else None
@@ -91,7 +92,7 @@ def _load(
             options,
             users if options.users else None,
         )
-        load.store(_outcomes(events))
+        load.store(outcomes)
         stored = load.counts.rows if stage is None else stage.insert_missing()
         users.store()
     return LoadResult(
@@ -100,6 +101,12 @@ def _load(
         rejected=load.counts.rejected,
         duplicates=load.counts.rows - stored,
     )
+
+
+def _load(
+    connection: AnySession, events: Iterable[tuple[int, ApiEvent]], options: LoadOptions
+) -> LoadResult:
+    return load_outcomes(connection, _outcomes(events), options)
 
 
 def _outcomes(events: Iterable[tuple[int, ApiEvent]]) -> Iterator[EventRow | Reject]:

@@ -95,7 +95,7 @@ def test_a_round_trip_in_json(
         return read_json(run(*arguments, "--json", database=empty_database, stdin=stdin))
 
     migrated = ask("migrate")
-    assert (migrated["previous_revision"], migrated["revision"]) == (None, "0003")
+    assert (migrated["previous_revision"], migrated["revision"]) == (None, "0004")
     events = tmp_path / "events.csv"
     events.write_bytes(EVENTS)
     loaded = ask("load", "events", str(events))
@@ -127,7 +127,7 @@ def test_a_round_trip_for_a_person(run: Run, database: URL, tmp_path: Path) -> N
     def ask(*arguments: str, stdin: bytes = b"") -> str:
         return succeed(run(*arguments, database=database, stdin=stdin))
 
-    assert "revision 0003" in ask("migrate")
+    assert "revision 0004" in ask("migrate")
     assert "load_files(engine, github_events, ['-'])" in ask("load", "events", "-", stdin=EVENTS)
     assert "users" in ask("load", "users", "-", stdin=USERS)
     assert "Nothing found" in ask("query", "most-active")

@@ -148,6 +148,7 @@ def test_the_tutorials_indexes_are_there(
     names = sorted(definition.split(" ON ")[0] for (definition,) in added)
     assert names == [
         "CREATE INDEX user_created_at_index",
+        "CREATE UNIQUE INDEX followed_feeds_pkey",
         "CREATE UNIQUE INDEX github_rollup_1min_group_index",
         "CREATE UNIQUE INDEX github_user_origins_pkey",
         "CREATE UNIQUE INDEX github_users_key",

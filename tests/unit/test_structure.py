@@ -29,6 +29,7 @@ LEVELS = (
     ("diff",),
     ("autogenerate",),
     ("migrations", "ingest", "queries", "rollup_run"),
+    ("live",),
     ("__init__",),
     ("cli",),
     ("__main__",),

@@ -1,0 +1,66 @@
+"""How long to wait after a poll; pure, and the only place that knows GitHub's rules for it.
+
+GitHub bans those who go on asking while they are limited, and does not tell for how long.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from citus_analytics.live.answers import Answer
+    from citus_analytics.live.polls import Fetched
+
+USUAL_INTERVAL: Final = 60.0
+"""What GitHub's X-Poll-Interval mostly is, in seconds; for servers that do not send it."""
+
+LONGEST_WAIT: Final = 3600.0
+"""Whatever a server says, it is asked again after so many seconds: limits are reset hourly."""
+
+_FIRST_BACKOFF: Final = 1.0
+_LONGEST_BACKOFF: Final = 300.0
+# What GitHub wants after a secondary limit without more words.
+_LEAST_WHEN_LIMITED: Final = 60.0
+
+
+def pause(fetched: Fetched, *, failures: int, share: float, interval: float = 0.0) -> float:
+    """Return how many seconds to wait until the next poll.
+
+    After a poll that succeeded, that is what X-Poll-Interval says, or longer if the requests that
+    are left would not last until the rate limit is reset: polls at even distances miss less than
+    a burst and an hour's silence. After a failure it is what GitHub asks for, and otherwise
+    seconds that double with every failure.
+
+    Args:
+        fetched: What came of the poll.
+        failures: How many polls have failed in a row, this one included.
+        share: A random number from 0 up to 1, so that many pollers do not come back at once.
+        interval: How many seconds there are to be between polls at least.
+    """
+    answer = fetched.last
+    if answer.problem is not None:
+        wait = _pause_after_failure(answer, failures, share)
+    else:
+        asked = USUAL_INTERVAL if answer.poll_interval is None else float(answer.poll_interval)
+        wait = max(asked, interval, _evenly_spread(answer, max(1, fetched.pages)))
+    return min(wait, LONGEST_WAIT)
+
+
+def _pause_after_failure(answer: Answer, failures: int, share: float) -> float:
+    # Half of it is random. The exponent is bounded, for the powers have no bounds.
+    longest = min(_FIRST_BACKOFF * 2.0 ** min(failures - 1, 20), _LONGEST_BACKOFF)
+    backoff = longest / 2 * (1 + share)
+    if answer.retry_after is not None:
+        return max(answer.retry_after, backoff)
+    if answer.limited and answer.remaining == 0 and answer.resets_in is not None:
+        # The moment is in whole seconds.
+        return answer.resets_in + 1 + share
+    return max(_LEAST_WHEN_LIMITED, backoff) if answer.limited else backoff
+
+
+def _evenly_spread(answer: Answer, requests: int) -> float:
+    if answer.remaining is None or answer.resets_in is None:
+        return 0.0
+    if answer.remaining < requests:
+        return answer.resets_in + 1
+    return answer.resets_in * requests / answer.remaining
