@@ -6,7 +6,7 @@ from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from citus_analytics import __version__
-from citus_analytics.cli.values import limit, moment, positive, version
+from citus_analytics.cli.follow_arguments import add_follow_arguments
 
 if TYPE_CHECKING:
     from argparse import Namespace, _MutuallyExclusiveGroup, _SubParsersAction
@@ -26,7 +26,8 @@ exit codes:
   3    another run of the rollup is under way (rollup --no-wait)
   130  interrupted, by Ctrl-C or SIGTERM
 
-With --json, standard output is one JSON document after success, and empty otherwise.
+With --json, standard output is one JSON document after success, and empty otherwise. `follow`
+writes a document on a line of its own for each poll, and ends with 0 by Ctrl-C or SIGTERM.
 """
 
 
@@ -51,15 +52,7 @@ def _parser() -> ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", title="commands"
     )
-    for add in (
-        _add_demo,
-        _add_migrate,
-        _add_load,
-        _add_rollup,
-        _add_query,
-        _add_status,
-        _add_lint,
-    ):
+    for add in (_add_demo, _add_migrate, _add_load, _add_follow, _add_rollup, _add_query):
         add(commands)
     return parser
 
@@ -167,6 +160,19 @@ def _add_load_options(load: ArgumentParser) -> None:
         action="store_true",
         help="if the table is empty, build its indexes at the end: a first load is faster",
     )
+
+
+def _add_follow(commands: Commands) -> None:
+    follow = _command(
+        commands,
+        "follow",
+        "follow GitHub's events live",
+        "Poll GitHub's events API as often as it allows, and store what is new, each event once. "
+        "Started again, it goes on from where it ended. A token in GITHUB_TOKEN raises the limit "
+        "from 60 to 5,000 requests an hour.",
+    )
+    add_follow_arguments(follow, _positive)
+    _add_database_url(follow)
 
 
 def _add_rollup(commands: Commands) -> None:

@@ -17,6 +17,7 @@ from citus_analytics.cli import answers
 from citus_analytics.cli.database import engine_for, url_of
 from citus_analytics.cli.demo import demo
 from citus_analytics.cli.failures import Exit, ExitError
+from citus_analytics.cli.follow import follow_feed
 from citus_analytics.cli.load import load
 from citus_analytics.cli.output import open_screen, write, write_json
 from citus_analytics.cli.progress import waiting
@@ -166,6 +167,7 @@ COMMANDS: Final[dict[str, Callable[[Namespace], None]]] = {
     "demo": demo,
     "migrate": migrate,
     "load": load,
+    "follow": follow_feed,
     "rollup": rollup,
     "query": query,
     "status": status,

@@ -24,6 +24,11 @@ def write_json(value: object) -> None:
     write(json.dumps(value, indent=2, default=_plain, ensure_ascii=False))
 
 
+def write_json_line(value: object) -> None:
+    """Write one of several JSON documents, each on a line of its own, to standard output."""
+    write(json.dumps(value, default=_plain, ensure_ascii=False))
+
+
 def open_screen() -> Screen:
     """Return the screen for tables.
 

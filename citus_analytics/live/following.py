@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
+    from citus_analytics.gharchive import Reject
     from citus_analytics.live.answers import Answer
     from citus_analytics.live.feed import Feed
     from citus_analytics.live.polls import Fetched
@@ -45,7 +46,8 @@ class FollowOptions:
         max_polls: After how many polls to end, failed ones not counted; None for never.
         max_failures: After how many failed polls in a row to give up; None for never.
         timeout: How many seconds an answer may take.
-        rejects: Called with each event that cannot be stored; its line is its number in the poll.
+        rejects: Called with each event that cannot be stored, after the transaction, and not again
+            while further polls have it too; its line is its number in the poll.
 
     Raises:
         ArgumentError: A number is out of range, or the token cannot stand in a header.
@@ -111,7 +113,7 @@ def follow(
 class _Following:
     """A feed that is followed, and how far it has been read."""
 
-    __slots__ = ("_client", "_engine", "_feed", "_options", "_position", "_shield")
+    __slots__ = ("_client", "_engine", "_feed", "_options", "_position", "_rejected", "_shield")
 
     def __init__(self, engine: Engine, feed: Feed, options: FollowOptions, shield: Shield) -> None:
         self._engine = engine
@@ -120,6 +122,7 @@ class _Following:
         self._shield = shield
         self._client = Client(token=options.token, timeout=options.timeout)
         self._position = Position()
+        self._rejected: frozenset[bytes] = frozenset()
 
     def polls(self, wait: Wait) -> Iterator[Poll]:
         with self._engine.connect() as connection:
@@ -159,18 +162,26 @@ class _Following:
         if poll.outcome == "failed":
             return poll
         position = advanced(self._position, fetched, now + timedelta(seconds=next_in))
+        rejects: dict[bytes, Reject] = {}
         with self._shield():
             with self._engine.begin() as connection:
-                result = self._load(connection, fetched)
+                result = _load(connection, fetched, rejects)
                 write_position(connection, self._feed.address, position)
             self._position = position
-        return replace(poll, new=result.rows, known=result.duplicates, rejected=result.rejected)
+        rejected = self._tell_rejects(fetched, rejects)
+        return replace(poll, new=result.rows, known=result.duplicates, rejected=rejected)
 
-    def _load(self, connection: Connection, fetched: Fetched) -> LoadResult:
-        if not fetched.outcomes:
-            return LoadResult(rows=0, bytes=0)
-        options = LoadOptions(unique=True, rejects=self._options.rejects)
-        return load_outcomes(connection, fetched.outcomes, options)
+    def _tell_rejects(self, fetched: Fetched, rejects: dict[bytes, Reject]) -> int:
+        """Tell of those that the poll before did not have; return how many they are."""
+        new = [reject for text, reject in rejects.items() if text not in self._rejected]
+        if fetched.last.problem is None and not fetched.last.unchanged:
+            self._rejected = frozenset(rejects)
+        else:
+            self._rejected |= rejects.keys()
+        if self._options.rejects is not None:
+            for reject in new:
+                self._options.rejects(reject)
+        return len(new)
 
     def _log(self, poll: Poll) -> None:
         address = self._feed.address
@@ -196,6 +207,17 @@ class _Following:
                 f"{self._feed.address}: {last.problem}. That was failure {failures} in a row. What "
                 "was loaded before stays; try again later, and it goes on from there."
             )
+
+
+def _load(connection: Connection, fetched: Fetched, rejects: dict[bytes, Reject]) -> LoadResult:
+    """Store the events that are not there yet, and note what cannot be stored, by its text."""
+    if not fetched.outcomes:
+        return LoadResult(rows=0, bytes=0)
+
+    def note(reject: Reject) -> None:
+        rejects[reject.text] = reject
+
+    return load_outcomes(connection, fetched.outcomes, LoadOptions(unique=True, rejects=note))
 
 
 def _sleep(seconds: float) -> bool:

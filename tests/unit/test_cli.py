@@ -49,7 +49,7 @@ def failure(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> s
     "command",
     [
         (),
-        *((name,) for name in ("demo", "migrate", "load", "rollup", "query", "status", "lint")),
+        *((name,) for name in ("demo", "migrate", "load", "follow", "rollup", "query")),
         *(("query", name) for name in ("count", "commits-per-hour", "top-creators", "most-active")),
     ],
 )
