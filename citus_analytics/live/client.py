@@ -49,7 +49,8 @@ class Client:
             with opener.open(self._request(url, etag), timeout=self.timeout) as answer:
                 body = _body(answer, deadline)
                 return read_answer(answer.status, answer.headers, body, datetime.now(UTC))
-        except (http.client.HTTPException, OSError) as error:
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            # ValueError is what urllib and idna have to say of where a redirect leads.
             # What `open` wraps says more than the wrapping.
             reason = error.reason if type(error) is URLError else error
             return no_answer(reason if str(reason) else repr(reason))
@@ -70,10 +71,14 @@ class _AllAnswers(HTTPErrorProcessor):
     """Lets every answer through: which of them are errors is not for urllib to say."""
 
     def http_response(self, request: Request, response: HTTPResponse) -> HTTPResponse:
-        if response.status in _REDIRECTS:
+        if response.status not in _REDIRECTS:
+            return response
+        try:
             followed: HTTPResponse = super().http_response(request, response)
-            return followed
-        return response
+        except Exception:
+            response.close()
+            raise
+        return followed
 
     https_response = http_response
 

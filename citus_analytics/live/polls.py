@@ -129,10 +129,14 @@ def fetch(get: Callable[[str, str | None], Answer], address: str, etag: str | No
     events: list[object] = []
     pages: list[Answer] = []
     while url is not None:
-        answer = get(url, None if pages else etag)
+        known = None if pages else etag
+        answer = get(url, known)
         if pages and answer.status == 422:
             # So deep no feed is to be read, whatever the page before says.
             break
+        if answer.unchanged and known is None:
+            problem = "GitHub says that a page has not changed, and was not asked that"
+            answer = replace(answer, status=0, problem=problem, temporary=True)
         if answer.problem or answer.unchanged:
             return _fetched(events, pages, answer)
         events += answer.events
