@@ -107,7 +107,8 @@ def follow(
             failed. What is loaded stays, and the next call goes on from there.
         sqlalchemy.exc.DBAPIError: The database fails. The same holds.
     """
-    return _Following(engine, feed, options or FollowOptions(), shield).polls(wait or _sleep)
+    following = _Following(engine, feed, options or FollowOptions(), shield)
+    return following.polls(_sleep if wait is None else wait)
 
 
 class _Following:
