@@ -12,6 +12,7 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.orm import Session
 
 from tests.citus_report import REPORT, CitusReport
+from tests.github_api import GitHub, playing
 from tests.servers import citus_binaries, running_citus, running_postgres
 
 if TYPE_CHECKING:
@@ -91,6 +92,13 @@ def session(engine: Engine) -> Iterator[Session]:
     """A session on `database`; what the test does not commit is rolled back."""
     with Session(engine) as session:
         yield session
+
+
+@pytest.fixture
+def github() -> Iterator[GitHub]:
+    """A server that plays GitHub's API, with a feed that has no events yet."""
+    with playing(GitHub()) as github:
+        yield github
 
 
 def pytest_configure(config: pytest.Config) -> None:

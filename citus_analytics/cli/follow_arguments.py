@@ -12,12 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_follow_arguments(follow: ArgumentParser, positive: Callable[[str], int]) -> None:
-    """Add the options of the command.
-
-    Args:
-        follow: The parser of the command.
-        positive: Reads a number from 1 upwards.
-    """
+    """Add the options of the command; `positive` reads a number from 1 upwards."""
     whose = follow.add_mutually_exclusive_group()
     whose.add_argument("--repo", metavar="OWNER/NAME", help="the events of a repository")
     whose.add_argument("--org", metavar="NAME", help="the events of an organization")
@@ -43,9 +38,7 @@ def add_follow_arguments(follow: ArgumentParser, positive: Callable[[str], int])
         "--rollup", action="store_true", help="bring the rollup up to date after new events"
     )
     follow.add_argument(
-        "--rejects",
-        metavar="FILE",
-        help="append events that cannot be stored here, as JSON lines",
+        "--rejects", metavar="FILE", help="append events that cannot be stored here, as JSON lines"
     )
     follow.add_argument(
         "--json",
