@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from citus_analytics import __version__
 from citus_analytics.cli.follow_arguments import add_follow_arguments
+from citus_analytics.cli.load_arguments import add_load_options
+from citus_analytics.cli.values import limit, moment, positive, version
 
 if TYPE_CHECKING:
     from argparse import Namespace, _MutuallyExclusiveGroup, _SubParsersAction
@@ -52,7 +54,16 @@ def _parser() -> ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", title="commands"
     )
-    for add in (_add_demo, _add_migrate, _add_load, _add_follow, _add_rollup, _add_query):
+    for add in (
+        _add_demo,
+        _add_migrate,
+        _add_load,
+        _add_follow,
+        _add_rollup,
+        _add_query,
+        _add_status,
+        _add_lint,
+    ):
         add(commands)
     return parser
 
@@ -127,39 +138,9 @@ def _add_load(commands: Commands) -> None:
         help="a path, a folder, an http(s) address, a range such as 2015-01-01-{0..5}.json.gz, "
         "or - for standard input",
     )
-    _add_load_options(load)
+    add_load_options(load)
     _add_database_url(load)
     _add_json(load)
-
-
-def _add_load_options(load: ArgumentParser) -> None:
-    load.add_argument(
-        "--force", action="store_true", help="load again what is loaded, in place of its rows"
-    )
-    load.add_argument(
-        "--unique", action="store_true", help="leave out rows that are there from other files"
-    )
-    load.add_argument(
-        "--strict", action="store_true", help="fail at the first event that cannot be stored"
-    )
-    load.add_argument(
-        "--rejects", metavar="FILE", help="write events that cannot be stored here, as JSON lines"
-    )
-    load.add_argument(
-        "--format", choices=("auto", "csv", "json"), default="auto", help="default: auto"
-    )
-    load.add_argument(
-        "--jobs",
-        type=_positive,
-        default=1,
-        metavar="N",
-        help="over how many connections a large file is loaded (default: 1)",
-    )
-    load.add_argument(
-        "--indexes-later",
-        action="store_true",
-        help="if the table is empty, build its indexes at the end: a first load is faster",
-    )
 
 
 def _add_follow(commands: Commands) -> None:
@@ -171,7 +152,7 @@ def _add_follow(commands: Commands) -> None:
         "Started again, it goes on from where it ended. A token in GITHUB_TOKEN raises the limit "
         "from 60 to 5,000 requests an hour.",
     )
-    add_follow_arguments(follow, _positive)
+    add_follow_arguments(follow, positive)
     _add_database_url(follow)
 
 

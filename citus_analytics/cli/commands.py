@@ -18,9 +18,11 @@ from citus_analytics.cli.database import engine_for, url_of
 from citus_analytics.cli.demo import demo
 from citus_analytics.cli.failures import Exit, ExitError
 from citus_analytics.cli.follow import follow_feed
+from citus_analytics.cli.lint import lint
 from citus_analytics.cli.load import load
 from citus_analytics.cli.output import open_screen, write, write_json
 from citus_analytics.cli.progress import waiting
+from citus_analytics.cli.status import status
 from citus_analytics.cli.words import duration, in_utc, plural, rolled_up, timed
 from citus_analytics.migrations import configuration, downgrade, upgrade
 from citus_analytics.queries import count_events

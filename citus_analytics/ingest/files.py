@@ -45,16 +45,15 @@ def load_files(
 
     Args:
         engine: An engine on the driver psycopg 3.
-        table: `github_events` or `github_users`, after migration 0003.
+        table: `github_events` or `github_users`, after migration ca_0003.
         sources: What `load_once` takes. A text may also be a range, such as
             `2015-01-01-{0..5}.json.gz`, or a folder.
         options: How to load.
         force: See `load_once`.
         jobs: Over how many connections a large file is loaded, if it can be: with `unique` or
-            `force`, from arrays, and from what cannot be read again, it is one. The file comes
-            completely or not at all, unless client or server are killed in the milliseconds in
-            which the transactions are committed one after the other: then loading it again adds
-            what is missing.
+            `force`, from arrays, and from what cannot be read again, it is one. If client or server
+            are killed while the transactions are committed one after the other, loading it again
+            adds what is missing.
         indexes_later: If the table is empty, drop its indexes and build them at the end.
         loaded: Called after each file, once it is committed.
         progress: Called as by `load_csv`, for each file.

@@ -49,7 +49,7 @@ def load_once(
 
     Args:
         connection: A connection or session on the driver psycopg 3.
-        table: `github_events` or `github_users`, after migration 0003.
+        table: `github_events` or `github_users`, after migration ca_0003.
         source: What `load_csv` takes, or an http(s) address; CSV, or events in JSON.
         options: How to load.
         force: Load the content even if it is there; its rows take the place of those that are the

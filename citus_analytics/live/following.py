@@ -96,7 +96,7 @@ def follow(
 
     Args:
         engine: An engine on the driver psycopg 3.
-        feed: What to follow, in a database after migration 0004.
+        feed: What to follow, in a database after migration ca_0004.
         options: How to follow it.
         wait: Called to wait for so many seconds; returns whether to end instead of polling, as the
             `wait` of a `threading.Event` does. By default, `time.sleep`.

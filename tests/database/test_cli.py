@@ -95,7 +95,7 @@ def test_a_round_trip_in_json(
         return read_json(run(*arguments, "--json", database=empty_database, stdin=stdin))
 
     migrated = ask("migrate")
-    assert (migrated["previous_revision"], migrated["revision"]) == (None, "0004")
+    assert (migrated["previous_revision"], migrated["revision"]) == (None, "ca_0004")
     events = tmp_path / "events.csv"
     events.write_bytes(EVENTS)
     loaded = ask("load", "events", str(events))
@@ -127,7 +127,7 @@ def test_a_round_trip_for_a_person(run: Run, database: URL, tmp_path: Path) -> N
     def ask(*arguments: str, stdin: bytes = b"") -> str:
         return succeed(run(*arguments, database=database, stdin=stdin))
 
-    assert "revision 0004" in ask("migrate")
+    assert "revision ca_0004" in ask("migrate")
     assert "load_files(engine, github_events, ['-'])" in ask("load", "events", "-", stdin=EVENTS)
     assert "users" in ask("load", "users", "-", stdin=USERS)
     assert "Nothing found" in ask("query", "most-active")
@@ -146,7 +146,7 @@ def test_what_a_migration_notices(run: Run, server: DatabaseServer, empty_databa
     assert "CREATE EXTENSION citus" in said
     done = run("migrate", database=empty_database)
     succeed(done)
-    assert done.stderr.count("Running upgrade") == 3
+    assert done.stderr.count("Running upgrade") == 4
     assert "is not distributed by user_id" in done.stderr
 
 

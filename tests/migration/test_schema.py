@@ -168,12 +168,12 @@ def test_models_create_what_migrations_create(database: URL, empty_database: URL
 
 
 def test_users_of_whom_there_are_two_are_refused_and_can_be_told(empty_database: URL) -> None:
-    upgrade(empty_database, "0002")
+    upgrade(empty_database, "ca_0002")
     execute(empty_database, "INSERT INTO github_users (user_id) VALUES (1), (1), (2)")
     with pytest.raises(DBAPIError, match="several rows for one user_id") as caught:
         upgrade(empty_database)
     assert "TRUNCATE github_users" in str(caught.value)
-    assert query(empty_database, "SELECT * FROM alembic_version") == [("0002",)]
+    assert query(empty_database, "SELECT * FROM alembic_version") == [("ca_0002",)]
     execute(empty_database, "TRUNCATE github_users", "INSERT INTO github_users VALUES (1), (2)")
     upgrade(empty_database)
     with pytest.raises(DBAPIError, match="github_users_key"):

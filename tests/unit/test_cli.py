@@ -49,7 +49,10 @@ def failure(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> s
     "command",
     [
         (),
-        *((name,) for name in ("demo", "migrate", "load", "follow", "rollup", "query")),
+        *(
+            (name,)
+            for name in ("demo", "migrate", "load", "follow", "rollup", "query", "status", "lint")
+        ),
         *(("query", name) for name in ("count", "commits-per-hour", "top-creators", "most-active")),
     ],
 )

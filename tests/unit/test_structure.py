@@ -21,9 +21,9 @@ ROOT = PACKAGE.parent
 # The rooms of the package, from the ground up. A module imports from its own room and from the
 # levels before it; rooms of one level do not know each other.
 LEVELS = (
-    ("errors", "sql"),
+    ("errors", "logs", "sql"),
     ("distribution", "gharchive", "sample", "server"),
-    ("rollup", "catalog"),
+    ("rollup", "lint"),
     ("rollup_sql",),
     ("models", "operations", "catalog"),
     ("diff",),

@@ -1,7 +1,7 @@
 """What following keeps: how far each feed of GitHub's events API has been read.
 
-Revision ID: 0004
-Revises: 0003
+Revision ID: ca_0004
+Revises: ca_0003
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from citus_analytics.operations import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "ca_0004"
+down_revision = "ca_0003"
 branch_labels = None
 depends_on = None
 

@@ -1,7 +1,7 @@
 """What loading keeps: one row for each user, where it comes from, and which files are loaded.
 
-Revision ID: 0003
-Revises: 0002
+Revision ID: ca_0003
+Revises: ca_0002
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from citus_analytics.operations import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "ca_0003"
+down_revision = "ca_0002"
 branch_labels = None
 depends_on = None
 
