@@ -26,55 +26,48 @@ if TYPE_CHECKING:
     from citus_analytics.ingest.sources import Source
 
 
+def _tell_nobody(source: Source, result: LoadResult) -> None:
+    """Leave it at that."""
+
+
 def load_files(
     engine: Engine,
     table: Table,
     sources: Iterable[Source],
     *,
-    options: LoadOptions | None = None,
+    options: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
     force: bool = False,
     jobs: int = 1,
     indexes_later: bool = False,
-    loaded: Callable[[Source, LoadResult], object] | None = None,
+    loaded: Callable[[Source, LoadResult], object] = _tell_nobody,
     progress: ProgressCallback | None = None,
 ) -> list[LoadResult]:
     """Load files into `github_events` or `github_users`, each content once; commit each.
 
-    If one cannot be loaded, those before it are loaded and stay so. Doing the same again goes on
-    where it ended.
+    If one cannot be loaded, those before it stay; the same call again goes on from there.
 
     Args:
-        engine: An engine on the driver psycopg 3.
-        table: `github_events` or `github_users`, after migration ca_0003.
-        sources: What `load_once` takes. A text may also be a range, such as
-            `2015-01-01-{0..5}.json.gz`, or a folder.
+        engine: An engine on psycopg 3.
+        table: One of the two, after migration ca_0003.
+        sources: What `load_once` takes; texts may be folders or ranges (`2015-01-01-{0..5}.json`).
         options: How to load.
         force: See `load_once`.
-        jobs: Over how many connections a large file is loaded, if it can be: with `unique` or
-            `force`, from arrays, and from what cannot be read again, it is one. If client or server
-            are killed while the transactions are committed one after the other, loading it again
-            adds what is missing.
+        jobs: Over how many connections a large file is loaded, if it can be read in parts. They
+            commit one after the other: after a kill in between, load again.
         indexes_later: If the table is empty, drop its indexes and build them at the end.
-        loaded: Called after each file, once it is committed.
+        loaded: Called after each file, once it is committed; the results are in the same order.
         progress: Called as by `load_csv`, for each file.
 
-    Returns:
-        The result of each file, in order.
-
     Raises:
-        LoadError: A file cannot be read, or something in it cannot be loaded.
-        ArgumentError: An argument is wrong.
+        LoadError: A file, or something in it, cannot be loaded.
     """
     if jobs < 1:
         raise ArgumentError(f"files are loaded over 1 connection or more, not over {jobs}")
-    given = options or LoadOptions()
     results = []
     with indexes_afterwards(engine, table) if indexes_later else nullcontext():
         for source in _expanded(sources):
-            result = _load_file(engine, table, source, given, force, jobs, progress)
-            results.append(result)
-            if loaded:
-                loaded(source, result)
+            results.append(_load_file(engine, table, source, options, force, jobs, progress))
+            loaded(source, results[-1])
     return results
 
 

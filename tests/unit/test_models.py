@@ -29,7 +29,7 @@ DIALECT = psycopg.dialect()  # type: ignore[no-untyped-call]
 def test_the_tutorials_tables_and_those_that_loading_needs() -> None:
     tutorials = [github_events, github_users, github_rollup_1min, latest_rollup]
     of_loading = ["github_user_origins", "loaded_files", "followed_feeds"]
-    assert [*Base.metadata.tables] == [*(table.name for table in tutorials), *of_loading]
+    assert {*Base.metadata.tables} == {*(table.name for table in tutorials), *of_loading}
 
 
 @pytest.mark.parametrize("table", [github_events, github_users, github_rollup_1min])
