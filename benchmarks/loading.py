@@ -35,7 +35,7 @@ def measure(engine: Engine, rows: int) -> list[Figure]:
     with TemporaryDirectory() as directory:
         path = Path(directory, "events.csv")
         generating = seconds(partial(_generate, path, rows))
-        arms = [partial(_into_empty, load, engine, path) for load in (_load_events, _psql)]
+        arms = [partial(_into_empty, load, engine, path) for load in (_load_events, psql_copy)]
         ours, psqls = alternate(arms, REPETITIONS)
     say(rf"loading {rows:,} events: {milliseconds(ours)}, psql's \copy {milliseconds(psqls)}")
     name = rf"{rows:,} events: load_events / \copy"
@@ -60,7 +60,8 @@ def _load_events(engine: Engine, path: Path) -> None:
         load_events(connection, path)
 
 
-def _psql(engine: Engine, path: Path) -> None:
+def psql_copy(engine: Engine, path: Path) -> None:
+    r"""Load CSV into `github_events` with psql's `\copy`."""
     address = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     psql = find_binaries().bindir / "psql"
     command = rf"\copy github_events from '{path}' WITH CSV"
