@@ -49,7 +49,7 @@ class _Report:
         self._shown += 1
         if self._shown <= _SHOWN:
             said = printable(f"{source}, line {reject.line}: {reject.reason}")
-            sys.stderr.write(f"rejected: {said}\\n")
+            sys.stderr.write(f"rejected: {said}\n")
 
     def done(self, source: str, result: LoadResult, seconds: float) -> None:
         """Tell of a file."""
