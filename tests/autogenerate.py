@@ -11,11 +11,15 @@ from alembic.autogenerate import compare_metadata, produce_migrations
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
+from alembic.operations.ops import OpContainer
 from sqlalchemy import URL, NullPool, create_engine
 
 from citus_analytics.autogenerate import plugins
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from alembic.operations import MigrateOperation
     from sqlalchemy import Connection, MetaData
 
 _ENVIRONMENT = """
@@ -73,7 +77,7 @@ def repair(url: URL, metadata: MetaData) -> None:
         operations = Operations(context)
         script = produce_migrations(context, metadata)
         assert script.upgrade_ops is not None
-        for operation in script.upgrade_ops.ops:
+        for operation in _each(script.upgrade_ops):
             operations.invoke(operation)
 
 
@@ -86,6 +90,14 @@ def differences(url: URL, metadata: MetaData, **options: Any) -> list[Any]:
 def found(url: URL, metadata: MetaData) -> list[tuple[Any, ...]]:
     """Return what `alembic check` finds, without what stands behind the names."""
     return [difference[:2] for difference in differences(url, metadata)]
+
+
+def _each(container: OpContainer) -> Iterator[MigrateOperation]:
+    for operation in container.ops:
+        if isinstance(operation, OpContainer):
+            yield from _each(operation)
+        else:
+            yield operation
 
 
 def _context(connection: Connection, **options: Any) -> MigrationContext:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alembic.operations.ops import DropColumnOp, ModifyTableOps
+from alembic.operations.ops import (
+    CreateIndexOp,
+    CreatePrimaryKeyOp,
+    CreateUniqueConstraintOp,
+    DropColumnOp,
+    ModifyTableOps,
+)
 
 from citus_analytics.diff.before import before, leaves_group, with_before
 from citus_analytics.diff.distribution import (
@@ -131,8 +137,8 @@ class _Assembly:
 
     def _changed(self, group: Group) -> Operations:
         changes = with_before(group.key, self.changes.get(group.key, ()), self.live, self.leaving)
-        # A table goes back to one node before it gets keys that are allowed there only, and a
-        # column that it was distributed by goes last.
+        # A table goes back to one node before it gets keys that are allowed there only, and gets
+        # those that need its new column after that; a column that it was distributed by goes last.
         first = [change for change in changes if isinstance(change, UndistributeTableOp)]
         then = [change for change in changes if change not in first]
         late = [
@@ -145,6 +151,8 @@ class _Assembly:
         return [*first, *_modify(group, modified), *stored, *then, *_modify(group, late)]
 
     def _is_late(self, group: Group, operation: MigrateOperation) -> bool:
+        if isinstance(operation, CreateIndexOp | CreatePrimaryKeyOp | CreateUniqueConstraintOp):
+            return True
         column = self.live.tables[group.key].column
         return isinstance(operation, DropColumnOp) and operation.column_name == column
 

@@ -111,6 +111,7 @@ def test_tables_brought_home(cluster: Connection) -> None:
         "github_rollup_1min_outcome",
         "github_rollup_1min_changes",
         "github_rollup_1min",
+        "github_user_origins",
         "github_users",
         "github_events",
     ):

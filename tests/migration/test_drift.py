@@ -16,22 +16,26 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
 DRIFT = {
-    "SELECT undistribute_table('github_users')": ("create_distributed_table", "github_users"),
-    "SELECT alter_distributed_table('github_users', distribution_column => 'login')": (
-        "alter_distributed_table",
-        "github_users",
-    ),
+    "SELECT undistribute_table('github_users')": {("create_distributed_table", "github_users")},
+    # A unique index has the distribution column: Citus changes no column under it.
+    "DROP INDEX github_users_key; "
+    "SELECT alter_distributed_table('github_users', distribution_column => 'login')": {
+        ("alter_distributed_table", "github_users"),
+        ("add_index", "github_users_key"),
+    },
     "SELECT alter_distributed_table('github_users', shard_count => 3, "
-    "cascade_to_colocated => false)": ("alter_distributed_table", "github_users"),
-    "SELECT create_reference_table('latest_rollup')": ("undistribute_table", "latest_rollup"),
+    "cascade_to_colocated => false)": {("alter_distributed_table", "github_users")},
+    "SELECT create_reference_table('latest_rollup')": {("undistribute_table", "latest_rollup")},
 }
 
 
 @ON_CITUS_ONLY
 @pytest.mark.parametrize("by_hand", DRIFT)
 def test_distribution_that_was_changed_by_hand(database: URL, by_hand: str) -> None:
-    execute(database, by_hand)
-    assert found(database, Base.metadata) == [DRIFT[by_hand]]
+    execute(database, *by_hand.split("; "))
+    differences = found(database, Base.metadata)
+    assert {(what, str(getattr(on, "name", on))) for what, on in differences} == DRIFT[by_hand]
+    assert len(differences) == len(DRIFT[by_hand])
 
 
 # Citus wants it in the session, PostgreSQL takes it for anybody's setting.
@@ -72,6 +76,6 @@ def test_a_rollup_that_was_changed_by_hand(database: URL, by_hand: str) -> None:
 @ON_CITUS_ONLY
 def test_what_was_changed_by_hand_is_brought_back(database: URL) -> None:
     for by_hand in DRIFT:
-        execute(database, by_hand)
+        execute(database, *by_hand.split("; "))
         repair(database, Base.metadata)
         assert differences(database, Base.metadata) == []
