@@ -8,8 +8,9 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	$(BIN)/citus-analytics demo
 
+# Each process has servers of its own; the tests wait for them more than they compute.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -7,9 +7,14 @@ run says which it was.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_UNKNOWN = "version unknown"
 _UNTESTED = "Nothing about distribution has been tested by this run."
 
 
@@ -27,7 +32,7 @@ class CitusReport:
     selected: set[str] = field(default_factory=set)
     ran: set[str] = field(default_factory=set)
     unavailable: bool = False
-    version: str = "version unknown"
+    version: str = _UNKNOWN
 
     def mark(self, items: list[pytest.Item]) -> None:
         """Mark the tests that need Citus with `citus`."""
@@ -42,6 +47,21 @@ class CitusReport:
         """Note a test that came as far as its own code, and did not skip itself there."""
         if report.when == "call" and not report.skipped:
             self.ran.add(report.nodeid)
+
+    def seen(self) -> dict[str, list[str] | bool | str]:
+        """Return what a worker of pytest-xdist has seen, in types that it can send."""
+        return {
+            "selected": sorted(self.selected),
+            "unavailable": self.unavailable,
+            "version": self.version,
+        }
+
+    def add(self, seen: Mapping[str, Any]) -> None:
+        """Add what a worker has seen."""
+        self.selected.update(seen["selected"])
+        self.unavailable = self.unavailable or seen["unavailable"]
+        if seen["version"] != _UNKNOWN:
+            self.version = seen["version"]
 
     def words(self) -> str:
         """Say it in a line."""

@@ -31,7 +31,12 @@ ON_POSTGRESQL_ONLY = pytest.mark.parametrize("server", ["postgresql"], indirect=
 
 SHARD_COUNT = 4
 _WORKERS = 2
-_COMMON_SETTINGS = {"fsync": "off", "max_connections": "200", "shared_buffers": "64MB"}
+_COMMON_SETTINGS = {
+    "fsync": "off",
+    "max_connections": "200",
+    "max_wal_size": "128MB",
+    "shared_buffers": "64MB",
+}
 _CITUS_SETTINGS = {
     **_COMMON_SETTINGS,
     "max_prepared_transactions": "50",
