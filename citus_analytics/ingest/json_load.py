@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from citus_analytics.ingest.users import Users
 
 # Many events, so that a statement costs little; few enough to be kept, twice, in memory.
-_BATCH_SIZE: Final = 1 << 23
+_BATCH_SIZE: Final = 1 << 24
 _SHOWN: Final = 120
 
 
