@@ -1,9 +1,10 @@
 """Real-time analytics on PostgreSQL and Citus: sharded tables, exact rollups, typed questions.
 
-What an application needs every day is here. Five more rooms are imported by name, because they
-bring something along that not every application wants: `citus_analytics.migrations` (Alembic) with
-`citus_analytics.operations` for migrations of your own, `citus_analytics.catalog` (the state of a
-cluster), `citus_analytics.sample` (made-up events) and `citus_analytics.server` (a PostgreSQL for
+What an application needs every day is here. More rooms are imported by name, because they bring
+something along that not every application wants: `citus_analytics.migrations` (Alembic), with
+`citus_analytics.operations` and `citus_analytics.autogenerate` for migrations of your own and
+`citus_analytics.lint` to check them; `citus_analytics.catalog` (the state of a cluster);
+`citus_analytics.sample` (made-up events); and `citus_analytics.server` (a PostgreSQL for
 development).
 """
 

@@ -7,20 +7,22 @@ The migrations live in `alembic/` at the top of the repository and travel inside
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alembic import command, context
 from alembic.config import Config
+from alembic.script.revision import ResolutionError
 from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, make_url, pool, text
 from sqlalchemy.exc import ArgumentError as URLError
 
 from citus_analytics.autogenerate import plugins
-from citus_analytics.errors import ArgumentError, CitusAnalyticsError
+from citus_analytics.errors import ArgumentError, CitusAnalyticsError, OperationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy import URL, MetaData
 
@@ -79,9 +81,11 @@ def upgrade(
 
     Raises:
         ArgumentError: `target` is no PostgreSQL URL.
-        OperationError: `citus` is `require` and the server has no Citus.
+        OperationError: `citus` is `require` and the server has no Citus; or the database, or the
+            caller, names a revision that is not one of ours.
     """
-    command.upgrade(configuration(target, citus=citus), revision)
+    with _explained():
+        command.upgrade(configuration(target, citus=citus), revision)
 
 
 def downgrade(
@@ -93,8 +97,24 @@ def downgrade(
 
     Raises:
         ArgumentError: `target` is no PostgreSQL URL.
+        OperationError: The database, or the caller, names a revision that is not one of ours.
     """
-    command.downgrade(configuration(target, citus=citus), revision)
+    with _explained():
+        command.downgrade(configuration(target, citus=citus), revision)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except CommandError as error:
+        if not isinstance(error.__cause__, ResolutionError):
+            raise
+        raise OperationError(
+            f"{error}: it is not one of the built-in migrations. If the database's own revision is "
+            "meant, the table alembic_version is that of another application: let its Alembic "
+            "environment run the built-in migrations too, through version_locations."
+        ) from error
 
 
 def run_environment(metadata: MetaData | Sequence[MetaData], **options: Any) -> None:
@@ -137,6 +157,11 @@ def _run_environment(options: dict[str, Any]) -> None:
         return
     connection: Connection | None = attributes.get("connection")
     if connection is not None:
+        if getattr(connection.connection.driver_connection, "autocommit", False):
+            raise ArgumentError(
+                "migrations run in one transaction, and this connection is in AUTOCOMMIT, which "
+                "has none: pass another connection, or the URL."
+            )
         if not connection.in_transaction():
             # Alembic commits a transaction that it has begun; this one is the caller's.
             connection.begin()

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast, get_args
 
-from sqlalchemy import Table
+from sqlalchemy import JSON, Boolean, Date, DateTime, LargeBinary, String, Table, Uuid
 
 from citus_analytics.distribution import Distributed, distribution_of
 from citus_analytics.errors import DeclarationError
@@ -20,17 +20,39 @@ if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
 _INFO_KEY = "citus_analytics.rollups"
+_LONGEST_NAME: Final = 63
+_NO_ORDER: Final = (Boolean, JSON, Uuid)
+_NO_SUM: Final = (*_NO_ORDER, Date, DateTime, LargeBinary, String)
 
 Aggregate: TypeAlias = Literal["count", "sum", "min", "max"]
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One aggregated column of a rollup: `count` of rows, or `sum`, `min` or `max` of a column."""
+    """One aggregated column of a rollup: `count` of rows, or `sum`, `min` or `max` of a column.
+
+    Raises:
+        DeclarationError: The aggregate is another one, counts a column, or lacks its column.
+    """
 
     name: str
     aggregate: Aggregate
     column: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.aggregate not in get_args(Aggregate):
+            raise DeclarationError(
+                f"measure {self.name!r} must be one of {', '.join(get_args(Aggregate))}, got "
+                f"{self.aggregate!r}."
+            )
+        if self.aggregate == "count" and self.column is not None:
+            raise DeclarationError(
+                f"measure {self.name!r} counts rows, and takes no column: got {self.column!r}."
+            )
+        if self.aggregate != "count" and self.column is None:
+            raise DeclarationError(
+                f"measure {self.name!r} needs the column of its {self.aggregate}."
+            )
 
     def __str__(self) -> str:
         return f"{self.aggregate}({self.column or '*'})"
@@ -74,9 +96,10 @@ class Rollup:
         measures: The aggregated columns of the target.
 
     Raises:
-        DeclarationError: A table lacks a column that is named here, or the state has several;
-            the tables are not all in one schema; the source and the target are not distributed
-            by the same column; or the bucket is not positive.
+        DeclarationError: A table lacks a column that is named here, or the state has several; a
+            column of the target is named twice; a measure's column has no such aggregate; the
+            tables are not all in one schema; the source and the target are not distributed by the
+            same column; the function's name is too long; or the bucket is not positive.
     """
 
     source: Table
@@ -105,16 +128,32 @@ class Rollup:
                 f"rollup {self.target.name!r} needs its tables in one schema, got "
                 f"{', '.join(schemas)}."
             )
-        read = [measure.column for measure in self.measures if measure.column is not None]
-        written = [measure.name for measure in self.measures]
-        _require(self.source, self.time_column, *self.dimensions, *read)
-        _require(self.target, self.bucket_column, *self.dimensions, *written)
+        if len(self.function.encode()) > _LONGEST_NAME:
+            raise DeclarationError(
+                f"a function's name has at most {_LONGEST_NAME} bytes in PostgreSQL, got "
+                f"{self.function!r} of {len(self.function.encode())}."
+            )
+        self._check_columns()
         if self.key not in self.dimensions:
             raise DeclarationError(
                 f"rollup {self.target.name!r} must have the distribution column {self.key!r} "
                 f"among its dimensions, got {', '.join(self.dimensions)}: only then is a group "
                 "computed on one node."
             )
+
+    def _check_columns(self) -> None:
+        read = [measure.column for measure in self.measures if measure.column is not None]
+        written = [*self.dimensions, self.bucket_column, *(each.name for each in self.measures)]
+        _require(self.source, self.time_column, *self.dimensions, *read)
+        _require(self.target, *written)
+        twice = sorted({name for name in written if written.count(name) > 1})
+        if twice:
+            raise DeclarationError(
+                f"rollup {self.target.name!r} names {', '.join(map(repr, twice))} twice: a column "
+                "of the target is one dimension, the bucket, or one measure."
+            )
+        for measure in self.measures:
+            _require_aggregate(self.source, measure)
 
     @property
     def name(self) -> str:
@@ -177,3 +216,14 @@ def _require(table: Table, *names: str) -> None:
             f"table {table.key!r} has no column {', '.join(map(repr, missing))}; its columns are "
             f"{', '.join(columns)}."
         )
+
+
+def _require_aggregate(table: Table, measure: Measure) -> None:
+    # Types that are not listed, an application's own among them, are left to the server.
+    for column in table.columns:
+        unfit = _NO_SUM if measure.aggregate == "sum" else _NO_ORDER
+        if column.name == measure.column and isinstance(column.type, unfit):
+            raise DeclarationError(
+                f"rollup measure {measure.name!r}: PostgreSQL has no {measure.aggregate} of "
+                f"{column.type!r}, which column {column.name!r} of {table.key!r} is."
+            )

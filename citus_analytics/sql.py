@@ -7,12 +7,12 @@ server, inside a `DO` block, so that the same text serves `alembic upgrade` and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 if TYPE_CHECKING:
-    from sqlalchemy import Dialect
+    from sqlalchemy import Connection, Dialect, Table
 
 # With named parameters a per cent sign in a name stays single.
 DIALECT: Dialect = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call]
@@ -36,6 +36,12 @@ def quote(name: str) -> str:
 def qualify(name: str, schema: str | None) -> str:
     """Return the quoted name of a relation or function, with its schema if there is one."""
     return quote(name) if schema is None else f"{quote(schema)}.{quote(name)}"
+
+
+def schema_of(connection: Connection, table: Table) -> str | None:
+    """Return the schema in which a connection finds a table: `schema_translate_map` counts."""
+    translated = connection.get_execution_options().get("schema_translate_map") or {}
+    return cast("str | None", translated.get(table.schema, table.schema))
 
 
 def literal(value: str) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.util import await_only
 
 from citus_analytics.errors import ArgumentError
+from citus_analytics.sql import schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -97,14 +98,14 @@ def checked_json(connection: Connection, *, wanted: bool = True) -> Iterator[Non
 
 
 def copy_statement(connection: Connection, table: Table, options: str) -> bytes:
-    """Return the COPY of all columns of a table from the client, in UTF-8."""
+    """Return the COPY of a table's columns from the client, but for generated ones, in UTF-8."""
     preparer = connection.dialect.identifier_preparer
-    translated = connection.get_execution_options().get("schema_translate_map") or {}
-    schema = translated.get(table.schema, table.schema)
+    schema = schema_of(connection, table)
     name = preparer.quote(table.name)
     if schema is not None:
         name = f"{preparer.quote_schema(schema)}.{name}"
-    columns = ", ".join(preparer.quote(column.name) for column in table.columns)
+    given = (column.name for column in table.columns if column.computed is None)
+    columns = ", ".join(map(preparer.quote, given))
     return f"COPY {name} ({columns}) FROM STDIN WITH ({options}, ENCODING 'UTF8')".encode()
 
 

@@ -152,6 +152,17 @@ def test_any_table_can_be_loaded(connection: Connection) -> None:
     assert (caught.value.line, caught.value.column) == (2, "a b")
 
 
+def test_what_the_server_computes_is_not_asked_for(connection: Connection) -> None:
+    from sqlalchemy import Column, Computed, Integer, MetaData, Table
+
+    twice = Column("twice", Integer, Computed("2 * n", persisted=True))
+    table = Table("squares", MetaData(), Column("n", Integer), twice, Column("m", Integer))
+    table.create(connection)
+    assert load_csv(connection, table, [b"1,10\n2,20\n"]).rows == 2
+    rows = connection.execute(table.select().order_by("n")).all()
+    assert [tuple(row) for row in rows] == [(1, 2, 10), (2, 4, 20)]
+
+
 def test_the_tutorials_copy_loads_the_same_rows(
     database: URL, engine: Engine, tmp_path: Path
 ) -> None:

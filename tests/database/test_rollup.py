@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy.orm import Session
 
 from citus_analytics.errors import RollupError
 from citus_analytics.migrations import downgrade, upgrade
+from citus_analytics.models import GithubEvent, github_events, github_rollup_1min
 from citus_analytics.rollup_run import RollupRun, run_rollup
 from tests.rollups import NOON, add, assert_adds_up, event, rolled_up_groups
 from tests.servers import ON_POSTGRESQL_ONLY
@@ -262,3 +264,22 @@ def test_times_that_python_does_not_know(connection: Connection, at: str) -> Non
     assert run_rollup(connection).groups_written == groups
     total = connection.execute(text("SELECT sum(total_events) FROM github_rollup_1min"))
     assert total.scalar_one() == groups
+
+
+def test_a_session_that_knows_the_tables_by_another_bind(engine: Engine) -> None:
+    binds: dict[Any, Engine | Connection] = {github_events: engine, github_rollup_1min: engine}
+    with Session(binds=binds) as session:
+        # Not flushed yet: what the session holds is rolled up as well.
+        session.add(GithubEvent(event_id=1, event_type="PushEvent", user_id=1, created_at=NOON))
+        assert run_rollup(session).groups_written == 1
+
+
+def test_a_connection_that_translates_schemas(connection: Connection) -> None:
+    add(connection, event(1))
+    connection.execute(text("SET LOCAL search_path TO pg_catalog"))
+    with connection.begin_nested() as savepoint:
+        with pytest.raises(RollupError):
+            run_rollup(connection)
+        savepoint.rollback()
+    elsewhere = connection.execution_options(schema_translate_map={None: "public"})
+    assert run_rollup(elsewhere).groups_written == 1

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import BigInteger, Column, DateTime, MetaData, Table
+from sqlalchemy import JSON, BigInteger, Boolean, Column, DateTime, MetaData, Table, Text
 
 from citus_analytics.distribution import Distributed, Local, Reference, distribute
 from citus_analytics.errors import DeclarationError
 from citus_analytics.rollup import (
+    Measure,
     Rollup,
     count,
     declare_rollup,
@@ -20,6 +21,9 @@ from citus_analytics.rollup import (
     total,
 )
 from citus_analytics.rollup_sql import RollupSpec
+
+if TYPE_CHECKING:
+    from sqlalchemy.types import TypeEngine
 
 
 def table(metadata: MetaData, name: str, *columns: str, **options: Any) -> Table:
@@ -108,6 +112,67 @@ def test_columns_are_known_by_their_names_in_the_database() -> None:
     assert (spec.key, spec.key_type, spec.time_column) == ("user_id", "BIGINT", "at")
     with pytest.raises(DeclarationError, match=r"has no column 'when'; its columns are user_id"):
         Rollup(**declaration(**changes, measures=(count("n"),), time_column="when"))
+
+
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [
+        (("n", "avg", "size"), r"'n' must be one of count, sum, min, max, got 'avg'\.$"),
+        (("n", "count", "size"), r"'n' counts rows, and takes no column: got 'size'\.$"),
+        (("n", "sum"), r"'n' needs the column of its sum\.$"),
+    ],
+)
+def test_what_is_no_measure(measure: Any, message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        Measure(*measure)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"measures": (count("n"), total("n", "size"))},
+        {"measures": (count("page_id"),)},
+        {"dimensions": ("user_id", "page_id", "page_id")},
+        {"bucket_column": "page_id"},
+    ],
+)
+def test_no_column_has_two_parts(changes: dict[str, Any]) -> None:
+    with pytest.raises(DeclarationError, match=r"^rollup 'hourly' names '(n|page_id)' twice: "):
+        Rollup(**declaration(**changes))
+
+
+@pytest.mark.parametrize(
+    ("measure", "kind", "message"),
+    [
+        (total("bytes", "word"), Text, "no sum of Text"),
+        (total("bytes", "word"), DateTime, "no sum of DateTime"),
+        (maximum("bytes", "word"), JSON, "no max of JSON"),
+        (minimum("bytes", "word"), Boolean, "no min of Boolean"),
+    ],
+)
+def test_what_postgresql_does_not_aggregate(
+    measure: Measure, kind: type[TypeEngine[Any]], message: str
+) -> None:
+    metadata = MetaData()
+    source = table(metadata, "clicks", "user_id", "page_id", "at")
+    source.append_column(Column("word", kind))
+    distribute(source, Distributed(column="user_id"))
+    with pytest.raises(DeclarationError, match=rf"'bytes': PostgreSQL has {message}.*'clicks'"):
+        Rollup(**declaration(source=source, measures=(measure,)))
+
+
+def test_the_largest_word_is_a_measure() -> None:
+    metadata = MetaData()
+    source = table(metadata, "clicks", "user_id", "page_id", "at")
+    source.append_column(Column("word", Text))
+    distribute(source, Distributed(column="user_id"))
+    rollup = Rollup(**declaration(source=source, measures=(maximum("bytes", "word"),)))
+    assert [*map(str, rollup.measures)] == ["max(word)"]
+
+
+def test_a_function_has_a_name_that_fits() -> None:
+    with pytest.raises(DeclarationError, match=r"at most 63 bytes in PostgreSQL, got .* of 64"):
+        Rollup(**declaration(function="é" * 32))
 
 
 @pytest.mark.parametrize("columns", [(), ("ran", "more")])
