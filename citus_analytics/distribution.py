@@ -110,6 +110,8 @@ Distribution: TypeAlias = Distributed | Reference | Local
 def distribute(table: Table, distribution: Distribution) -> None:
     """Declare how `table` is spread over a cluster.
 
+    The metadata keeps it under the table's key: a copy by `Table.to_metadata()` is declared anew.
+
     Raises:
         DeclarationError: The table lacks the distribution column, or already has a different
             declaration.
