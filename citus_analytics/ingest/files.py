@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import text
 
 from citus_analytics.errors import ArgumentError
 from citus_analytics.ingest.formats import format_of
@@ -16,14 +18,20 @@ from citus_analytics.ingest.patterns import expand
 from citus_analytics.ingest.results import LoadOptions
 from citus_analytics.ingest.sources import open_source
 from citus_analytics.models import github_events
+from citus_analytics.sql import qualify, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from sqlalchemy import Engine, Table
+    from sqlalchemy import Connection, Engine, Table
 
     from citus_analytics.ingest.results import LoadResult, ProgressCallback
     from citus_analytics.ingest.sources import Source
+
+_UNIQUE_KEY: Final = text(
+    "SELECT FROM pg_catalog.pg_index WHERE indrelid = CAST(:table AS regclass) "
+    "AND (indisunique OR indisexclusion)"
+)
 
 
 def _tell_nobody(source: Source, result: LoadResult) -> None:
@@ -52,8 +60,9 @@ def load_files(
         sources: What `load_once` takes; texts may be folders or ranges (`2015-01-01-{0..5}.json`).
         options: How to load.
         force: See `load_once`.
-        jobs: Over how many connections a large file is loaded, if it can be read in parts. They
-            commit one after the other: after a kill in between, load again.
+        jobs: Over how many connections a large file is loaded, one more than that from the
+            engine's pool, if it can be read in parts and the table has no unique index. They commit
+            one after the other: after a kill in between, load again.
         indexes_later: If the table is empty, drop its indexes and build them at the end.
         loaded: Called after each file, once it is committed; the results are in the same order.
         progress: Called as by `load_csv`, for each file.
@@ -111,7 +120,17 @@ def _in_parallel(
     with engine.connect() as connection:
         if Ledger(connection, table).may_know(opened):
             return None
+        if _has_unique_key(connection, table):
+            # A connection may wait for a key of another one, which commits only after it.
+            return None
     opened, kind = format_of(opened, table, options)
     if kind == "array":
         return None
     return ParallelLoad(engine, table, opened, kind, options, progress).run(jobs)
+
+
+def _has_unique_key(connection: Connection, table: Table) -> bool:
+    # The database's own: it may have more indexes than the model declares.
+    schema = schema_of(connection, table)
+    found = connection.execute(_UNIQUE_KEY, {"table": qualify(table.name, schema)})
+    return found.first() is not None

@@ -5,15 +5,18 @@ The GIN index on payloads is most of the cost of a load. Built at once it costs 
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import func, literal, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from citus_analytics.ingest.locks import lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from sqlalchemy import Engine, Table
+    from sqlalchemy import Engine, Index, Table
 
 _MEMORY: Final = "256MB"
 
@@ -34,6 +37,7 @@ def indexes_afterwards(engine: Engine, table: Table) -> Iterator[bool]:
         (index for index in table.indexes if not index.unique), key=lambda index: str(index.name)
     )
     with engine.begin() as connection:
+        lock(connection, "indexes", table.name)
         # For EXISTS, Citus would bring the whole table to the coordinator.
         one = select(literal(1)).select_from(table).limit(1)
         empty = connection.execute(one).first() is None
@@ -42,8 +46,17 @@ def indexes_afterwards(engine: Engine, table: Table) -> Iterator[bool]:
                 index.drop(connection, checkfirst=True)
     try:
         yield empty
-    finally:
-        with engine.begin() as connection:
-            connection.execute(select(func.set_config("maintenance_work_mem", _MEMORY, True)))
-            for index in indexes:
-                index.create(connection, checkfirst=True)
+    except BaseException:
+        # What went wrong first is what is told.
+        with suppress(SQLAlchemyError):
+            _build(engine, table, indexes)
+        raise
+    _build(engine, table, indexes)
+
+
+def _build(engine: Engine, table: Table, indexes: Sequence[Index]) -> None:
+    with engine.begin() as connection:
+        lock(connection, "indexes", table.name)
+        connection.execute(select(func.set_config("maintenance_work_mem", _MEMORY, True)))
+        for index in indexes:
+            index.create(connection, checkfirst=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, insert, select
 
-from citus_analytics.ingest.locks import lock
+from citus_analytics.ingest.locks import lock, require_read_committed, share, wait_for
 from citus_analytics.ingest.results import LoadResult
 from citus_analytics.ingest.sources import Tally, content_blocks
 from citus_analytics.models import loaded_files
@@ -76,7 +76,7 @@ class Known:
     @property
     def complete(self) -> bool:
         """Whether all of it is loaded."""
-        return bool(self.parts) and sum(part.end - part.first for part in self.parts) == self.total
+        return bool(self.parts) and not self.missing
 
     @property
     def missing(self) -> tuple[Part, ...]:
@@ -120,8 +120,15 @@ class Ledger:
 
     def locked(self, content: Content) -> Known:
         """Return the same, and let no other loader have this content until the transaction ends."""
+        require_read_committed(self._connection)
         lock(self._connection, "file", self._table, content.fingerprint)
+        # Parts may still be on their way into the table, of a client that is gone.
+        wait_for(self._connection, "parts", self._table, content.fingerprint)
         return self.known(content)
+
+    def announce(self, content: Content) -> None:
+        """Say that parts are about to be committed, beside a transaction that holds the content."""
+        share(self._connection, "parts", self._table, content.fingerprint)
 
     def record(self, content: Content, source: Input, result: LoadResult, part: Part) -> None:
         """Note that a part is loaded, in the transaction that loads it."""

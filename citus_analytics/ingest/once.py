@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
-from citus_analytics.errors import ArgumentError
+from citus_analytics.errors import ArgumentError, LoadError
 from citus_analytics.ingest.connections import all_or_nothing, connection_of
 from citus_analytics.ingest.csv_load import CsvLoad
 from citus_analytics.ingest.formats import format_of
+from citus_analytics.ingest.gaps import Gaps
 from citus_analytics.ingest.json_load import JsonLoad, load_json_source
 from citus_analytics.ingest.ledger import Content, Ledger, Part, content_of
 from citus_analytics.ingest.results import LoadOptions, LoadResult
-from citus_analytics.ingest.sources import Tally, content_blocks, open_source
+from citus_analytics.ingest.sources import open_source
 from citus_analytics.ingest.stage import Stage
 from citus_analytics.ingest.users import Users
 from citus_analytics.models import github_events, github_users
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from sqlalchemy import Connection, Table
 
     from citus_analytics.ingest.connections import AnySession
+    from citus_analytics.ingest.formats import Kind
     from citus_analytics.ingest.ledger import Known
     from citus_analytics.ingest.results import ProgressCallback
     from citus_analytics.ingest.sources import Input, Source
@@ -116,10 +117,11 @@ class Once:
         return known.result if known.complete else self._complete(source, content)
 
     def _load(self, source: Input, content: Content, *, force: bool) -> LoadResult:
-        stage = Stage(self._connection, self._table) if self._staged(force) else None
+        stage = self._stage(wanted=force)
         users = Users(self._connection)
         target = self._table if stage is None else stage.table
-        result = self._read(source, target, users, content.add)
+        source, kind = format_of(source, self._table, self._options)
+        result = self._read(source, kind, target, users, content.add)
         known = self._ledger.locked(content)
         if known.parts and not force:
             raise _KnownError(known)
@@ -130,17 +132,19 @@ class Once:
         self._ledger.record(content, source, result, Part(0, content.bytes))
         return result
 
-    def _staged(self, force: bool) -> bool:
-        return force or self._options.unique or self._table is github_users
+    def _stage(self, *, wanted: bool = False) -> Stage | None:
+        if wanted or self._options.unique or self._table is github_users:
+            return Stage(self._connection, self._table)
+        return None
 
     def _read(
         self,
         source: Input,
+        kind: Kind,
         target: Table,
         users: Users,
         watch: Callable[[bytes], object] | None = None,
     ) -> LoadResult:
-        source, kind = format_of(source, self._table, self._options)
         if kind == "csv":
             load = CsvLoad(self._connection, target, source, progress=self._progress, watch=watch)
             return load.run()
@@ -160,26 +164,25 @@ class Once:
                 f"a part of {source.name} is loaded, and it cannot be read again for the rest: "
                 "load it from a file."
             )
-        with all_or_nothing(self._connection):
-            for part in self._ledger.locked(content).missing:
-                users = Users(self._connection)
-                piece = replace(source, blocks=partial(_only, source, part), named_gzip=False)
-                result = self._read(piece, self._table, users)
-                users.store()
+        with all_or_nothing(self._connection), closing(Gaps(source)) as gaps:
+            users = Users(self._connection)
+            _, kind = format_of(source, self._table, self._options)
+            for part, piece in gaps.inputs(self._ledger.locked(content).missing):
+                stage = self._stage()
+                target = self._table if stage is None else stage.table
+                result = self._read(piece, kind, target, users)
+                if stage is not None:
+                    result = _merged(stage, result, force=False)
                 self._ledger.record(content, source, result, part)
+            if gaps.content.fingerprint != content.fingerprint:
+                raise LoadError(
+                    f"{source.name} has changed while it was read. Nothing was loaded: load it "
+                    "again when it is complete."
+                )
+            users.store()
             return replace(self._ledger.known(content).result, already_loaded=False)
 
 
 def _merged(stage: Stage, result: LoadResult, *, force: bool) -> LoadResult:
     rows = stage.replace() if force else stage.insert_missing()
     return replace(result, rows=rows, duplicates=result.rows - rows)
-
-
-def _only(source: Input, part: Part) -> Generator[bytes]:
-    position = 0
-    with closing(content_blocks(source, Tally())) as blocks:
-        for block in blocks:
-            first, end = max(part.first - position, 0), part.end - position
-            if first < len(block) and end > 0:
-                yield block[first:end]
-            position += len(block)

@@ -10,7 +10,7 @@ source again adds the others and no row twice.
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, Final
@@ -21,7 +21,7 @@ from citus_analytics.ingest.connections import driver_of
 from citus_analytics.ingest.csv_load import CsvLoad
 from citus_analytics.ingest.json_load import JsonLoad, load_json_source
 from citus_analytics.ingest.ledger import Content, Ledger, Part
-from citus_analytics.ingest.parts import cut
+from citus_analytics.ingest.parts import PART_SIZE, cut
 from citus_analytics.ingest.results import LoadResult, Progress
 from citus_analytics.ingest.sources import Input, Tally, content_blocks
 from citus_analytics.ingest.users import Users
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 # How often a thread that waits looks whether the others have failed.
 _GLANCE: Final = 0.1
+# How much of the content is on its way at a time: memory does not grow with the connections.
+_ALL_PARTS: Final = 2 * PART_SIZE
+_SMALLEST_PART: Final = PART_SIZE // 8
 
 
 class _SharedUsers(Users):
@@ -124,7 +127,7 @@ class ParallelLoad:
         Raises:
             LoadError: As `load_once` does; nothing is loaded then.
         """
-        self._queue = Queue(jobs)
+        self._queue = Queue(1)
         content, tally = Content(), Tally()
         with ExitStack() as stack:
             for_users = stack.enter_context(self._engine.connect())
@@ -162,18 +165,22 @@ class ParallelLoad:
     @contextmanager
     def _working(self, lanes: list[_Lane]) -> Iterator[None]:
         """Let the lanes work during the block, and wait for them; raise what they raised."""
-        for lane in lanes:
-            lane.connection.begin()
-            lane.thread.start()
         try:
+            for lane in lanes:
+                lane.connection.begin()
+                lane.thread.start()
             yield
             for lane in lanes:
                 lane.thread.join()
         except BaseException:
             # Also Ctrl-C, while a lane waits for the server.
             self.failed.set()
-            for lane in lanes:
-                lane.cancel()
+            started = [lane for lane in lanes if lane.thread.ident is not None]
+            for lane in started:
+                # A server that is gone has nothing to cancel.
+                with suppress(psycopg.Error):
+                    lane.cancel()
+            for lane in started:
                 lane.thread.join()
             raise
         for lane in lanes:
@@ -182,7 +189,10 @@ class ParallelLoad:
 
     def _feed(self, lanes: list[_Lane], content: Content, tally: Tally) -> None:
         with closing(content_blocks(self._source, tally)) as blocks:
-            for piece in cut(_noted(blocks, content), self._kind, self._source.name):
+            size = max(_SMALLEST_PART, _ALL_PARTS // len(lanes))
+            for piece in cut(_noted(blocks, content), self._kind, self._source.name, size=size):
+                if self.failed.is_set():
+                    return
                 self._put(piece)
                 self._tell(lanes, tally)
         for _ in lanes:
@@ -199,21 +209,25 @@ class ParallelLoad:
     def _commit(
         self, for_users: Connection, lanes: list[_Lane], content: Content, tally: Tally
     ) -> LoadResult | None:
-        # The first lane holds the lock of the content, and so is the last one to commit.
+        # Users without their events do no harm until the next try. They come first: another
+        # transaction may hold their lock, and wait for that of the content.
+        if self._users is not None:
+            self._users.store()
+            for_users.commit()
+        # The first lane holds the lock of the content, and so is the last one to commit. If this
+        # client is gone by then, the others are waited for by whoever loads the content next.
         keeper, *others = lanes
         if Ledger(keeper.connection, self._table).locked(content).parts:
             return None
         for lane in lanes:
             ledger = Ledger(lane.connection, self._table)
+            if lane is not keeper:
+                ledger.announce(content)
             for part, result in lane.loaded:
                 ledger.record(content, self._source, result, part)
         if not content.bytes:
             empty = LoadResult(rows=0, bytes=tally.bytes)
             Ledger(keeper.connection, self._table).record(content, self._source, empty, Part(0, 0))
-        # Users without their events do no harm until the next try.
-        if self._users is not None:
-            self._users.store()
-            for_users.commit()
         for lane in (*others, keeper):
             lane.connection.commit()
         self._tell(lanes, tally)

@@ -61,7 +61,8 @@ class LoadOptions:
             or a bracket.
         users: Whether the users that the events of JSON tell of are stored as well.
         unique: Whether a row that is there already, or was earlier in the source, is left out. An
-            event is the same if its id, its user and its time are; a user if the id is.
+            event is the same if its id, its user and its time are, and none is missing; a user if
+            the id is. Needs the isolation level READ COMMITTED.
         strict: Whether the first event that cannot be stored ends the load. A malformed row of
             CSV always does.
         rejects: Called with each event that cannot be stored, and maybe from another thread.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Column, MetaData, Table, and_, delete, func, literal_column, select, text
 from sqlalchemy.dialects.postgresql import insert
 
-from citus_analytics.ingest.locks import lock
+from citus_analytics.ingest.locks import lock, require_read_committed
 from citus_analytics.models import github_events, github_users
 
 if TYPE_CHECKING:
@@ -44,19 +44,27 @@ class Stage:
         Loaders do this one after the other until they commit: none sees what another one is about
         to insert.
         """
-        lock(self._connection, "rows", self._target.name)
+        self._lock()
         self._leave_one_of_each()
         self._leave_out_known()
         return self._insert()
 
     def replace(self) -> int:
         """Insert all rows, instead of those that the table has; return how many that are."""
+        self._lock()
         if self._target is github_users:
             self._leave_one_of_each()
         # The outer subquery is one that Citus sends to the workers.
         keys = self._keys_of_stage()
         self._connection.execute(delete(self._target).where(self._same(self._target, keys)))
         return self._insert()
+
+    def _lock(self) -> None:
+        require_read_committed(self._connection)
+        lock(self._connection, "rows", self._target.name)
+        if self._target is github_users:
+            # Loaders of events write users too.
+            lock(self._connection, "users")
 
     def _insert(self) -> int:
         names = [column.name for column in self._target.columns]

@@ -13,35 +13,23 @@ from sqlalchemy import event, select, text
 
 from citus_analytics.errors import LoadError
 from citus_analytics.ingest import LoadOptions, Progress, load_files
-from citus_analytics.ingest import parallel as parallel_module
-from citus_analytics.ingest.parts import cut
 from citus_analytics.models import github_events, loaded_files
 from tests.database.ingest_data import EVENTS, LONG, count
+from tests.database.small_parts import small_parts
 from tests.event_data import hour, line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from sqlalchemy import Connection, Engine
 
     from citus_analytics.gharchive import Reject
-    from citus_analytics.ingest.formats import Kind
-    from citus_analytics.ingest.parts import Piece
+
+__all__ = ["small_parts"]
+
+pytestmark = pytest.mark.usefixtures("small_parts")
 
 CSV = EVENTS + LONG * 200
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut small files into parts as well."""
-
-    def cut_small(blocks: Iterable[bytes], kind: Kind, name: str) -> Iterator[Piece]:
-        small = (block[i : i + 999] for block in blocks for i in range(0, len(block), 999))
-        return cut(small, kind, name, size=20_000)
-
-    monkeypatch.setattr(parallel_module, "cut", cut_small)
-    monkeypatch.setattr("citus_analytics.ingest.files.PART_SIZE", 8)
 
 
 def events(engine: Engine) -> int:

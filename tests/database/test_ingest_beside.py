@@ -1,0 +1,202 @@
+"""Loaders beside each other and beside others: nothing twice, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import NullPool, create_engine, event, text
+from sqlalchemy.exc import DBAPIError
+
+from citus_analytics.errors import ArgumentError
+from citus_analytics.ingest import LoadOptions, load_api_events, load_files, load_once
+from citus_analytics.models import github_events, github_users
+from tests.database.ingest_data import USERS, count
+from tests.database.small_parts import small_parts
+from tests.event_data import api_event, hour, line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sqlalchemy import URL, Connection, Engine
+
+    from citus_analytics.gharchive import Reject
+
+__all__ = ["small_parts"]
+
+pytestmark = pytest.mark.usefixtures("small_parts")
+
+UNIQUE = LoadOptions(unique=True)
+SLOW_COMMIT = """
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF current_setting('slow.done', true) IS DISTINCT FROM 'yes' THEN
+    PERFORM set_config('slow.done', 'yes', true), pg_sleep(2);
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON loaded_files
+DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()
+"""
+WAITING = """
+SELECT wait_event FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND backend_type = 'client backend'
+"""
+
+
+def events(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return count(connection)
+
+
+def until(engine: Engine, query: str) -> str:
+    """Wait until a query has a row, and return its value."""
+    for _ in range(300):
+        with engine.connect() as connection:
+            row = connection.execute(text(query)).first()
+        if row is not None:
+            return str(row[0])
+        time.sleep(0.05)
+    raise AssertionError(query)
+
+
+def in_background(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "hour.json"
+    path.write_bytes(hour(1000))
+    return path
+
+
+def lose_after(engine: Engine, commits: int, path: Path, options: LoadOptions) -> None:
+    """Load a file over three connections, and lose them after so many commits."""
+    left = [commits]
+
+    def lose(connection: Connection) -> None:
+        if not left[0]:
+            connection.invalidate()
+            raise ConnectionResetError
+        left[0] -= 1
+
+    event.listen(engine, "commit", lose)
+    with pytest.raises(ConnectionResetError):
+        load_files(engine, github_events, [path], jobs=3, options=options)
+    event.remove(engine, "commit", lose)
+
+
+def test_a_commit_that_outlives_its_client_is_waited_for(engine: Engine, path: Path) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql(SLOW_COMMIT)
+    failed: list[DBAPIError] = []
+
+    def first() -> None:
+        try:
+            load_files(engine, github_events, [path], jobs=2, options=LoadOptions(users=False))
+        except DBAPIError as error:
+            failed.append(error)
+
+    thread = in_background(first)
+    until(engine, "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND state = 'idle in transaction'"
+        )
+    (result,) = load_files(engine, github_events, [path])
+    thread.join()
+    assert failed
+    assert (result.rows, result.already_loaded) == (1000, False)
+    assert events(engine) == 1000
+    assert load_files(engine, github_events, [path])[0].already_loaded
+
+
+def test_the_rest_of_a_file_is_unique_where_that_is_asked_for(engine: Engine, path: Path) -> None:
+    lose_after(engine, 2, path, LoadOptions())
+    assert 0 < events(engine) < 1000
+    with engine.begin() as connection:
+        load_api_events(connection, map(api_event, range(1000)), options=UNIQUE)
+    (result,) = load_files(engine, github_events, [path], options=UNIQUE)
+    assert result.duplicates > 0
+    assert events(engine) == 1000
+
+
+def test_the_rest_of_a_file_has_its_lines_and_its_format(engine: Engine, path: Path) -> None:
+    path.write_bytes(b"".join(line(n) if n % 10 == 0 else b"no event\n" for n in range(3000)))
+    rejects: list[Reject] = []
+    lose_after(engine, 2, path, LoadOptions())
+    partly = events(engine)
+    assert 0 < partly < 300
+    options = LoadOptions(rejects=rejects.append)
+    (result,) = load_files(engine, github_events, [path], options=options)
+    assert (result.rows, result.rejected, events(engine)) == (300, 2700, 300)
+    lines = path.read_bytes().splitlines()
+    assert rejects
+    assert all(lines[reject.line - 1] == reject.text == b"no event" for reject in rejects)
+    assert len({reject.line for reject in rejects}) == len(rejects)
+
+
+def test_a_forced_load_waits_for_those_that_add_events(engine: Engine, path: Path) -> None:
+    load_files(engine, github_events, [path])
+    with engine.connect() as connection:
+        load_api_events(connection, map(api_event, range(990, 1010)), options=UNIQUE)
+        path.write_bytes(hour(1010))
+        thread = in_background(lambda: load_files(engine, github_events, [path], force=True))
+        assert until(engine, WAITING) == "advisory"
+        connection.commit()
+        thread.join()
+    assert events(engine) == 1010
+
+
+def test_users_of_a_file_and_users_of_events_wait_for_each_other(engine: Engine) -> None:
+    def load_them() -> None:
+        with engine.begin() as connection:
+            load_api_events(connection, map(api_event, range(20)))
+
+    with engine.connect() as connection:
+        load_once(connection, github_users, [USERS])
+        thread = in_background(load_them)
+        assert until(engine, WAITING) == "advisory"
+        connection.commit()
+        thread.join()
+    assert events(engine) == 20
+
+
+def test_a_transaction_with_two_files_beside_several_connections(
+    engine: Engine, path: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.json"
+    other.write_bytes(hour(100))
+    with engine.connect() as connection:
+        load_once(connection, github_events, other)
+        thread = in_background(lambda: load_files(engine, github_events, [path], jobs=2))
+        assert until(engine, WAITING) == "advisory"
+        assert load_once(connection, github_events, path).rows == 1000
+        connection.commit()
+        thread.join()
+    assert events(engine) == 1100
+
+
+def test_a_unique_index_is_no_trap_for_several_connections(engine: Engine, path: Path) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE UNIQUE INDEX ON github_events (event_id, user_id)")
+    path.write_bytes(hour(1000) + line(1))
+    (result,) = load_files(engine, github_events, [path], jobs=2)
+    assert (result.rows, result.rejected) == (1000, 1)
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_an_old_snapshot_is_refused(database: URL, path: Path, level: str) -> None:
+    engine = create_engine(database, poolclass=NullPool, isolation_level=level)
+    with engine.connect() as connection, pytest.raises(ArgumentError, match=level):
+        load_once(connection, github_events, path)
+    with engine.connect() as connection, pytest.raises(ArgumentError, match=level):
+        load_api_events(connection, [api_event(1)], options=UNIQUE)
+    assert events(engine) == 0
