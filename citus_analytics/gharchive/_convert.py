@@ -8,6 +8,7 @@ things, such as numbers with thousands of digits, are left to the server to refu
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -100,6 +101,9 @@ def convert_event(event: Mapping[str, object], *, line: int = 0) -> EventRow | R
     """
     try:
         text = msgspec.json.encode(event)
+        # It writes what JSON has no number for as null.
+        if b"null" in text:
+            json.dumps(event, allow_nan=False, default=str)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         return Reject(line, f"the event has no form in JSON: {error}", repr(event).encode())
     try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import text
 
 from citus_analytics.errors import ArgumentError
 from citus_analytics.ingest.formats import format_of
-from citus_analytics.ingest.indexes import indexes_afterwards
+from citus_analytics.ingest.indexes import indexes_afterwards, indexes_as_they_are
 from citus_analytics.ingest.ledger import Ledger
 from citus_analytics.ingest.once import load_once
 from citus_analytics.ingest.parallel import ParallelLoad
@@ -60,9 +59,8 @@ def load_files(
         sources: What `load_once` takes; texts may be folders or ranges (`2015-01-01-{0..5}.json`).
         options: How to load.
         force: See `load_once`.
-        jobs: Over how many connections a large file is loaded, one more than that from the
-            engine's pool, if it can be read in parts and the table has no unique index. They commit
-            one after the other: after a kill in between, load again.
+        jobs: Over how many connections a large file is loaded (and one more), if it has parts and
+            the table no unique index. After a kill between their commits, load again.
         indexes_later: If the table is empty, drop its indexes and build them at the end.
         loaded: Called after each file, once it is committed; the results are in the same order.
         progress: Called as by `load_csv`, for each file.
@@ -73,7 +71,8 @@ def load_files(
     if jobs < 1:
         raise ArgumentError(f"files are loaded over 1 connection or more, not over {jobs}")
     results = []
-    with indexes_afterwards(engine, table) if indexes_later else nullcontext():
+    indexes = indexes_afterwards if indexes_later else indexes_as_they_are
+    with indexes(engine, table):
         for source in _expanded(sources):
             results.append(_load_file(engine, table, source, options, force, jobs, progress))
             loaded(source, results[-1])

@@ -8,55 +8,104 @@ from __future__ import annotations
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import func, literal, select
-from sqlalchemy.exc import SQLAlchemyError
+from psycopg.errors import DeadlockDetected, LockNotAvailable
+from sqlalchemy import func, inspect, literal, select
+from sqlalchemy.exc import NoSuchTableError, OperationalError, SQLAlchemyError
 
 from citus_analytics.ingest.locks import lock
+from citus_analytics.logs import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from sqlalchemy import Engine, Index, Table
+    from sqlalchemy import Connection, Engine, Index, Table
+    from sqlalchemy.engine.interfaces import ReflectedIndex
 
 _MEMORY: Final = "256MB"
+# Who waits for a table holds up everybody behind: one that loads over several connections too.
+_PATIENCE: Final = "2s"
 
 
 @contextmanager
 def indexes_afterwards(engine: Engine, table: Table) -> Iterator[bool]:
     """Load into a table without its indexes, if it is empty, and build them at the end.
 
-    Dropping them and building them are transactions of their own. A table that has rows keeps its
-    indexes; those of its declaration that are missing, because a process was killed in such a
-    block, are built at the end all the same. Unique indexes stay: they are promises.
+    Dropping them and building them are transactions of their own. A table that has rows, or that
+    somebody else writes to, keeps its indexes; those of its declaration that are missing, because a
+    process was killed in such a block, are built at the end all the same. Unique indexes stay: they
+    are promises. Of several such blocks at once, one comes after the other.
 
     Yields:
-        Whether the table was empty.
+        Whether the indexes were dropped.
     """
     # Names in order: two that do this at once wait for each other only once.
     indexes = sorted(
         (index for index in table.indexes if not index.unique), key=lambda index: str(index.name)
     )
-    with engine.begin() as connection:
-        lock(connection, "indexes", table.name)
-        # For EXISTS, Citus would bring the whole table to the coordinator.
-        one = select(literal(1)).select_from(table).limit(1)
-        empty = connection.execute(one).first() is None
-        if empty:
+    with engine.connect() as keeper:
+        lock(keeper, "indexes", table.name)
+        dropped = _drop(engine, table, indexes)
+        try:
+            yield dropped
+        except BaseException:
+            # What went wrong first is what is told.
+            with suppress(SQLAlchemyError):
+                _build(engine, indexes)
+            raise
+        _build(engine, indexes)
+
+
+@contextmanager
+def indexes_as_they_are(engine: Engine, table: Table) -> Iterator[None]:
+    """Load into a table with the indexes that it has, and tell of declared ones that it lacks."""
+    with suppress(NoSuchTableError), engine.connect() as connection:
+        _warn_of_missing(table, inspect(connection).get_indexes(table.name, table.schema))
+    yield
+
+
+def _warn_of_missing(table: Table, indexes: Iterable[ReflectedIndex]) -> None:
+    found = {index["name"] for index in indexes}
+    missing = sorted(str(index.name) for index in table.indexes if index.name not in found)
+    if missing:
+        logger().warning(
+            "Table %s lacks its indexes %s, as after a load with indexes_later (--indexes-later) "
+            "that was killed. Load with it once more, and they are built at the end.",
+            table.name,
+            ", ".join(missing),
+        )
+
+
+def _drop(engine: Engine, table: Table, indexes: Sequence[Index]) -> bool:
+    try:
+        with engine.begin() as connection:
+            # For EXISTS, Citus would bring the whole table to the coordinator.
+            one = select(literal(1)).select_from(table).limit(1)
+            if connection.execute(one).first() is not None:
+                return False
+            _set_local(connection, "lock_timeout", _PATIENCE)
             for index in indexes:
                 index.drop(connection, checkfirst=True)
-    try:
-        yield empty
-    except BaseException:
-        # What went wrong first is what is told.
-        with suppress(SQLAlchemyError):
-            _build(engine, table, indexes)
-        raise
-    _build(engine, table, indexes)
+    except OperationalError as error:
+        if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
+            raise
+        return False
+    return True
 
 
-def _build(engine: Engine, table: Table, indexes: Sequence[Index]) -> None:
-    with engine.begin() as connection:
-        lock(connection, "indexes", table.name)
-        connection.execute(select(func.set_config("maintenance_work_mem", _MEMORY, True)))
-        for index in indexes:
-            index.create(connection, checkfirst=True)
+def _build(engine: Engine, indexes: Sequence[Index]) -> None:
+    waiting = list(indexes)
+    while waiting:
+        try:
+            with engine.begin() as connection:
+                _set_local(connection, "maintenance_work_mem", _MEMORY)
+                _set_local(connection, "lock_timeout", _PATIENCE)
+                waiting[0].create(connection, checkfirst=True)
+        except OperationalError as error:
+            if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
+                raise
+        else:
+            del waiting[0]
+
+
+def _set_local(connection: Connection, name: str, value: str) -> None:
+    connection.execute(select(func.set_config(name, value, True)))

@@ -122,6 +122,7 @@ class Once:
         target = self._table if stage is None else stage.table
         source, kind = format_of(source, self._table, self._options)
         result = self._read(source, kind, target, users, content.add)
+        require_some(result, source, self._table)
         known = self._ledger.locked(content)
         if known.parts and not force:
             raise _KnownError(known)
@@ -181,6 +182,21 @@ class Once:
                 )
             users.store()
             return replace(self._ledger.known(content).result, already_loaded=False)
+
+
+def require_some(result: LoadResult, source: Input, table: Table) -> None:
+    """Refuse a source of which nothing at all can be stored.
+
+    Raises:
+        LoadError: Everything in it was rejected.
+    """
+    if result.rejected and not result.rows:
+        raise LoadError(
+            f"{source.name}: nothing in it can be stored as an event, {result.rejected} of "
+            f"{result.rejected} were rejected. Nothing was loaded into {table.name}. See that it "
+            "is the right file, in the right format; --rejects, or LoadOptions(rejects=...), has "
+            "the reasons."
+        )
 
 
 def _merged(stage: Stage, result: LoadResult, *, force: bool) -> LoadResult:

@@ -21,6 +21,7 @@ from citus_analytics.ingest.connections import driver_of
 from citus_analytics.ingest.csv_load import CsvLoad
 from citus_analytics.ingest.json_load import JsonLoad, load_json_source
 from citus_analytics.ingest.ledger import Content, Ledger, Part
+from citus_analytics.ingest.once import require_some
 from citus_analytics.ingest.parts import PART_SIZE, cut
 from citus_analytics.ingest.results import LoadResult, Progress
 from citus_analytics.ingest.sources import Input, Tally, content_blocks
@@ -136,6 +137,7 @@ class ParallelLoad:
                 self._users = _SharedUsers(for_users)
             with self._working(lanes):
                 self._feed(lanes, content, tally)
+            require_some(_sum(lanes, tally), self._source, self._table)
             return self._commit(for_users, lanes, content, tally)
 
     def pieces(self) -> Iterator[Piece]:
@@ -231,12 +233,7 @@ class ParallelLoad:
         for lane in (*others, keeper):
             lane.connection.commit()
         self._tell(lanes, tally)
-        results = [result for lane in lanes for _, result in lane.loaded]
-        return LoadResult(
-            rows=sum(result.rows for result in results),
-            bytes=tally.bytes,
-            rejected=sum(result.rejected for result in results),
-        )
+        return _sum(lanes, tally)
 
     def _tell(self, lanes: list[_Lane], tally: Tally) -> None:
         if self._progress:
@@ -248,6 +245,15 @@ class ParallelLoad:
         if self._rejects:
             with self._rejecting:
                 self._rejects(reject)
+
+
+def _sum(lanes: Iterable[_Lane], tally: Tally) -> LoadResult:
+    results = [result for lane in lanes for _, result in lane.loaded]
+    return LoadResult(
+        rows=sum(result.rows for result in results),
+        bytes=tally.bytes,
+        rejected=sum(result.rejected for result in results),
+    )
 
 
 def _noted(blocks: Iterable[bytes], content: Content) -> Iterator[bytes]:

@@ -24,8 +24,10 @@ def expand(source: str) -> list[str]:
     end like those of events; numbers in names are sorted as numbers.
 
     Raises:
-        ArgumentError: A range stands for too many, or a folder has no such files.
+        ArgumentError: There is no name, a range stands for too many, or a folder has no such files.
     """
+    if not source:
+        raise ArgumentError("the name of a source is empty: name a file, a folder or an address")
     found = list(_ranges(source, 1))
     return [name for each in found for name in _files(each)]
 

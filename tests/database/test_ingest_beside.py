@@ -7,10 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import NullPool, create_engine, event, text
+from sqlalchemy import NullPool, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from citus_analytics.errors import ArgumentError
+from citus_analytics.errors import ArgumentError, LoadError
 from citus_analytics.ingest import LoadOptions, load_api_events, load_files, load_once
 from citus_analytics.models import github_events, github_users
 from tests.database.ingest_data import USERS, count
@@ -200,3 +200,59 @@ def test_an_old_snapshot_is_refused(database: URL, path: Path, level: str) -> No
     with engine.connect() as connection, pytest.raises(ArgumentError, match=level):
         load_api_events(connection, [api_event(1)], options=UNIQUE)
     assert events(engine) == 0
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_file_of_nothing_that_can_be_stored(engine: Engine, path: Path, jobs: int) -> None:
+    path.write_bytes(line(1, actor={}) * 1000)
+    with pytest.raises(LoadError, match=r"1000 of 1000 were rejected\. Nothing was loaded"):
+        load_files(engine, github_events, [path], jobs=jobs)
+    path.write_bytes(hour(1000))
+    assert load_files(engine, github_events, [path], jobs=jobs)[0].rows == 1000
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_loads_that_build_indexes_later_beside_each_other(
+    engine: Engine, path: Path, jobs: int
+) -> None:
+    rows: list[int] = []
+
+    def load() -> None:
+        results = load_files(engine, github_events, [path], jobs=jobs, indexes_later=True)
+        rows.append(0 if results[0].already_loaded else results[0].rows)
+
+    threads = [in_background(load) for _ in range(3)]
+    for thread in threads:
+        thread.join()
+    assert sorted(rows) == [0, 0, 1000]
+    assert events(engine) == 1000
+    assert {index["name"] for index in inspect(engine).get_indexes("github_events")} == {
+        index.name for index in github_events.indexes
+    }
+
+
+def test_a_table_that_is_written_to_keeps_its_indexes(engine: Engine, path: Path) -> None:
+    with engine.connect() as connection:
+        load_api_events(connection, [api_event(2000)])
+        thread = in_background(
+            lambda: load_files(engine, github_events, [path], indexes_later=True)
+        )
+        thread.join(1)
+        assert thread.is_alive()
+        load_api_events(connection, [api_event(2001)])
+        connection.commit()
+        thread.join()
+    assert events(engine) == 1002
+
+
+def test_missing_indexes_are_told(
+    engine: Engine, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX event_type_index")
+    load_files(engine, github_events, [path])
+    assert "lacks its indexes event_type_index" in caplog.text
+    load_files(engine, github_events, [path], indexes_later=True)
+    caplog.clear()
+    load_files(engine, github_events, [path])
+    assert caplog.text == ""

@@ -265,3 +265,11 @@ def test_a_file_that_ends_anywhere_keeps_what_is_complete(cut: int, shape: str) 
     )
     assert sum(isinstance(outcome, EventRow) for outcome in found) == complete
     assert sum(isinstance(outcome, Reject) for outcome in found) <= 1
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_what_json_has_no_number_for_is_not_stored_as_null(number: float) -> None:
+    outcome = convert_event(api_event(1, payload={"a": [{"b": number}]}))
+    assert isinstance(outcome, Reject)
+    assert "no form in JSON" in outcome.reason
+    assert isinstance(convert_event(api_event(1, payload={"a": None})), EventRow)

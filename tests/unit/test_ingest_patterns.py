@@ -47,3 +47,8 @@ def test_a_folder_is_the_files_in_it_by_the_numbers_in_their_names(tmp_path: Pat
 def test_a_folder_without_such_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="has no files"):
         expand(str(tmp_path))
+
+
+def test_no_name_is_not_the_folder_one_is_in() -> None:
+    with pytest.raises(ArgumentError, match="the name of a source is empty"):
+        expand("")
