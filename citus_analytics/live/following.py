@@ -16,7 +16,7 @@ from citus_analytics.ingest.api_events import load_outcomes
 from citus_analytics.live.client import Client
 from citus_analytics.live.pace import LONGEST_WAIT, pause
 from citus_analytics.live.polls import Poll, Position, advanced, fetch, gap_before
-from citus_analytics.live.positions import read_position, write_position
+from citus_analytics.live.positions import read_position, write_next_poll, write_position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +92,8 @@ def follow(
     `LoadOptions.unique`). A `Gap` is also a warning in the log.
 
     What GitHub fails to do for a time is yielded as a failed poll, and tried again later. Where a
-    further page cannot be had, those before it are loaded.
+    further page cannot be had, those before it are loaded. How long GitHub wants to be left alone,
+    after a poll or a refusal, is kept in the database too: the next call waits for the rest of it.
 
     Args:
         engine: An engine on the driver psycopg 3.
@@ -160,9 +161,11 @@ class _Following:
             remaining=last.remaining,
             next_in=round(next_in, 3),
         )
+        next_poll = now + timedelta(seconds=next_in)
         if poll.outcome == "failed":
+            self._keep_away_until(next_poll, last)
             return poll
-        position = advanced(self._position, fetched, now + timedelta(seconds=next_in))
+        position = advanced(self._position, fetched, next_poll)
         rejects: dict[bytes, Reject] = {}
         with self._shield():
             with self._engine.begin() as connection:
@@ -171,6 +174,12 @@ class _Following:
             self._position = position
         rejected = self._tell_rejects(fetched, rejects)
         return replace(poll, new=result.rows, known=result.duplicates, rejected=rejected)
+
+    def _keep_away_until(self, next_poll: datetime, last: Answer) -> None:
+        """Note for whoever starts next how long GitHub wants to be left alone, if it said so."""
+        if last.limited or last.retry_after is not None:
+            with self._shield(), self._engine.begin() as connection:
+                write_next_poll(connection, self._feed.address, next_poll)
 
     def _tell_rejects(self, fetched: Fetched, rejects: dict[bytes, Reject]) -> int:
         """Tell of those that the poll before did not have; return how many they are."""
