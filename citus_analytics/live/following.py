@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Shield: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 _LOG: Final = logging.getLogger(__name__)
+_YEAR: Final = 366 * 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +42,8 @@ class FollowOptions:
     Attributes:
         token: A token of GitHub's; without one, GitHub answers 60 requests an hour instead of
             5,000. It goes to the server of the feed alone, and is not shown.
-        interval: How many seconds there are to be between polls at least. GitHub's own
-            X-Poll-Interval is honoured in any case.
+        interval: How many seconds there are to be between polls at least, failed ones too; a year
+            at most. GitHub's own X-Poll-Interval is honoured in any case.
         max_polls: After how many polls to end, failed ones not counted; None for never.
         max_failures: After how many failed polls in a row to give up; None for never.
         timeout: How many seconds an answer may take.
@@ -73,6 +74,10 @@ class FollowOptions:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise ArgumentError(f"{name} is {value}; it must be {least} or more")
+        if self.interval > _YEAR:
+            raise ArgumentError(
+                f"interval is {self.interval} seconds; it must be {_YEAR:.0f} or less, a year"
+            )
         if not self.timeout > 0:
             raise ArgumentError(f"timeout is {self.timeout}; it must be more than 0 seconds")
 
@@ -129,7 +134,7 @@ class _Following:
     def polls(self, wait: Wait) -> Iterator[Poll]:
         with self._engine.connect() as connection:
             self._position = read_position(connection, self._feed.address)
-        due = time.monotonic() + _seconds_until(self._position.next_poll)
+        due = time.monotonic() + self._rest_of_the_wait()
         polls = failures = 0
         while polls != self._options.max_polls:
             if wait(max(0.0, due - time.monotonic())):
@@ -143,6 +148,13 @@ class _Following:
             self._log(poll)
             yield poll
             self._check(fetched.last, failures)
+
+    def _rest_of_the_wait(self) -> float:
+        if self._position.next_poll is None:
+            return 0.0
+        rest = (self._position.next_poll - datetime.now(UTC)).total_seconds()
+        # A clock that was set back is no reason to wait longer than somebody may have asked for.
+        return min(max(0.0, rest), max(LONGEST_WAIT, self._options.interval))
 
     def _pause(self, fetched: Fetched, failures: int) -> float:
         share = random.random()  # noqa: S311 - nothing secret
@@ -233,10 +245,3 @@ def _load(connection: Connection, fetched: Fetched, rejects: dict[bytes, Reject]
 def _sleep(seconds: float) -> bool:
     time.sleep(seconds)
     return False
-
-
-def _seconds_until(moment: datetime | None) -> float:
-    if moment is None:
-        return 0.0
-    # A clock that was set back is no reason to wait longer than GitHub may ask for.
-    return min(max(0.0, (moment - datetime.now(UTC)).total_seconds()), LONGEST_WAIT)

@@ -97,12 +97,15 @@ class Fetched:
         pages: How many pages there are.
         etag: What the first page is known by.
         last: The last answer.
+        poll_interval: The most seconds that any of the answers wants between polls, or None if
+            none says it.
     """
 
     outcomes: tuple[EventRow | Reject, ...]
     pages: int
     etag: str | None
     last: Answer
+    poll_interval: int | None = None
 
     @property
     def rows(self) -> tuple[EventRow, ...]:
@@ -177,8 +180,14 @@ def advanced(position: Position, fetched: Fetched, next_poll: datetime) -> Posit
 
 
 def _fetched(events: list[object], pages: list[Answer], last: Answer) -> Fetched:
-    etag = pages[0].etag if pages else None
-    return Fetched(outcomes=tuple(_outcomes(events)), pages=len(pages), etag=etag, last=last)
+    intervals = (answer.poll_interval for answer in (*pages, last))
+    return Fetched(
+        outcomes=tuple(_outcomes(events)),
+        pages=len(pages),
+        etag=pages[0].etag if pages else None,
+        last=last,
+        poll_interval=max((each for each in intervals if each is not None), default=None),
+    )
 
 
 def _outcomes(events: list[object]) -> Iterator[EventRow | Reject]:

@@ -70,6 +70,17 @@ def test_a_limit_is_honoured_before_anything_was_read(engine: Engine, github: Gi
     assert stored(engine) == [1]
 
 
+def test_a_callers_interval_holds_after_failures_and_restarts(
+    engine: Engine, github: GitHub
+) -> None:
+    github.happen(1)
+    github.replies = [Reply(502), None]
+    waits, day = Waits(), 86400
+    polls(engine, github, 2, wait=waits, interval=day)
+    polls(engine, github, 1, wait=waits, interval=day)
+    assert waits == pytest.approx([0, day, day], abs=5)
+
+
 FAULTS = {
     "server error": Reply(500, body=b"<html>"),
     "cut": Reply(damage="cut"),
@@ -145,7 +156,7 @@ def test_no_time_is_lost_by_a_clock_that_was_set_back(engine: Engine, github: Gi
         connection.execute(text("UPDATE followed_feeds SET next_poll = '9999-01-01Z'"))
     waits = Waits()
     polls(engine, github, 1, wait=waits)
-    assert waits == pytest.approx([3600], abs=1)
+    assert waits == pytest.approx([6 * 3600], abs=1)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

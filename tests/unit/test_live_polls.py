@@ -91,6 +91,14 @@ def test_pages_too_deep_are_the_end() -> None:
     assert (ids(fetched), fetched.last.problem) == ([2], None)
 
 
+def test_the_interval_is_the_longest_that_a_page_says() -> None:
+    first = replace(page(3), poll_interval=60)
+    for second in (no_answer("broken"), page(2), replace(page(2), poll_interval=10)):
+        assert pages(first, second).poll_interval == 60
+    assert pages(replace(page(3), poll_interval=0)).poll_interval == 0
+    assert pages(page(3)).poll_interval is None
+
+
 def test_unchanged_is_an_answer_only_to_the_question() -> None:
     unchanged = Answer(status=304)
     assert fetch(always(unchanged), ADDRESS, '"a"').last.unchanged
