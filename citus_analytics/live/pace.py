@@ -19,8 +19,9 @@ LONGEST_WAIT: Final = 6 * 3600.0
 
 _FIRST_BACKOFF: Final = 1.0
 _LONGEST_BACKOFF: Final = 300.0
-# What GitHub wants after a secondary limit without more words.
+# What GitHub wants after a secondary limit without more words: a minute, and longer every time.
 _FIRST_WHEN_LIMITED: Final = 60.0
+_LONGEST_WHEN_LIMITED: Final = 3600.0
 
 
 def pause(fetched: Fetched, *, failures: int, share: float, interval: float = 0.0) -> float:
@@ -29,7 +30,8 @@ def pause(fetched: Fetched, *, failures: int, share: float, interval: float = 0.
     After a poll that succeeded, that is what X-Poll-Interval says, or longer if the requests that
     are left would not last until the rate limit is reset: polls at even distances miss less than
     a burst and an hour's silence. After a failure it is what GitHub asks for, and otherwise
-    seconds that double with every failure; X-Poll-Interval holds then too, if any page said it.
+    seconds that double with every failure, or minutes if GitHub says that there are too many
+    requests; X-Poll-Interval holds then too, if any page said it.
 
     What a server says has an end at `LONGEST_WAIT`; the caller's interval has none.
 
@@ -53,10 +55,13 @@ def _pause_after_failure(answer: Answer, failures: int, share: float) -> float:
     backoff = _doubled(_FIRST_BACKOFF, failures, _LONGEST_BACKOFF) / 2 * (1 + share)
     if answer.retry_after is not None:
         return max(answer.retry_after, backoff)
-    if answer.limited and answer.remaining == 0 and answer.resets_in is not None:
+    if not answer.limited:
+        return backoff
+    if answer.remaining == 0 and answer.resets_in:
         # The moment is in whole seconds.
         return answer.resets_in + 1 + share
-    return max(_FIRST_WHEN_LIMITED, backoff) if answer.limited else backoff
+    # A secondary limit. So is one that should have been reset by now.
+    return _doubled(_FIRST_WHEN_LIMITED, failures, _LONGEST_WHEN_LIMITED) + share
 
 
 def _doubled(first: float, failures: int, longest: float) -> float:

@@ -34,7 +34,7 @@ def test_limits_and_intervals_are_honoured(engine: Engine, github: GitHub) -> No
         "loaded",
         "unchanged",
     ]
-    assert waits == pytest.approx([0, 120, 60, 60], abs=5)
+    assert waits == pytest.approx([0, 120, 120, 60], abs=5)
     # Whoever starts anew waits as well.
     waits = Waits()
     polls(engine, github, 1, wait=waits)

@@ -123,9 +123,21 @@ def test_the_secondary_limit_lasts_as_long_as_github_says() -> None:
         refused = answer(403, {"message": "no"}, retry_after=after)
         assert (refused.temporary, refused.limited) == (True, True)
         assert wait_after(refused, failures=1) == expected
-    # Words alone are a minute, and then more and more.
-    refused = answer(403, {"message": "You have exceeded a secondary rate limit."})
-    assert [wait_after(refused, failures=number) for number in (1, 7, 9)] == [60, 60, 128]
+
+
+def test_the_secondary_limit_without_a_time_is_minutes_that_double() -> None:
+    refusals = (
+        answer(403, {"message": "You have exceeded a secondary rate limit."}),
+        answer(429),
+        answer(429, x_ratelimit_remaining="4000", x_ratelimit_reset=RESET),
+        answer(403, x_ratelimit_remaining="0"),
+        # It should have been reset by now.
+        answer(403, x_ratelimit_remaining="0", x_ratelimit_reset="1"),
+    )
+    for refused in refusals:
+        waits = [wait_after(refused, failures=number) for number in (1, 2, 3, 6, 7, 10**6)]
+        assert waits == [60, 120, 240, 1920, 3600, 3600]
+        assert 60 < wait_after(refused, failures=1, share=0.5) < 61
 
 
 def test_what_fails_for_a_time_is_tried_again_ever_more_rarely() -> None:
