@@ -12,7 +12,7 @@ import pytest
 
 from citus_analytics.errors import ArgumentError
 from citus_analytics.live import Feed, FollowOptions
-from citus_analytics.live.answers import Answer, read_answer
+from citus_analytics.live.answers import Answer, read_answer, same_origin
 from citus_analytics.live.pace import LONGEST_WAIT, pause
 from citus_analytics.live.polls import Fetched
 
@@ -180,6 +180,44 @@ def test_a_page_that_is_none_is_asked_for_again(body: bytes) -> None:
 
 def test_a_tag_that_cannot_be_sent_back_is_forgotten() -> None:
     assert answer(etag='"a\r\n b"').etag is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://GHE.example.com/api/v3", "https://ghe.example.com/api/v3/events?page=2"),
+        ("https://h:443/events", "https://h/events"),
+        ("HTTPS://h/events", "https://h:443/"),
+        ("http://h:80", "http://h:"),
+        ("http://[::1]:8080/a", "http://[::1]:8080/b"),
+    ],
+)
+def test_addresses_of_the_same_server(one: str, other: str) -> None:
+    assert same_origin(one, other)
+    assert same_origin(other, one)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "http://h/",
+        "http://h:443/",
+        "https://h:80/",
+        "https://h:0/",
+        "https://h.example.com/",
+        "https://user@h/",
+        "https://h@example.com/",
+        "https://example.com\\@h/",
+        "https://h:port/",
+        "https://[",
+        "//h/",
+        "https:///",
+        "",
+    ],
+)
+def test_addresses_of_another_server(other: str) -> None:
+    assert not same_origin("https://h/", other)
+    assert not same_origin(other, "https://h/")
 
 
 def test_addresses() -> None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import pytest
+
 from citus_analytics.live import Gap
 from citus_analytics.live.answers import Answer, no_answer
 from citus_analytics.live.polls import Fetched, Position, advanced, fetch, gap_before
@@ -78,6 +80,18 @@ def test_a_page_of_another_server_is_not_asked_for() -> None:
     fetched = fetch(get, ADDRESS, None)
     assert fetched.pages == 1
     assert "another server" in (fetched.last.problem or "")
+
+
+@pytest.mark.parametrize("following", ["https://[/events", "https://api.github.com:port/events"])
+def test_a_page_at_no_address_is_not_asked_for(following: str) -> None:
+    fetched = fetch(always(page(1, following=following)), ADDRESS, None)
+    assert (fetched.pages, fetched.last.temporary) == (1, True)
+    assert following in (fetched.last.problem or "")
+
+
+def test_the_address_of_a_page_may_be_written_otherwise() -> None:
+    fetched = fetch(always(page(1, following="https://API.github.com:443/events")), ADDRESS, None)
+    assert (fetched.last.problem, ids(fetched)) == (None, [1])
 
 
 def test_pages_without_an_end_have_one() -> None:
