@@ -158,6 +158,33 @@ def test_a_feed_that_was_empty_has_no_gap() -> None:
     assert gap_before(after(pages(page(1)), pages(page())), pages(page(9))) is None
 
 
+NOTHING_USABLE = replace(page(), events=("odd",))
+
+
+@pytest.mark.parametrize("nothing", [NOTHING_USABLE, page()], ids=["odd", "empty"])
+def test_a_full_poll_after_one_without_a_usable_event_has_a_gap(nothing: Answer) -> None:
+    position = after(pages(page(3, 2)), pages(nothing))
+    gap = Gap(since=at(3), until=at(5))
+    assert gap_before(position, pages(page(9, 8), page(7), page(6, 5))) == gap
+    assert gap_before(position, pages(page(*range(304, 4, -1)))) == gap
+    # All that was not usable is no reason to call it joined.
+    assert gap_before(position, pages(page(9, 8), NOTHING_USABLE, page(6, 5))) == gap
+
+
+def test_without_a_usable_event_before_what_may_have_joined_has_no_gap() -> None:
+    position = after(pages(page(3, 2)), pages(NOTHING_USABLE))
+    for joined in (
+        pages(page(*range(103, 3, -1)), page(*range(203, 103, -1))),
+        pages(page(9, 8), page(7), page(5, 3)),
+        pages(page(2), page(1), page(0)),
+        pages(NOTHING_USABLE, NOTHING_USABLE, NOTHING_USABLE),
+        pages(page(9), page(8), page(7), no_answer("broken")),
+    ):
+        assert gap_before(position, joined) is None
+    nothing_before = after(pages(NOTHING_USABLE))
+    assert gap_before(nothing_before, pages(page(9), page(8), page(7))) is None
+
+
 def test_a_poll_without_all_pages_does_not_join() -> None:
     """What it has is not taken for what the poll before had."""
     broken = pages(page(9, 8), no_answer("broken"))
