@@ -17,6 +17,7 @@ from citus_analytics.live.client import Client
 from citus_analytics.live.pace import LONGEST_WAIT, pause
 from citus_analytics.live.polls import Poll, Position, advanced, fetch, gap_before
 from citus_analytics.live.positions import read_position, write_next_poll, write_position
+from citus_analytics.live.told import ToldRejects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +49,8 @@ class FollowOptions:
         max_failures: After how many failed polls in a row to give up; None for never.
         timeout: How many seconds an answer may take.
         rejects: Called with each event that cannot be stored, after the transaction, and not again
-            while further polls have it too; its line is its number in the poll.
+            while further polls of the same call of `follow` have it too: whoever starts anew is
+            told again of those that GitHub still offers. Its line is its number in the poll.
 
     Raises:
         ArgumentError: A number is out of range, or the token cannot stand in a header.
@@ -120,7 +122,7 @@ def follow(
 class _Following:
     """A feed that is followed, and how far it has been read."""
 
-    __slots__ = ("_client", "_engine", "_feed", "_options", "_position", "_rejected", "_shield")
+    __slots__ = ("_client", "_engine", "_feed", "_options", "_position", "_shield", "_told")
 
     def __init__(self, engine: Engine, feed: Feed, options: FollowOptions, shield: Shield) -> None:
         self._engine = engine
@@ -129,7 +131,7 @@ class _Following:
         self._shield = shield
         self._client = Client(token=options.token, timeout=options.timeout)
         self._position = Position()
-        self._rejected: frozenset[bytes] = frozenset()
+        self._told = ToldRejects()
 
     def polls(self, wait: Wait) -> Iterator[Poll]:
         with self._engine.connect() as connection:
@@ -195,11 +197,8 @@ class _Following:
 
     def _tell_rejects(self, fetched: Fetched, rejects: dict[bytes, Reject]) -> int:
         """Tell of those that the poll before did not have; return how many they are."""
-        new = [reject for text, reject in rejects.items() if text not in self._rejected]
-        if fetched.last.problem is None and not fetched.last.unchanged:
-            self._rejected = frozenset(rejects)
-        else:
-            self._rejected |= rejects.keys()
+        whole = fetched.last.problem is None and not fetched.last.unchanged
+        new = self._told.new_ones(rejects.values(), whole=whole)
         if self._options.rejects is not None:
             for reject in new:
                 self._options.rejects(reject)

@@ -52,7 +52,8 @@ class Poll:
         pages: How many pages were read.
         new: Events that were stored.
         known: Events that were there already.
-        rejected: Events that cannot be stored, without those that the poll before had too.
+        rejected: Events that cannot be stored, without those that the poll before had too, in the
+            same call of `follow`.
         newest: When the newest of these events happened; None without any.
         gap: What may have been missed since the poll before; None if nothing.
         problem: Why there was no page, or none after those that were loaded; None if all is well.
