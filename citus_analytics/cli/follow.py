@@ -119,7 +119,7 @@ def _follow(
 
 @contextmanager
 def _opened(path: str | None) -> Iterator[BinaryIO | None]:
-    # Earlier polls' rejects do not come again.
+    # Those of earlier polls do not come again, other than after a restart.
     with nullcontext() if path is None else Path(path).open("ab", buffering=0) as file:
         yield file
 

@@ -18,7 +18,8 @@ class Interrupts:
 
     Attributes:
         asked: Whether a signal has come.
-        forced: Whether a further one has come while something was held: then that ends as well.
+        forced: Whether a further one has come while something was held: then that ends as well, and
+            whatever comes after that does not take it back.
     """
 
     def __init__(self) -> None:
@@ -52,7 +53,7 @@ class Interrupts:
         return self.asked
 
     def _handle(self, *_: object) -> None:
-        self.forced = self._held and self.asked
+        self.forced = self.forced or (self._held and self.asked)
         self.asked = True
         if self.forced or not self._held:
             raise KeyboardInterrupt

@@ -18,6 +18,7 @@ _SHOWN: Final = 200
 # Timeout, too early, and what a server says when it is not at its best.
 _TEMPORARY: Final = frozenset({408, 425, 500, 502, 503, 504, 520, 522, 524})
 _LIMITED: Final = frozenset({403, 429})
+_PORTS: Final = {"http": 80, "https": 443}
 _ADVICE: Final = {
     401: "The token is not valid: set GITHUB_TOKEN to another one, or to none for public events.",
     404: "There is no such feed, or it is not for this token to see.",
@@ -107,8 +108,24 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes, now: datet
 
 
 def same_origin(one: str, other: str) -> bool:
-    """Whether two addresses have the same scheme, host and port."""
-    return urlsplit(one)[:2] == urlsplit(other)[:2]
+    """Whether two addresses have the same scheme, host and port, however these are written.
+
+    An address that cannot be read, or that names a user, has the origin of no other one: about
+    where it leads, two readers may disagree.
+    """
+    origin = _origin(one)
+    return origin is not None and origin == _origin(other)
+
+
+def _origin(address: str) -> tuple[str, str, int | None] | None:
+    try:
+        parts = urlsplit(address)
+        port = _PORTS.get(parts.scheme) if parts.port is None else parts.port
+    except ValueError:
+        return None
+    if not parts.hostname or "@" in parts.netloc:
+        return None
+    return parts.scheme, parts.hostname.lower(), port
 
 
 def _events(body: bytes) -> tuple[list[object] | None, str | None]:

@@ -16,7 +16,8 @@ from citus_analytics.ingest.api_events import load_outcomes
 from citus_analytics.live.client import Client
 from citus_analytics.live.pace import LONGEST_WAIT, pause
 from citus_analytics.live.polls import Poll, Position, advanced, fetch, gap_before
-from citus_analytics.live.positions import read_position, write_position
+from citus_analytics.live.positions import read_position, write_next_poll, write_position
+from citus_analytics.live.told import ToldRejects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     Shield: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 _LOG: Final = logging.getLogger(__name__)
+_YEAR: Final = 366 * 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +43,14 @@ class FollowOptions:
     Attributes:
         token: A token of GitHub's; without one, GitHub answers 60 requests an hour instead of
             5,000. It goes to the server of the feed alone, and is not shown.
-        interval: How many seconds there are to be between polls at least. GitHub's own
-            X-Poll-Interval is honoured in any case.
+        interval: How many seconds there are to be between polls at least, failed ones too; a year
+            at most. GitHub's own X-Poll-Interval is honoured in any case.
         max_polls: After how many polls to end, failed ones not counted; None for never.
         max_failures: After how many failed polls in a row to give up; None for never.
         timeout: How many seconds an answer may take.
         rejects: Called with each event that cannot be stored, after the transaction, and not again
-            while further polls have it too; its line is its number in the poll.
+            while further polls of the same call of `follow` have it too: whoever starts anew is
+            told again of those that GitHub still offers. Its line is its number in the poll.
 
     Raises:
         ArgumentError: A number is out of range, or the token cannot stand in a header.
@@ -73,6 +76,10 @@ class FollowOptions:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise ArgumentError(f"{name} is {value}; it must be {least} or more")
+        if self.interval > _YEAR:
+            raise ArgumentError(
+                f"interval is {self.interval} seconds; it must be {_YEAR:.0f} or less, a year"
+            )
         if not self.timeout > 0:
             raise ArgumentError(f"timeout is {self.timeout}; it must be more than 0 seconds")
 
@@ -92,7 +99,8 @@ def follow(
     `LoadOptions.unique`). A `Gap` is also a warning in the log.
 
     What GitHub fails to do for a time is yielded as a failed poll, and tried again later. Where a
-    further page cannot be had, those before it are loaded.
+    further page cannot be had, those before it are loaded. How long GitHub wants to be left alone,
+    after a poll or a refusal, is kept in the database too: the next call waits for the rest of it.
 
     Args:
         engine: An engine on the driver psycopg 3.
@@ -114,7 +122,7 @@ def follow(
 class _Following:
     """A feed that is followed, and how far it has been read."""
 
-    __slots__ = ("_client", "_engine", "_feed", "_options", "_position", "_rejected", "_shield")
+    __slots__ = ("_client", "_engine", "_feed", "_options", "_position", "_shield", "_told")
 
     def __init__(self, engine: Engine, feed: Feed, options: FollowOptions, shield: Shield) -> None:
         self._engine = engine
@@ -123,12 +131,12 @@ class _Following:
         self._shield = shield
         self._client = Client(token=options.token, timeout=options.timeout)
         self._position = Position()
-        self._rejected: frozenset[bytes] = frozenset()
+        self._told = ToldRejects()
 
     def polls(self, wait: Wait) -> Iterator[Poll]:
         with self._engine.connect() as connection:
             self._position = read_position(connection, self._feed.address)
-        due = time.monotonic() + _seconds_until(self._position.next_poll)
+        due = time.monotonic() + self._rest_of_the_wait()
         polls = failures = 0
         while polls != self._options.max_polls:
             if wait(max(0.0, due - time.monotonic())):
@@ -142,6 +150,13 @@ class _Following:
             self._log(poll)
             yield poll
             self._check(fetched.last, failures)
+
+    def _rest_of_the_wait(self) -> float:
+        if self._position.next_poll is None:
+            return 0.0
+        rest = (self._position.next_poll - datetime.now(UTC)).total_seconds()
+        # A clock that was set back is no reason to wait longer than somebody may have asked for.
+        return min(max(0.0, rest), max(LONGEST_WAIT, self._options.interval))
 
     def _pause(self, fetched: Fetched, failures: int) -> float:
         share = random.random()  # noqa: S311 - nothing secret
@@ -160,9 +175,11 @@ class _Following:
             remaining=last.remaining,
             next_in=round(next_in, 3),
         )
+        next_poll = now + timedelta(seconds=next_in)
         if poll.outcome == "failed":
+            self._keep_away_until(next_poll, last)
             return poll
-        position = advanced(self._position, fetched, now + timedelta(seconds=next_in))
+        position = advanced(self._position, fetched, next_poll)
         rejects: dict[bytes, Reject] = {}
         with self._shield():
             with self._engine.begin() as connection:
@@ -172,13 +189,16 @@ class _Following:
         rejected = self._tell_rejects(fetched, rejects)
         return replace(poll, new=result.rows, known=result.duplicates, rejected=rejected)
 
+    def _keep_away_until(self, next_poll: datetime, last: Answer) -> None:
+        """Note for whoever starts next how long GitHub wants to be left alone, if it said so."""
+        if last.limited or last.retry_after is not None:
+            with self._shield(), self._engine.begin() as connection:
+                write_next_poll(connection, self._feed.address, next_poll)
+
     def _tell_rejects(self, fetched: Fetched, rejects: dict[bytes, Reject]) -> int:
         """Tell of those that the poll before did not have; return how many they are."""
-        new = [reject for text, reject in rejects.items() if text not in self._rejected]
-        if fetched.last.problem is None and not fetched.last.unchanged:
-            self._rejected = frozenset(rejects)
-        else:
-            self._rejected |= rejects.keys()
+        whole = fetched.last.problem is None and not fetched.last.unchanged
+        new = self._told.new_ones(rejects.values(), whole=whole)
         if self._options.rejects is not None:
             for reject in new:
                 self._options.rejects(reject)
@@ -224,10 +244,3 @@ def _load(connection: Connection, fetched: Fetched, rejects: dict[bytes, Reject]
 def _sleep(seconds: float) -> bool:
     time.sleep(seconds)
     return False
-
-
-def _seconds_until(moment: datetime | None) -> float:
-    if moment is None:
-        return 0.0
-    # A clock that was set back is no reason to wait longer than GitHub may ask for.
-    return min(max(0.0, (moment - datetime.now(UTC)).total_seconds()), LONGEST_WAIT)

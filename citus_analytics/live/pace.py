@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 USUAL_INTERVAL: Final = 60.0
 """What GitHub's X-Poll-Interval mostly is, in seconds; for servers that do not send it."""
 
-LONGEST_WAIT: Final = 3600.0
+LONGEST_WAIT: Final = 6 * 3600.0
 """Whatever a server says, it is asked again after so many seconds: limits are reset hourly."""
 
 _FIRST_BACKOFF: Final = 1.0
 _LONGEST_BACKOFF: Final = 300.0
-# What GitHub wants after a secondary limit without more words.
-_LEAST_WHEN_LIMITED: Final = 60.0
+# What GitHub wants after a secondary limit without more words: a minute, and longer every time.
+_FIRST_WHEN_LIMITED: Final = 60.0
+_LONGEST_WHEN_LIMITED: Final = 3600.0
 
 
 def pause(fetched: Fetched, *, failures: int, share: float, interval: float = 0.0) -> float:
@@ -29,7 +30,10 @@ def pause(fetched: Fetched, *, failures: int, share: float, interval: float = 0.
     After a poll that succeeded, that is what X-Poll-Interval says, or longer if the requests that
     are left would not last until the rate limit is reset: polls at even distances miss less than
     a burst and an hour's silence. After a failure it is what GitHub asks for, and otherwise
-    seconds that double with every failure.
+    seconds that double with every failure, or minutes if GitHub says that there are too many
+    requests; X-Poll-Interval holds then too, if any page said it.
+
+    What a server says has an end at `LONGEST_WAIT`; the caller's interval has none.
 
     Args:
         fetched: What came of the poll.
@@ -39,23 +43,30 @@ def pause(fetched: Fetched, *, failures: int, share: float, interval: float = 0.
     """
     answer = fetched.last
     if answer.problem is not None:
-        wait = _pause_after_failure(answer, failures, share)
+        usual, wait = 0.0, _pause_after_failure(answer, failures, share)
     else:
-        asked = USUAL_INTERVAL if answer.poll_interval is None else float(answer.poll_interval)
-        wait = max(asked, interval, _evenly_spread(answer, max(1, fetched.pages)))
-    return min(wait, LONGEST_WAIT)
+        usual, wait = USUAL_INTERVAL, _evenly_spread(answer, max(1, fetched.pages))
+    asked = usual if fetched.poll_interval is None else float(fetched.poll_interval)
+    return max(interval, min(max(asked, wait), LONGEST_WAIT))
 
 
 def _pause_after_failure(answer: Answer, failures: int, share: float) -> float:
-    # Half of it is random. The exponent is bounded, for the powers have no bounds.
-    longest = min(_FIRST_BACKOFF * 2.0 ** min(failures - 1, 20), _LONGEST_BACKOFF)
-    backoff = longest / 2 * (1 + share)
+    # Half of it is random.
+    backoff = _doubled(_FIRST_BACKOFF, failures, _LONGEST_BACKOFF) / 2 * (1 + share)
     if answer.retry_after is not None:
         return max(answer.retry_after, backoff)
-    if answer.limited and answer.remaining == 0 and answer.resets_in is not None:
+    if not answer.limited:
+        return backoff
+    if answer.remaining == 0 and answer.resets_in:
         # The moment is in whole seconds.
         return answer.resets_in + 1 + share
-    return max(_LEAST_WHEN_LIMITED, backoff) if answer.limited else backoff
+    # A secondary limit. So is one that should have been reset by now.
+    return _doubled(_FIRST_WHEN_LIMITED, failures, _LONGEST_WHEN_LIMITED) + share
+
+
+def _doubled(first: float, failures: int, longest: float) -> float:
+    # The exponent is bounded, for the powers have no bounds.
+    return min(first * 2.0 ** min(failures - 1, 20), longest)
 
 
 def _evenly_spread(answer: Answer, requests: int) -> float:

@@ -19,11 +19,18 @@ if TYPE_CHECKING:
 
 # GitHub has three. Others may count otherwise, and an address that leads to itself has an end.
 _MOST_PAGES: Final = 30
+# With so much, in pages of a hundred events, there may have been more. GitHub counts events before
+# it leaves some of them out, so that the pages may have fewer.
+_FULL_PAGES: Final = 3
+_FULL: Final = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
     """Events may have been missed: a poll has none in common with the one before.
+
+    If that one had no event that can be stored, none can be in common. Then it is a gap if the poll
+    has as many events as GitHub offers, and all of them are newer than those of the polls before.
 
     Attributes:
         since: When the newest event of the polls before happened.
@@ -45,7 +52,8 @@ class Poll:
         pages: How many pages were read.
         new: Events that were stored.
         known: Events that were there already.
-        rejected: Events that cannot be stored, without those that the poll before had too.
+        rejected: Events that cannot be stored, without those that the poll before had too, in the
+            same call of `follow`.
         newest: When the newest of these events happened; None without any.
         gap: What may have been missed since the poll before; None if nothing.
         problem: Why there was no page, or none after those that were loaded; None if all is well.
@@ -97,17 +105,25 @@ class Fetched:
         pages: How many pages there are.
         etag: What the first page is known by.
         last: The last answer.
+        poll_interval: The most seconds that any of the answers wants between polls, or None if
+            none says it.
     """
 
     outcomes: tuple[EventRow | Reject, ...]
     pages: int
     etag: str | None
     last: Answer
+    poll_interval: int | None = None
 
     @property
     def rows(self) -> tuple[EventRow, ...]:
         """The events that can be stored."""
         return tuple(one for one in self.outcomes if isinstance(one, EventRow))
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many events as GitHub offers at most."""
+        return self.pages >= _FULL_PAGES or len(self.outcomes) >= _FULL
 
     @property
     def newest(self) -> datetime | None:
@@ -150,14 +166,17 @@ def fetch(get: Callable[[str, str | None], Answer], address: str, etag: str | No
 
 def gap_before(position: Position, fetched: Fetched) -> Gap | None:
     """Return what may have been missed between what was read and this poll."""
-    rows = fetched.rows
-    if fetched.last.problem is not None or position.newest is None or not position.event_ids:
+    if fetched.last.problem is not None or position.newest is None:
         # Without all pages, the poll that has them decides.
         return None
+    rows = fetched.rows
     newer = [row.created_at for row in rows if row.created_at > position.newest]
-    if not newer or any(row.event_id in position.event_ids for row in rows):
-        return None
-    return Gap(since=position.newest, until=min(newer))
+    if position.event_ids:
+        joined = any(row.event_id in position.event_ids for row in rows)
+    else:
+        # The poll before had no usable event. With room for older ones, nothing fell out since.
+        joined = len(newer) < len(rows) or not fetched.full
+    return None if joined or not newer else Gap(since=position.newest, until=min(newer))
 
 
 def advanced(position: Position, fetched: Fetched, next_poll: datetime) -> Position:
@@ -177,8 +196,14 @@ def advanced(position: Position, fetched: Fetched, next_poll: datetime) -> Posit
 
 
 def _fetched(events: list[object], pages: list[Answer], last: Answer) -> Fetched:
-    etag = pages[0].etag if pages else None
-    return Fetched(outcomes=tuple(_outcomes(events)), pages=len(pages), etag=etag, last=last)
+    intervals = (answer.poll_interval for answer in (*pages, last))
+    return Fetched(
+        outcomes=tuple(_outcomes(events)),
+        pages=len(pages),
+        etag=pages[0].etag if pages else None,
+        last=last,
+        poll_interval=max((each for each in intervals if each is not None), default=None),
+    )
 
 
 def _outcomes(events: list[object]) -> Iterator[EventRow | Reject]:

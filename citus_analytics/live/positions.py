@@ -11,6 +11,8 @@ from citus_analytics.live.polls import Position
 from citus_analytics.models import followed_feeds
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlalchemy import Connection
 
 
@@ -38,3 +40,10 @@ def write_position(connection: Connection, address: str, position: Position) -> 
     }
     statement = insert(followed_feeds).values(address=address, **values)
     connection.execute(statement.on_conflict_do_update(index_elements=["address"], set_=values))
+
+
+def write_next_poll(connection: Connection, address: str, next_poll: datetime) -> None:
+    """Note only when GitHub is to be asked again: how far the feed has been read stays."""
+    statement = insert(followed_feeds).values(address=address, event_ids=[], next_poll=next_poll)
+    changed = {"next_poll": next_poll}
+    connection.execute(statement.on_conflict_do_update(index_elements=["address"], set_=changed))

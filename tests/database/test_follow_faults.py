@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import LoadError
 from citus_analytics.live import Feed, FollowOptions, Gap, follow
-from citus_analytics.models import github_users
+from citus_analytics.models import followed_feeds, github_users
 from tests.database.follow_data import Waits, counts, polls, stored
 from tests.github_api import START, Reply, limited
 from tests.servers import ON_POSTGRESQL_ONLY
@@ -34,11 +34,51 @@ def test_limits_and_intervals_are_honoured(engine: Engine, github: GitHub) -> No
         "loaded",
         "unchanged",
     ]
-    assert waits == pytest.approx([0, 120, 60, 60], abs=5)
+    assert waits == pytest.approx([0, 120, 120, 60], abs=5)
     # Whoever starts anew waits as well.
     waits = Waits()
     polls(engine, github, 1, wait=waits)
     assert waits == pytest.approx([60], abs=5)
+
+
+def test_a_limit_is_honoured_by_whoever_starts_next(engine: Engine, github: GitHub) -> None:
+    github.happen(1)
+    before = [poll.outcome for poll in polls(engine, github)]
+    with engine.connect() as connection:
+        read = select(followed_feeds.c.etag, followed_feeds.c.event_ids, followed_feeds.c.newest)
+        position = connection.execute(read).one()
+    github.replies = [limited(403, Retry_After="3000"), Reply(503, {"Retry-After": "2000"})]
+    waits = Waits()
+    for _ in range(2):
+        with pytest.raises(LoadError, match="try again later"):
+            polls(engine, github, 2, wait=waits, max_failures=1)
+    after = [poll.outcome for poll in polls(engine, github, wait=waits)]
+    assert waits == pytest.approx([0, 3000, 2000], abs=5)
+    assert (before, after) == (["loaded"], ["unchanged"])
+    with engine.connect() as connection:
+        assert connection.execute(read).one() == position
+
+
+def test_a_limit_is_honoured_before_anything_was_read(engine: Engine, github: GitHub) -> None:
+    github.happen(1)
+    github.replies = [limited(429, Retry_After="3000"), Reply(502)]
+    waits = Waits()
+    for _ in range(3):
+        polls(engine, github, wait=waits)
+    # The server error asks for nothing, and leaves the moment that has been noted before it.
+    assert waits == pytest.approx([0, 3000, 3000], abs=5)
+    assert stored(engine) == [1]
+
+
+def test_a_callers_interval_holds_after_failures_and_restarts(
+    engine: Engine, github: GitHub
+) -> None:
+    github.happen(1)
+    github.replies = [Reply(502), None]
+    waits, day = Waits(), 86400
+    polls(engine, github, 2, wait=waits, interval=day)
+    polls(engine, github, 1, wait=waits, interval=day)
+    assert waits == pytest.approx([0, day, day], abs=5)
 
 
 FAULTS = {
@@ -116,7 +156,7 @@ def test_no_time_is_lost_by_a_clock_that_was_set_back(engine: Engine, github: Gi
         connection.execute(text("UPDATE followed_feeds SET next_poll = '9999-01-01Z'"))
     waits = Waits()
     polls(engine, github, 1, wait=waits)
-    assert waits == pytest.approx([3600], abs=1)
+    assert waits == pytest.approx([6 * 3600], abs=1)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

@@ -12,7 +12,7 @@ import pytest
 
 from citus_analytics.errors import ArgumentError
 from citus_analytics.live import Feed, FollowOptions
-from citus_analytics.live.answers import Answer, read_answer
+from citus_analytics.live.answers import Answer, read_answer, same_origin
 from citus_analytics.live.pace import LONGEST_WAIT, pause
 from citus_analytics.live.polls import Fetched
 
@@ -28,9 +28,24 @@ def answer(status: int = 200, body: object = (), **headers: str) -> Answer:
     return read_answer(status, message, content, NOW)  # type: ignore[arg-type]
 
 
-def wait_after(last: Answer, *, failures: int = 0, share: float = 0.0, pages: int = 1) -> float:
-    fetched = Fetched(outcomes=(), pages=pages, etag=None, last=last)
-    return pause(fetched, failures=failures, share=share)
+def wait_after(
+    last: Answer,
+    *,
+    failures: int = 0,
+    share: float = 0.0,
+    pages: int = 1,
+    interval: float = 0.0,
+    first: Answer | None = None,
+) -> float:
+    """Return how long to wait; the interval of a `first` page is of the same poll."""
+    fetched = Fetched(
+        outcomes=(),
+        pages=pages,
+        etag=None,
+        last=last,
+        poll_interval=(last if first is None else first).poll_interval,
+    )
+    return pause(fetched, failures=failures, share=share, interval=interval)
 
 
 def test_a_page() -> None:
@@ -50,13 +65,25 @@ def test_the_interval_that_is_usual() -> None:
     assert wait_after(answer()) == 60
     for nonsense in ("soon", "-5", "", "1e9", "9" * 40):
         assert wait_after(answer(x_poll_interval=nonsense)) == 60
-    assert wait_after(answer(x_poll_interval="999999")) == LONGEST_WAIT
+    assert wait_after(answer(x_poll_interval="7200")) == 7200
+    assert wait_after(answer(x_poll_interval="999999")) == LONGEST_WAIT == 6 * 3600
 
 
 def test_a_callers_interval_is_a_least_one() -> None:
-    fetched = Fetched(outcomes=(), pages=1, etag=None, last=answer(x_poll_interval="10"))
-    assert pause(fetched, failures=0, share=0, interval=20) == 20
-    assert pause(fetched, failures=0, share=0, interval=5) == 10
+    page = answer(x_poll_interval="10")
+    assert wait_after(page, interval=20) == 20
+    assert wait_after(page, interval=5) == 10
+    assert wait_after(page, interval=86400) == 86400
+    for status, after in ((502, "0"), (403, "120"), (503, "30")):
+        assert wait_after(answer(status, retry_after=after), failures=1, interval=300) == 300
+    assert wait_after(answer(502), failures=9, interval=1) == 128
+
+
+def test_the_interval_holds_if_a_further_page_fails() -> None:
+    page = answer(x_poll_interval="60")
+    assert wait_after(answer(502), failures=1, first=page) == 60
+    assert wait_after(answer(502), failures=9, first=page) == 128
+    assert wait_after(answer(403, retry_after="90"), failures=1, first=page) == 90
 
 
 @pytest.mark.parametrize(
@@ -92,13 +119,25 @@ def test_the_primary_limit_lasts_until_it_is_reset() -> None:
 
 def test_the_secondary_limit_lasts_as_long_as_github_says() -> None:
     moment = format_datetime(NOW + timedelta(seconds=90), usegmt=True)
-    for after, expected in (("120", 120), (moment, 90), ("0", 0.5)):
+    for after, expected in (("7200", 7200), ("120", 120), (moment, 90), ("0", 0.5)):
         refused = answer(403, {"message": "no"}, retry_after=after)
         assert (refused.temporary, refused.limited) == (True, True)
         assert wait_after(refused, failures=1) == expected
-    # Words alone are a minute, and then more and more.
-    refused = answer(403, {"message": "You have exceeded a secondary rate limit."})
-    assert [wait_after(refused, failures=number) for number in (1, 7, 9)] == [60, 60, 128]
+
+
+def test_the_secondary_limit_without_a_time_is_minutes_that_double() -> None:
+    refusals = (
+        answer(403, {"message": "You have exceeded a secondary rate limit."}),
+        answer(429),
+        answer(429, x_ratelimit_remaining="4000", x_ratelimit_reset=RESET),
+        answer(403, x_ratelimit_remaining="0"),
+        # It should have been reset by now.
+        answer(403, x_ratelimit_remaining="0", x_ratelimit_reset="1"),
+    )
+    for refused in refusals:
+        waits = [wait_after(refused, failures=number) for number in (1, 2, 3, 6, 7, 10**6)]
+        assert waits == [60, 120, 240, 1920, 3600, 3600]
+        assert 60 < wait_after(refused, failures=1, share=0.5) < 61
 
 
 def test_what_fails_for_a_time_is_tried_again_ever_more_rarely() -> None:
@@ -143,6 +182,44 @@ def test_a_tag_that_cannot_be_sent_back_is_forgotten() -> None:
     assert answer(etag='"a\r\n b"').etag is None
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://GHE.example.com/api/v3", "https://ghe.example.com/api/v3/events?page=2"),
+        ("https://h:443/events", "https://h/events"),
+        ("HTTPS://h/events", "https://h:443/"),
+        ("http://h:80", "http://h:"),
+        ("http://[::1]:8080/a", "http://[::1]:8080/b"),
+    ],
+)
+def test_addresses_of_the_same_server(one: str, other: str) -> None:
+    assert same_origin(one, other)
+    assert same_origin(other, one)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "http://h/",
+        "http://h:443/",
+        "https://h:80/",
+        "https://h:0/",
+        "https://h.example.com/",
+        "https://user@h/",
+        "https://h@example.com/",
+        "https://example.com\\@h/",
+        "https://h:port/",
+        "https://[",
+        "//h/",
+        "https:///",
+        "",
+    ],
+)
+def test_addresses_of_another_server(other: str) -> None:
+    assert not same_origin("https://h/", other)
+    assert not same_origin(other, "https://h/")
+
+
 def test_addresses() -> None:
     assert Feed().address == "https://api.github.com/events"
     enterprise = "https://github.example.com/api/v3/"
@@ -183,6 +260,8 @@ def test_what_is_no_feed(given: dict[str, str]) -> None:
         {"token": "a\nb"},
         {"token": "ü"},
         {"interval": -1},
+        {"interval": 1e9},
+        {"interval": float("inf")},
         {"max_polls": 0},
         {"max_failures": 0},
         {"timeout": 0},

@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import pytest
+
 from citus_analytics.live import Gap
 from citus_analytics.live.answers import Answer, no_answer
 from citus_analytics.live.polls import Fetched, Position, advanced, fetch, gap_before
@@ -80,6 +82,18 @@ def test_a_page_of_another_server_is_not_asked_for() -> None:
     assert "another server" in (fetched.last.problem or "")
 
 
+@pytest.mark.parametrize("following", ["https://[/events", "https://api.github.com:port/events"])
+def test_a_page_at_no_address_is_not_asked_for(following: str) -> None:
+    fetched = fetch(always(page(1, following=following)), ADDRESS, None)
+    assert (fetched.pages, fetched.last.temporary) == (1, True)
+    assert following in (fetched.last.problem or "")
+
+
+def test_the_address_of_a_page_may_be_written_otherwise() -> None:
+    fetched = fetch(always(page(1, following="https://API.github.com:443/events")), ADDRESS, None)
+    assert (fetched.last.problem, ids(fetched)) == (None, [1])
+
+
 def test_pages_without_an_end_have_one() -> None:
     fetched = fetch(always(page(1, following=f"{ADDRESS}?page=1")), ADDRESS, None)
     assert ids(fetched) == [1]
@@ -89,6 +103,14 @@ def test_pages_without_an_end_have_one() -> None:
 def test_pages_too_deep_are_the_end() -> None:
     fetched = pages(page(2), replace(no_answer(""), status=422, problem="pagination is limited"))
     assert (ids(fetched), fetched.last.problem) == ([2], None)
+
+
+def test_the_interval_is_the_longest_that_a_page_says() -> None:
+    first = replace(page(3), poll_interval=60)
+    for second in (no_answer("broken"), page(2), replace(page(2), poll_interval=10)):
+        assert pages(first, second).poll_interval == 60
+    assert pages(replace(page(3), poll_interval=0)).poll_interval == 0
+    assert pages(page(3)).poll_interval is None
 
 
 def test_unchanged_is_an_answer_only_to_the_question() -> None:
@@ -134,6 +156,33 @@ def test_what_comes_late_is_no_gap() -> None:
 
 def test_a_feed_that_was_empty_has_no_gap() -> None:
     assert gap_before(after(pages(page(1)), pages(page())), pages(page(9))) is None
+
+
+NOTHING_USABLE = replace(page(), events=("odd",))
+
+
+@pytest.mark.parametrize("nothing", [NOTHING_USABLE, page()], ids=["odd", "empty"])
+def test_a_full_poll_after_one_without_a_usable_event_has_a_gap(nothing: Answer) -> None:
+    position = after(pages(page(3, 2)), pages(nothing))
+    gap = Gap(since=at(3), until=at(5))
+    assert gap_before(position, pages(page(9, 8), page(7), page(6, 5))) == gap
+    assert gap_before(position, pages(page(*range(304, 4, -1)))) == gap
+    # All that was not usable is no reason to call it joined.
+    assert gap_before(position, pages(page(9, 8), NOTHING_USABLE, page(6, 5))) == gap
+
+
+def test_without_a_usable_event_before_what_may_have_joined_has_no_gap() -> None:
+    position = after(pages(page(3, 2)), pages(NOTHING_USABLE))
+    for joined in (
+        pages(page(*range(103, 3, -1)), page(*range(203, 103, -1))),
+        pages(page(9, 8), page(7), page(5, 3)),
+        pages(page(2), page(1), page(0)),
+        pages(NOTHING_USABLE, NOTHING_USABLE, NOTHING_USABLE),
+        pages(page(9), page(8), page(7), no_answer("broken")),
+    ):
+        assert gap_before(position, joined) is None
+    nothing_before = after(pages(NOTHING_USABLE))
+    assert gap_before(nothing_before, pages(page(9), page(8), page(7))) is None
 
 
 def test_a_poll_without_all_pages_does_not_join() -> None:
