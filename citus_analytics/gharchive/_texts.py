@@ -35,11 +35,14 @@ class Text(NamedTuple):
         line: The line on which it starts, counted from 1.
         text: Its bytes; if it is too long, its beginning.
         too_long: Whether it is longer than `LONGEST_TEXT`.
+        no_end: Whether it stands in place of the end of an array that has none: the source is
+            probably cut short. The line is the last one, and there are no bytes.
     """
 
     line: int
     text: bytes
     too_long: bool = False
+    no_end: bool = False
 
 
 def texts(
@@ -131,18 +134,23 @@ class _Elements:
         self._position = 0
         self._line = first_line
         self._in_array = False
+        self._told = False
 
     def __iter__(self) -> Iterator[Text]:
         while self._next_character():
             character = self._buffer[self._position]
             if character == "[" and not self._in_array:
                 self._in_array = True
+                self._told = False
                 self._position += 1
             elif character == "]" and self._in_array:
                 self._in_array = False
                 self._position += 1
             else:
                 yield self._element()
+        # What is no element is refused anyway, and the end of the array may be in it.
+        if self._in_array and not self._told:
+            yield Text(self._line, b"", no_end=True)
 
     def _next_character(self) -> bool:
         """Go to the next character that is neither white space nor a comma, if there is one."""
@@ -156,7 +164,9 @@ class _Elements:
 
     def _element(self) -> Text:
         line = self._line
-        text = self._taken(self._end_of_element() or self._end_of_line())
+        end = self._end_of_element()
+        self._told = end is None
+        text = self._taken(end or self._end_of_line())
         if len(text) > self._longest:
             return Text(line, text[:_KEPT_OF_LONG], too_long=True)
         return Text(line, text)
