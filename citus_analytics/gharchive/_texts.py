@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LONGEST_TEXT: Final = 1 << 25
 """The longest text of one event, in bytes: GitHub caps payloads at 25 MB."""
 
+_LONGEST_SPACE: Final = 1 << 20
 _KEPT_OF_LONG: Final = 1 << 10
 _BYTE_ORDER_MARK: Final = codecs.BOM_UTF8
 _NOT_SPACE: Final = re.compile(rb"\S")
@@ -56,11 +57,31 @@ def texts(
         longest: More bytes than this for one event are not kept.
     """
     source = iter(blocks)
-    start = _first_bytes(source)
+    start = first_bytes(source)
     if start.lstrip().startswith(b"["):
         yield from _Elements(chain((start,), source), first_line, longest)
     else:
         yield from _lines(chain((start,), source), first_line, longest)
+
+
+def first_bytes(source: Iterable[bytes]) -> bytes:
+    """Read up to the first character that is no white space, and return what was read.
+
+    After a megabyte of white space no such character is expected any longer: what was read is
+    taken as it is. A byte order mark is left out.
+    """
+    start = bytearray()
+    looked_at = 0
+    for block in source:
+        start += block
+        if len(start) < len(_BYTE_ORDER_MARK):
+            continue
+        if start.startswith(_BYTE_ORDER_MARK):
+            looked_at = max(looked_at, len(_BYTE_ORDER_MARK))
+        if len(start) >= _LONGEST_SPACE or _NOT_SPACE.search(start, looked_at):
+            break
+        looked_at = len(start)
+    return bytes(start.removeprefix(_BYTE_ORDER_MARK))
 
 
 def objects_of(line: str) -> list[tuple[int, int]]:
@@ -79,15 +100,6 @@ def objects_of(line: str) -> list[tuple[int, int]]:
         found.append((position, end))
         position = end + len(line[end:]) - len(line[end:].lstrip())
     return found
-
-
-def _first_bytes(source: Iterator[bytes]) -> bytes:
-    start = b""
-    for block in source:
-        start += block
-        if len(start) >= len(_BYTE_ORDER_MARK) and _NOT_SPACE.search(start):
-            break
-    return start.removeprefix(_BYTE_ORDER_MARK)
 
 
 def _lines(blocks: Iterable[bytes], number: int, longest: int) -> Iterator[Text]:

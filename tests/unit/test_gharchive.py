@@ -198,32 +198,6 @@ def test_an_array_loses_no_more_than_the_line_that_is_broken() -> None:
     assert found[2].line == 3
 
 
-@pytest.mark.parametrize("size", [1, 100, 10**6])
-@pytest.mark.parametrize("end", [b"", b",", b"\r\n", b",\n  ", b"\n]\n["])
-def test_an_array_that_is_cut_after_an_element_is_told(end: bytes, size: int) -> None:
-    content = b"[" + line(1) + b"," + line(2).strip() + end
-    *rows, last = outcomes(content[i : i + size] for i in range(0, len(content), size))
-    assert [type(row) for row in rows] == [EventRow, EventRow]
-    assert isinstance(last, Reject)
-    assert "the array of events has no end" in last.reason
-    assert (last.line, last.text) == (2 + end.count(b"\n"), b"")
-
-
-@pytest.mark.parametrize("content", [b"[", b" [\n", b"[]["])
-def test_an_array_of_nothing_without_an_end_is_told(content: bytes) -> None:
-    (reject,) = outcomes(content)
-    assert isinstance(reject, Reject)
-    assert "the array of events has no end" in reject.reason
-
-
-def test_an_end_in_the_line_of_a_broken_element_is_not_missed() -> None:
-    content = b"[" + line(1).strip() + b", " + line(2).strip()[:70] + b"]\n"
-    good, bad = outcomes(content)
-    assert isinstance(good, EventRow)
-    assert isinstance(bad, Reject)
-    assert bad.text.endswith(b"]")
-
-
 def test_a_line_that_is_too_long_is_not_kept() -> None:
     content = line(1) + b'{"id": "' + b"7" * 5000 + b'"}\n' + line(2)
     blocks = [content[i : i + 100] for i in range(0, len(content), 100)]
