@@ -82,6 +82,8 @@ def convert(text: Text) -> Iterator[EventRow | Reject]:
         OldFormatError: The event is in the format of before 2015.
     """
     try:
+        if text.no_end:
+            _refuse("the array of events has no end, a `]`: what follows is missing")
         if text.too_long:
             _refuse(f"the event is longer than can be stored ({text.text[:40]!r}...)")
         yield _row(text.text, text.line)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LONGEST_TEXT: Final = 1 << 25
 """The longest text of one event, in bytes: GitHub caps payloads at 25 MB."""
 
+_LONGEST_SPACE: Final = 1 << 20
 _KEPT_OF_LONG: Final = 1 << 10
 _BYTE_ORDER_MARK: Final = codecs.BOM_UTF8
 _NOT_SPACE: Final = re.compile(rb"\S")
@@ -35,11 +36,14 @@ class Text(NamedTuple):
         line: The line on which it starts, counted from 1.
         text: Its bytes; if it is too long, its beginning.
         too_long: Whether it is longer than `LONGEST_TEXT`.
+        no_end: Whether it stands in place of the end of an array that has none: the source is
+            probably cut short. The line is the last one, and there are no bytes.
     """
 
     line: int
     text: bytes
     too_long: bool = False
+    no_end: bool = False
 
 
 def texts(
@@ -53,11 +57,31 @@ def texts(
         longest: More bytes than this for one event are not kept.
     """
     source = iter(blocks)
-    start = _first_bytes(source)
+    start = first_bytes(source)
     if start.lstrip().startswith(b"["):
         yield from _Elements(chain((start,), source), first_line, longest)
     else:
         yield from _lines(chain((start,), source), first_line, longest)
+
+
+def first_bytes(source: Iterable[bytes]) -> bytes:
+    """Read up to the first character that is no white space, and return what was read.
+
+    After a megabyte of white space no such character is expected any longer: what was read is
+    taken as it is. A byte order mark is left out.
+    """
+    start = bytearray()
+    looked_at = 0
+    for block in source:
+        start += block
+        if len(start) < len(_BYTE_ORDER_MARK):
+            continue
+        if start.startswith(_BYTE_ORDER_MARK):
+            looked_at = max(looked_at, len(_BYTE_ORDER_MARK))
+        if len(start) >= _LONGEST_SPACE or _NOT_SPACE.search(start, looked_at):
+            break
+        looked_at = len(start)
+    return bytes(start.removeprefix(_BYTE_ORDER_MARK))
 
 
 def objects_of(line: str) -> list[tuple[int, int]]:
@@ -76,15 +100,6 @@ def objects_of(line: str) -> list[tuple[int, int]]:
         found.append((position, end))
         position = end + len(line[end:]) - len(line[end:].lstrip())
     return found
-
-
-def _first_bytes(source: Iterator[bytes]) -> bytes:
-    start = b""
-    for block in source:
-        start += block
-        if len(start) >= len(_BYTE_ORDER_MARK) and _NOT_SPACE.search(start):
-            break
-    return start.removeprefix(_BYTE_ORDER_MARK)
 
 
 def _lines(blocks: Iterable[bytes], number: int, longest: int) -> Iterator[Text]:
@@ -131,18 +146,23 @@ class _Elements:
         self._position = 0
         self._line = first_line
         self._in_array = False
+        self._told = False
 
     def __iter__(self) -> Iterator[Text]:
         while self._next_character():
             character = self._buffer[self._position]
             if character == "[" and not self._in_array:
                 self._in_array = True
+                self._told = False
                 self._position += 1
             elif character == "]" and self._in_array:
                 self._in_array = False
                 self._position += 1
             else:
                 yield self._element()
+        # What is no element is refused anyway, and the end of the array may be in it.
+        if self._in_array and not self._told:
+            yield Text(self._line, b"", no_end=True)
 
     def _next_character(self) -> bool:
         """Go to the next character that is neither white space nor a comma, if there is one."""
@@ -156,7 +176,9 @@ class _Elements:
 
     def _element(self) -> Text:
         line = self._line
-        text = self._taken(self._end_of_element() or self._end_of_line())
+        end = self._end_of_element()
+        self._told = end is None
+        text = self._taken(end or self._end_of_line())
         if len(text) > self._longest:
             return Text(line, text[:_KEPT_OF_LONG], too_long=True)
         return Text(line, text)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
-from typing import TYPE_CHECKING, NoReturn
+from itertools import chain
+from typing import TYPE_CHECKING, Final, NoReturn
 
+from citus_analytics.errors import LoadError
 from citus_analytics.ingest.connections import (
     RejectedError,
     all_or_nothing,
@@ -17,13 +20,19 @@ from citus_analytics.ingest.results import LoadResult, Progress
 from citus_analytics.ingest.sources import Tally, content_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
     import psycopg
     from sqlalchemy import Connection, Table
 
     from citus_analytics.ingest.results import ProgressCallback
     from citus_analytics.ingest.sources import Input
+
+# The first release of PostgreSQL to which a line of CSV with nothing but `\.` is not the end.
+_READS_TO_THE_END: Final = 18
+_END_MARK: Final = re.compile(rb"[\r\n](?=\\\.[\r\n])")
+# What of a mark, with the line end before it, may stand at the end of a block.
+_PART_OF_MARK: Final = 3
 
 
 class CsvLoad:
@@ -108,8 +117,10 @@ class CsvLoad:
         progress: ProgressCallback | None,
         watch: Callable[[bytes], object] | None,
     ) -> Generator[bytes]:
+        version = self._connection.dialect.server_version_info
         with closing(content_blocks(self._source, tally)) as blocks:
-            for block in blocks:
+            ends_early = version is not None and int(version[0]) < _READS_TO_THE_END
+            for block in _without_end_marks(blocks, self._source) if ends_early else blocks:
                 if watch:
                     watch(block)
                 yield block
@@ -118,3 +129,46 @@ class CsvLoad:
 
     def _so_far(self, read: int, rows: int) -> Progress:
         return Progress(bytes=read, rows=rows, total_bytes=self._source.total_bytes)
+
+
+def _without_end_marks(blocks: Iterator[bytes], source: Input) -> Iterator[bytes]:
+    """Yield blocks as they are, up to a line by which older servers end the data.
+
+    Raises:
+        LoadError: There is such a line; between quotes it is a part of a value to all servers.
+    """
+    # The line end before the first line counts as a line, too.
+    line, quotes, kept = source.first_line - 1, 0, b"\n"
+    # The end of the content ends its last line, but nothing is to be sent for it.
+    for block in chain(blocks, (None,)):
+        looked_at = kept + (b"\n" if block is None else block)
+        mark = _end_mark(looked_at, quotes)
+        if mark is not None:
+            line += looked_at.count(b"\n", 0, mark + 1)
+            raise LoadError(
+                f"{source.name}, line {line}: there is nothing but \\. on this line. PostgreSQL "
+                f"before version {_READS_TO_THE_END} takes it for the end of the data, and would "
+                "leave out all rows after it without saying so. Nothing was loaded; remove the "
+                'line, or write the value in quotes ("\\.") if it is one.',
+                line=line,
+            )
+        passed = max(0, len(looked_at) - _PART_OF_MARK)
+        line += looked_at.count(b"\n", 0, passed)
+        quotes += looked_at.count(b'"', 0, passed)
+        kept = looked_at[passed:]
+        if block is not None:
+            yield block
+
+
+def _end_mark(content: bytes, quotes: int) -> int | None:
+    """Return where the line end before a mark is, given how many quotes came before."""
+    # Nearly always there is none, and this finds that out several times faster.
+    if b"\n\\." not in content and b"\r\\." not in content:
+        return None
+    counted = 0
+    for match in _END_MARK.finditer(content):
+        quotes += content.count(b'"', counted, match.start())
+        counted = match.start()
+        if quotes % 2 == 0:
+            return counted
+    return None

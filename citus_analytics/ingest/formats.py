@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from citus_analytics.errors import ArgumentError
+from citus_analytics.gharchive._texts import first_bytes
 from citus_analytics.ingest.sources import Tally, content_blocks
 from citus_analytics.models import github_events
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from citus_analytics.ingest.sources import Block, Input
 
 Kind: TypeAlias = Literal["csv", "lines", "array"]
-
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 def format_of(source: Input, table: Table, options: LoadOptions) -> tuple[Input, Kind]:
@@ -53,12 +52,8 @@ def _looked_into(source: Input) -> tuple[Input, bytes]:
             taken.append(block)
             yield block
 
-    start = b""
-    for block in content_blocks(replace(source, blocks=remembered), Tally()):
-        start += block
-        if start.removeprefix(_BYTE_ORDER_MARK).strip():
-            break
+    start = first_bytes(content_blocks(replace(source, blocks=remembered), Tally()))
     if not source.repeatable:
         # What has been read of a stream does not come again.
         source = replace(source, blocks=lambda: chain(taken, stored))
-    return source, start.removeprefix(_BYTE_ORDER_MARK).lstrip()[:1]
+    return source, start.lstrip()[:1]

@@ -122,10 +122,11 @@ def content_blocks(source: Input, tally: Tally) -> Generator[bytes]:
 
 
 def _address_input(address: Address) -> Input:
+    size = address.size()
     return Input(
         name=address.url,
-        blocks=address.blocks,
-        total_bytes=address.size(),
+        blocks=lambda: address.blocks(size),
+        total_bytes=size,
         repeatable=True,
         named_gzip=urlsplit(address.url).path.endswith(".gz"),
     )

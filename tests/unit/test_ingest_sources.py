@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import os
 import tempfile
 import threading
@@ -14,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from citus_analytics.errors import ArgumentError, LoadError
-from citus_analytics.ingest import load_events
+from citus_analytics.ingest import LoadOptions, load_events
 from citus_analytics.ingest.faults import Place, place_in_context
+from citus_analytics.ingest.formats import format_of
 from citus_analytics.ingest.sources import (
     BLOCK_SIZE,
     Block,
@@ -157,6 +159,17 @@ def test_a_file_named_gz_must_be_gzip(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(LoadError, match=r"rows\.csv\.gz is no gzip file: it begins with b'"):
         read(path)
+
+
+def test_white_space_is_not_read_without_end_to_find_out_what_a_source_is() -> None:
+    taken = itertools.count()
+    endless = (b" " * BLOCK_SIZE for _ in taken)
+    source, kind = format_of(open_source(endless), github_events, LoadOptions())
+    assert kind == "csv"
+    assert next(taken) <= 5
+    # What has been read of it comes again.
+    assert len(b"".join(itertools.islice(source.blocks(), 10))) == 10 * BLOCK_SIZE
+    assert next(taken) == 11
 
 
 def test_a_missing_file_is_refused_before_anything_is_read(tmp_path: Path) -> None:
