@@ -20,7 +20,12 @@ from citus_analytics.ingest.connections import (
     copy,
     copy_statement,
 )
-from citus_analytics.ingest.faults import is_of_data, lacks_place, place_in_context
+from citus_analytics.ingest.faults import (
+    fault_of_row,
+    is_of_data,
+    lacks_place,
+    place_in_context,
+)
 from citus_analytics.ingest.results import LoadResult, Progress
 from citus_analytics.ingest.sources import BLOCK_SIZE, Tally, content_blocks
 
@@ -143,8 +148,15 @@ class JsonLoad:
         """Return what to try after rows were refused, the last first, and note the row at fault.
 
         What follows it is halved, so that many bad rows are not all sent again for each of them.
+        Of what fails on a worker of Citus only the words are known: rows are halved to find the one
+        that fails, but whether it is at fault has to be asked.
+
+        Raises:
+            psycopg.Error: No row is at fault.
         """
         unplaced = lacks_place(error, self._table)
+        if unplaced and len(rows) == 1:
+            error = fault_of_row(self._connection, self._table, rows[0].copy, error)
         if not (is_of_data(error) or unplaced):
             raise error
         line = place_in_context(error.diag.context, self._table).line
