@@ -124,16 +124,19 @@ def _opened(path: str | None) -> Iterator[BinaryIO | None]:
     if path is None:
         yield None
         return
-    with Path(path).open("wb") as file:
+    # What files have rejected that are loaded already does not come again. Unbuffered, so that a
+    # file's rejects are written before its rows are committed.
+    with Path(path).open("ab", buffering=0) as file:
         yield file
 
 
 def _interrupted(report: _Report, sources: list[str]) -> str:
     done = len(report.files)
-    current = f"; of {_name(sources[done])} nothing was loaded" if done < len(sources) else ""
+    # Whatever came between two commits, or after the last one: more may be loaded than is known.
+    current = f"while loading {_name(sources[done])}, " if done < len(sources) else ""
     return (
-        f"interrupted: {done} of {plural(len(sources), 'file')} loaded{current}. The same command "
-        "goes on from there."
+        f"interrupted {current}after {done} of {plural(len(sources), 'file')}. Run the same "
+        "command again: it loads what is missing."
     )
 
 

@@ -13,15 +13,19 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import psycopg
+from sqlalchemy.exc import DBAPIError
+
 from citus_analytics.distribution import Distributed, distribution_of
 from citus_analytics.errors import LoadError
+from citus_analytics.ingest.connections import all_or_nothing
 from citus_analytics.ingest.sources import Tally, content_blocks
+from citus_analytics.sql import schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    import psycopg
-    from sqlalchemy import Table
+    from sqlalchemy import Connection, Table
 
     from citus_analytics.ingest.sources import Input
 
@@ -31,6 +35,8 @@ _NULL_NOT_ALLOWED: Final = "22004"
 _NOT_IN_ENCODING: Final = "22021"
 _INTERNAL: Final = "XX000"
 _LONGEST_ROW: Final = 1 << 24
+_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPES: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +52,62 @@ class Place:
 
 
 def lacks_place(error: psycopg.Error, table: Table) -> bool:
-    """Whether this is what a Citus worker says of bad JSON: without the line, as internal error."""
+    """Whether this may come from a Citus worker: COPY passes on its words, but no line or SQLSTATE.
+
+    The worker may have met with bad data, a full disk or anything else.
+    """
     return error.sqlstate == _INTERNAL and place_in_context(error.diag.context, table).line is None
 
 
 def is_of_data(error: psycopg.Error) -> bool:
     """Whether the data are at fault, and neither the connection nor the server."""
     return (error.sqlstate or "")[:2] in _FAULTS_OF_DATA
+
+
+def fault_of_row(
+    connection: Connection, table: Table, row: bytes, error: psycopg.Error
+) -> psycopg.Error:
+    """Return what is wrong with a row that COPY refused by itself, without telling the SQLSTATE.
+
+    It is asked for by an INSERT, of which Citus passes on the SQLSTATE that a worker gave.
+
+    Args:
+        connection: Where the table is; it is left as it was.
+        table: Where the row was to go.
+        row: The row in COPY's text format.
+        error: What COPY said.
+
+    Raises:
+        psycopg.Error: What COPY said: the row is not at fault, or no longer.
+    """
+    preparer = connection.dialect.identifier_preparer
+    schema, columns = schema_of(connection, table), [c for c in table.columns if c.computed is None]
+    name = f"{preparer.quote_schema(schema)}." if schema is not None else ""
+    statement = (
+        f"INSERT INTO {name}{preparer.quote(table.name)} "  # noqa: S608 - quoted
+        f"({', '.join(preparer.quote(column.name) for column in columns)}) "
+        f"VALUES ({', '.join(['%s'] * len(columns))})"
+    )
+    try:
+        with all_or_nothing(connection):
+            connection.exec_driver_sql(statement, _values(row))
+    except DBAPIError as refused:
+        told = refused.orig
+    else:
+        raise error
+    if isinstance(told, psycopg.Error) and is_of_data(told):
+        return told
+    raise error from told
+
+
+def _values(row: bytes) -> tuple[str | None, ...]:
+    """Return the fields of a row in COPY's text format."""
+    fields = row.decode().removesuffix("\n").split("\t")
+    return tuple(None if field == r"\N" else _ESCAPED.sub(_unescaped, field) for field in fields)
+
+
+def _unescaped(escaped: re.Match[str]) -> str:
+    return _ESCAPES.get(escaped[1], escaped[1])
 
 
 def explain(error: psycopg.Error, table: Table, source: Input) -> LoadError | None:

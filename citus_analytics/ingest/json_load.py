@@ -20,7 +20,12 @@ from citus_analytics.ingest.connections import (
     copy,
     copy_statement,
 )
-from citus_analytics.ingest.faults import is_of_data, lacks_place, place_in_context
+from citus_analytics.ingest.faults import (
+    fault_of_row,
+    is_of_data,
+    lacks_place,
+    place_in_context,
+)
 from citus_analytics.ingest.results import LoadResult, Progress
 from citus_analytics.ingest.sources import BLOCK_SIZE, Tally, content_blocks
 
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 
 # Many events, so that a statement costs little; few enough to be kept, twice, in memory.
 _BATCH_SIZE: Final = 1 << 24
+_SMALL_BATCH_SIZE: Final = 1 << 18
 _SHOWN: Final = 120
 
 
@@ -49,6 +55,31 @@ class Counts:
         self.rejected = 0
 
 
+class _Refused:
+    """What the server refused of a batch, and what it said.
+
+    Of the errors, which hold on to results and to much else, only that of the first row is kept.
+    """
+
+    __slots__ = ("_first_line", "_rows", "error")
+
+    def __init__(self) -> None:
+        self._first_line = 0
+        self._rows: list[tuple[EventRow, str]] = []
+        self.error: psycopg.Error | None = None
+
+    def add(self, row: EventRow, error: psycopg.Error) -> None:
+        if self.error is None or row.line < self._first_line:
+            self._first_line = row.line
+            self.error = error.with_traceback(None)
+        self._rows.append((row, error.diag.message_primary or str(error)))
+
+    def rejects(self) -> Iterator[Reject]:
+        """Yield the rows in the order of their lines."""
+        for row, said in sorted(self._rows, key=lambda each: each[0].line):
+            yield Reject(row.line, f"the server refuses it: {said}", row.text)
+
+
 class JsonLoad:
     """Events on their way into one table.
 
@@ -60,7 +91,16 @@ class JsonLoad:
         users: Where to note the users, if anywhere.
     """
 
-    __slots__ = ("_connection", "_name", "_options", "_statement", "_table", "_users", "counts")
+    __slots__ = (
+        "_batch_size",
+        "_connection",
+        "_name",
+        "_options",
+        "_statement",
+        "_table",
+        "_users",
+        "counts",
+    )
 
     def __init__(
         self,
@@ -76,6 +116,7 @@ class JsonLoad:
         self._name = name
         self._options = options
         self._users = users
+        self._batch_size = _BATCH_SIZE
         self.counts = Counts()
 
     def store(self, outcomes: Iterable[EventRow | Reject]) -> None:
@@ -85,8 +126,15 @@ class JsonLoad:
             kept: list[EventRow] = []
             try:
                 with all_or_nothing(self._connection):
-                    copy(self._connection, self._statement, _blocks(first, rows, kept))
+                    copy(
+                        self._connection,
+                        self._statement,
+                        _blocks(first, rows, kept, self._batch_size),
+                    )
+                self._batch_size = min(2 * self._batch_size, _BATCH_SIZE)
             except RejectedError as rejected:
+                # Where one is refused more may be, and each has the others sent again.
+                self._batch_size = min(self._batch_size, _SMALL_BATCH_SIZE)
                 with all_or_nothing(self._connection), checked_json(self._connection):
                     kept = self._without_refused(kept, rejected.error)
             self._note(kept)
@@ -119,7 +167,7 @@ class JsonLoad:
     def _without_refused(self, rows: list[EventRow], error: psycopg.Error) -> list[EventRow]:
         """Store all rows but those that the server refuses; return those that it has."""
         stored: list[EventRow] = []
-        refused: list[tuple[EventRow, psycopg.Error]] = []
+        refused = _Refused()
         waiting = self._divided(rows, error, refused)
         while waiting:
             some = waiting.pop()
@@ -129,22 +177,25 @@ class JsonLoad:
                 stored += some
             except RejectedError as rejected:
                 waiting += self._divided(some, rejected.error, refused)
-        for row, reason in sorted(refused, key=lambda each: each[0].line):
-            said = reason.diag.message_primary or str(reason)
-            self._reject(Reject(row.line, f"the server refuses it: {said}", row.text), reason)
+        for reject in refused.rejects():
+            self._reject(reject, refused.error)
         return stored
 
     def _divided(
-        self,
-        rows: list[EventRow],
-        error: psycopg.Error,
-        refused: list[tuple[EventRow, psycopg.Error]],
+        self, rows: list[EventRow], error: psycopg.Error, refused: _Refused
     ) -> list[list[EventRow]]:
         """Return what to try after rows were refused, the last first, and note the row at fault.
 
         What follows it is halved, so that many bad rows are not all sent again for each of them.
+        Of what fails on a worker of Citus only the words are known: rows are halved to find the one
+        that fails, but whether it is at fault has to be asked.
+
+        Raises:
+            psycopg.Error: No row is at fault.
         """
         unplaced = lacks_place(error, self._table)
+        if unplaced and len(rows) == 1:
+            error = fault_of_row(self._connection, self._table, rows[0].copy, error)
         if not (is_of_data(error) or unplaced):
             raise error
         line = place_in_context(error.diag.context, self._table).line
@@ -155,18 +206,20 @@ class JsonLoad:
             return [rows[middle:], rows[:middle]]
         else:
             at = line - 1
-        refused.append((rows[at], error))
+        refused.add(rows[at], error)
         middle = (at + 1 + len(rows)) // 2
         parts = [rows[middle:], rows[at + 1 : middle], rows[:at]]
         return [part for part in parts if part]
 
 
-def _blocks(first: EventRow, rows: Iterator[EventRow], kept: list[EventRow]) -> Iterator[bytes]:
+def _blocks(
+    first: EventRow, rows: Iterator[EventRow], kept: list[EventRow], batch_size: int
+) -> Iterator[bytes]:
     """Yield a batch in blocks that are worth sending, and keep its rows."""
     kept.append(first)
     waiting = [first.copy]
     size = total = len(first.copy)
-    if total < _BATCH_SIZE:
+    if total < batch_size:
         for row in rows:
             kept.append(row)
             waiting.append(row.copy)
@@ -176,7 +229,7 @@ def _blocks(first: EventRow, rows: Iterator[EventRow], kept: list[EventRow]) -> 
                 yield b"".join(waiting)
                 waiting.clear()
                 size = 0
-                if total >= _BATCH_SIZE:
+                if total >= batch_size:
                     break
     yield b"".join(waiting)
 

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 def write_reject(file: BinaryIO, source: str, reject: Reject) -> None:
     """Write one reject: its source, line and reason, and the text as it was.
 
-    The text is in `text`, or in `base64` if it is no UTF-8.
+    The text is in `text`, or in `base64` if it is no UTF-8. An unbuffered file may take
+    only a part of a line at once: only on the next try does it say that its disk is full.
     """
     record: dict[str, object] = {"source": source, "line": reject.line, "reason": reject.reason}
     try:
         record["text"] = reject.text.decode()
     except UnicodeDecodeError:
         record["base64"] = base64.b64encode(reject.text).decode()
-    file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+    line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    while line:
+        line = line[file.write(line) :]

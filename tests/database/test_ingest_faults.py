@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import re
@@ -13,7 +14,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import LoadError
-from citus_analytics.ingest import Progress, load_events, load_users
+from citus_analytics.ingest import LoadOptions, Progress, load_events, load_once, load_users
 from citus_analytics.models import github_events
 from tests.database.ingest_data import (
     EVENTS,
@@ -23,6 +24,7 @@ from tests.database.ingest_data import (
     count,
     with_earlier_work,
 )
+from tests.event_data import hour
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
+    from citus_analytics.gharchive import Reject
     from tests.servers import DatabaseServer
 
 BAD_ROWS = {
@@ -165,6 +168,29 @@ def test_what_is_no_fault_of_a_row_is_the_drivers_error(connection: Connection) 
     connection.execute(text("DROP TABLE github_users CASCADE"))
     with pytest.raises(psycopg.errors.UndefinedTable):
         load_users(connection, [USERS])
+
+
+def test_what_is_refused_does_not_keep_the_errors_in_memory(connection: Connection) -> None:
+    connection.execute(
+        text("ALTER TABLE github_events ADD CONSTRAINT c CHECK (event_type <> 'WatchEvent')")
+    )
+    alive: list[int] = []
+
+    def note(reject: Reject) -> None:
+        if not alive:
+            gc.collect()
+            alive.append(sum(isinstance(each, psycopg.Error) for each in gc.get_objects()))
+
+    options = LoadOptions(rejects=note)
+    result = load_once(connection, github_events, io.BytesIO(hour(100)), options=options)
+    # That of the whole batch, that of the first row, and on Citus what a worker said of it.
+    assert result.rejected == 50
+    assert alive[0] <= 3
+    strict = LoadOptions(strict=True)
+    with pytest.raises(LoadError, match="the server refuses it") as caught:
+        load_once(connection, github_events, io.BytesIO(hour(101)), options=strict)
+    assert caught.value.line == 1
+    assert isinstance(caught.value.__cause__, psycopg.errors.CheckViolation)
 
 
 def test_a_lost_connection_is_reported_and_nothing_is_loaded(engine: Engine) -> None:

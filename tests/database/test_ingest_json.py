@@ -10,8 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
-from sqlalchemy import NullPool, select, text
+from sqlalchemy import NullPool, create_engine, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from citus_analytics.errors import ArgumentError, LoadError
@@ -22,15 +23,16 @@ from citus_analytics.ingest import (
     load_api_events_async,
     load_once,
 )
-from citus_analytics.models import GithubEvent, github_events, github_users
+from citus_analytics.models import GithubEvent, github_events, github_users, loaded_files
 from tests.database.ingest_data import count
 from tests.event_data import NOON, api_event, hour, line
 from tests.rollups import assert_adds_up
+from tests.servers import ON_CITUS_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from sqlalchemy import URL, Connection
+    from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.orm import Session
 
     from citus_analytics.gharchive import Reject
@@ -96,6 +98,63 @@ def test_what_the_server_refuses_is_rejected_and_the_rest_is_loaded(
             assert rejects[0].text == bad.strip()
             assert count(connection) == before + 1998
             before += 1998
+
+
+def on_shards(server: DatabaseServer, database: URL, *statements: str) -> None:
+    """Run statements on every worker; `{shard}` stands for each of the shards of the events."""
+    shards = text("SELECT oid::regclass::text FROM pg_class WHERE relname ~ '^github_events_[0-9]'")
+    for node in server.nodes[1:]:
+        url = node.url_for(str(database.database))
+        with create_engine(url, poolclass=NullPool).begin() as connection:
+            connection.execute(text("SET citus.enable_ddl_propagation TO off"))
+            connection.execute(text("SET citus.override_table_visibility TO off"))
+            connection.execute(text("SET citus.enable_manual_changes_to_shards TO on"))
+            names = connection.execute(shards).scalars().all()
+            for statement in statements:
+                for name in names if "{shard}" in statement else ("",):
+                    connection.exec_driver_sql(statement.replace("{shard}", name))
+
+
+FAIL = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS "
+TRIGGER = (
+    "CREATE TRIGGER t AFTER INSERT ON {shard} FOR EACH ROW "
+    "WHEN (NEW.event_type = 'WatchEvent') EXECUTE FUNCTION fail()"
+)
+
+
+@ON_CITUS_ONLY
+@pytest.mark.parametrize("state", ["53100", "57014", "XX000"])
+def test_what_fails_on_a_worker_is_no_fault_of_the_events(
+    server: DatabaseServer, database: URL, engine: Engine, state: str
+) -> None:
+    said = f"$$BEGIN RAISE 'No space left on device' USING ERRCODE = '{state}'; END$$"
+    on_shards(server, database, FAIL + said, TRIGGER)
+    for content in (hour(50), hour(1)):
+        rejects: list[Reject] = []
+        options = LoadOptions(rejects=rejects.append)
+        with engine.begin() as connection:
+            with pytest.raises(psycopg.errors.InternalError_, match="No space left") as caught:
+                load_once(connection, github_events, io.BytesIO(content), options=options)
+            assert getattr(caught.value.__cause__, "sqlstate", None) == state
+        with engine.connect() as connection:
+            assert (count(connection), logins(connection), rejects) == (0, {}, [])
+            assert connection.execute(select(loaded_files)).all() == []
+    on_shards(server, database, "DROP TRIGGER t ON {shard}")
+    with engine.begin() as connection:
+        assert load(connection, hour(50)) == (LoadResult(rows=50, bytes=len(hour(50))), [])
+        assert count(connection) == 50
+
+
+@ON_CITUS_ONLY
+def test_faults_of_events_that_only_a_worker_finds(
+    server: DatabaseServer, database: URL, connection: Connection
+) -> None:
+    said = "$$BEGIN RAISE 'seen too often' USING ERRCODE = '23514'; END$$"
+    on_shards(server, database, FAIL + said, TRIGGER)
+    result, rejects = load(connection, hour(50))
+    assert (result.rows, result.rejected, count(connection)) == (25, 25, 25)
+    assert {reject.reason for reject in rejects} == {"the server refuses it: seen too often"}
+    assert [reject.line for reject in rejects] == list(range(1, 50, 2))
 
 
 def test_very_many_that_the_server_refuses(connection: Connection) -> None:

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import Engine, NullPool, create_engine, event, text
 
 import citus_analytics
-from citus_analytics.ingest import load_files
+from citus_analytics.cli import main
+from citus_analytics.ingest import load_files, parallel
+from citus_analytics.ingest.parts import cut
 from citus_analytics.migrations import upgrade
 from citus_analytics.models import github_events
 from citus_analytics.server import EmbeddedServer
-from tests.event_data import hour
+from tests.event_data import hour, line
 from tests.processes import IS_ROOT
 from tests.rollups import assert_adds_up
 from tests.servers import ON_POSTGRESQL_ONLY, execute
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from sqlalchemy import URL, Engine
+    from sqlalchemy import URL, Connection
 
     from tests.servers import DatabaseServer
 
@@ -114,10 +118,89 @@ def test_an_interrupted_client_says_where_it_stands(
         printed, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert printed == ""
-    assert f"interrupted: 0 of 1 file loaded; of {file} nothing was loaded." in said
+    assert f"interrupted while loading {file}, after 0 of 1 file. Run the same command" in said
     assert found(engine) == (0, 0, 0, 0)
     finish(database, file, "--jobs", jobs)
     assert found(engine) == EXPECTED
+
+
+@pytest.fixture
+def commits() -> Iterator[list[Callable[[], object]]]:
+    """What is called before the commits of this process's engines, each once."""
+    waiting: list[Callable[[], object]] = []
+
+    def committing(connection: Connection) -> None:
+        if waiting:
+            waiting.pop(0)()
+
+    event.listen(Engine, "commit", committing)
+    yield waiting
+    event.remove(Engine, "commit", committing)
+
+
+def test_an_interrupt_between_two_commits(
+    database: URL,
+    engine: Engine,
+    file: Path,
+    commits: list[Callable[[], object]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.render_as_string(hide_password=False))
+    monkeypatch.setattr("citus_analytics.ingest.files.PART_SIZE", 8)
+    monkeypatch.setattr(parallel, "cut", partial(cut, size=1 << 20))
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    # The users, one connection's events, and the other one's.
+    commits[:] = [int, int, interrupt]
+    load = ["load", "events", str(file), "--jobs", "2"]
+    assert main(load) == 130
+    assert 0 < found(engine)[0] < EVENTS
+    said = capsys.readouterr().err
+    assert "nothing" not in said
+    assert "Run the same command again: it loads what is missing." in said
+    assert main(load) == 0
+    assert found(engine) == EXPECTED
+
+
+def test_no_reject_is_lost(
+    database: URL,
+    commits: list[Callable[[], object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.render_as_string(hide_password=False))
+    sources, rejects = [tmp_path / "1.json", tmp_path / "2.json"], tmp_path / "rejects"
+
+    def written() -> list[str]:
+        return [Path(json.loads(each)["source"]).name for each in rejects.read_bytes().splitlines()]
+
+    sources[0].write_bytes(hour(5) + line(1, actor={}))
+    sources[1].write_bytes(b'{"actor": "octocat", "repository": {"id": 1}}\n')
+    load = ["load", "events", *map(str, sources), "--rejects", str(rejects)]
+    before: list[list[str]] = []
+    commits[:] = [lambda: before.append(written())]
+    assert main(load) == 1
+    # A kill after the commit comes too late to lose it.
+    assert (before, written()) == ([["1.json"]], ["1.json"])
+    sources[1].write_bytes(hour(6) + line(1, actor={}))
+    for _ in range(2):
+        assert main(load) == 0
+        assert written() == ["1.json", "2.json"]
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_rejects_that_cannot_be_written(
+    database: URL, engine: Engine, tmp_path: Path, jobs: str
+) -> None:
+    path = tmp_path / "hour.json"
+    path.write_bytes(hour(5) + line(1, actor={}))
+    with loading(database, path, "--jobs", jobs, "--rejects", "/dev/full") as process:
+        _, said = process.communicate(timeout=120)
+    assert (process.returncode, "No space left" in said) == (1, True), said
+    assert found(engine) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
