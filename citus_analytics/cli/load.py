@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,10 @@ from citus_analytics.cli.failures import Exit, ExitError, printable
 from citus_analytics.cli.output import write, write_json
 from citus_analytics.cli.progress import loading
 from citus_analytics.cli.words import loaded, plural, timed
-from citus_analytics.ingest import LoadOptions, indexes_afterwards, load_files, write_reject
+from citus_analytics.errors import ArgumentError
+from citus_analytics.ingest import LoadOptions, indexes_afterwards, write_reject
+from citus_analytics.ingest.files import load_file
+from citus_analytics.ingest.indexes import indexes_as_they_are
 from citus_analytics.ingest.patterns import expand
 from citus_analytics.models import github_events, github_users
 
@@ -83,9 +86,11 @@ def load(arguments: Namespace) -> None:
 
     Raises:
         ExitError: A file of rejects cannot be written, or the load was interrupted.
+        ArgumentError: A source would be written to as the file of rejects.
     """
     sources = [name for source in arguments.source for name in expand(source)]
     engine = engine_for(url_of(arguments))
+    _check_rejects(arguments.rejects, sources)
     with _opened(arguments.rejects) as rejects, timed() as whole:
         report = _Report(arguments, rejects)
         try:
@@ -97,8 +102,8 @@ def load(arguments: Namespace) -> None:
 
 def _load_each(report: _Report, engine: Engine, sources: list[str]) -> None:
     arguments = report.arguments
-    later = indexes_afterwards(engine, report.table) if arguments.indexes_later else nullcontext()
-    with later:
+    indexes = indexes_afterwards if arguments.indexes_later else indexes_as_they_are
+    with indexes(engine, report.table):
         for source in sources:
             options = LoadOptions(
                 format=arguments.format,
@@ -107,16 +112,23 @@ def _load_each(report: _Report, engine: Engine, sources: list[str]) -> None:
                 rejects=partial(report.reject, source),
             )
             with timed() as watch, loading(f"Loading {_name(source)}") as progress:
-                (result,) = load_files(
+                result = load_file(
                     engine,
                     report.table,
-                    [source],
-                    options=options,
-                    force=arguments.force,
-                    jobs=arguments.jobs,
-                    progress=progress,
+                    source,
+                    options,
+                    arguments.force,
+                    arguments.jobs,
+                    progress,
                 )
             report.done(source, result, watch.seconds)
+
+
+def _check_rejects(path: str | None, sources: list[str]) -> None:
+    if path is not None and Path(path).resolve() in {Path(source).resolve() for source in sources}:
+        raise ArgumentError(
+            f"{path} is to be loaded, and --rejects would write to it: name another file."
+        )
 
 
 @contextmanager

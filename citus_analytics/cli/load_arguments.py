@@ -16,13 +16,17 @@ def add_load_options(load: ArgumentParser) -> None:
         "--force", action="store_true", help="load again what is loaded, in place of its rows"
     )
     load.add_argument(
-        "--unique", action="store_true", help="leave out rows that are there from other files"
+        "--unique",
+        action="store_true",
+        help="leave out rows that are there already, from whatever source",
     )
     load.add_argument(
         "--strict", action="store_true", help="fail at the first event that cannot be stored"
     )
     load.add_argument(
-        "--rejects", metavar="FILE", help="write events that cannot be stored here, as JSON lines"
+        "--rejects",
+        metavar="FILE",
+        help="append events that cannot be stored, as JSON lines (after a failed load, some twice)",
     )
     load.add_argument(
         "--format", choices=("auto", "csv", "json"), default="auto", help="default: auto"

@@ -16,7 +16,7 @@ Definitions: GitHub's documentation, "GitHub event types"; https://www.gharchive
 
 from __future__ import annotations
 
-from citus_analytics.gharchive._convert import OldFormatError, convert, convert_event
+from citus_analytics.gharchive._convert import OldFormatError, convert, convert_event, is_unfinished
 from citus_analytics.gharchive._texts import LONGEST_TEXT, Text, texts
 from citus_analytics.gharchive._types import EventRow, Reject, UserRecord
 
@@ -29,5 +29,6 @@ __all__ = [
     "UserRecord",
     "convert",
     "convert_event",
+    "is_unfinished",
     "texts",
 ]

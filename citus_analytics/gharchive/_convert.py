@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _NOTHING: Final = msgspec.Raw(b"null")
+# What msgspec says of JSON that ends too early.
+_TRUNCATED: Final = "Input data was truncated"
+_NO_END: Final = "the array of events has no end, a `]`: what follows is missing"
 _NULL: Final = b"\\N"
 _LARGEST: Final = (1 << 63) - 1
 # An escaped zero character, unless it is an escaped backslash that is followed by "u0000".
@@ -83,12 +86,17 @@ def convert(text: Text) -> Iterator[EventRow | Reject]:
     """
     try:
         if text.no_end:
-            _refuse("the array of events has no end, a `]`: what follows is missing")
+            _refuse(_NO_END)
         if text.too_long:
             _refuse(f"the event is longer than can be stored ({text.text[:40]!r}...)")
         yield _row(text.text, text.line)
     except _UnusableError as unusable:
         yield from _several(text, str(unusable))
+
+
+def is_unfinished(reject: Reject) -> bool:
+    """Whether an event, or an array of them, was refused because it ends too early."""
+    return reject.reason in (_TRUNCATED, _NO_END)
 
 
 def convert_event(event: Mapping[str, object], *, line: int = 0) -> EventRow | Reject:

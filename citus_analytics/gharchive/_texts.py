@@ -160,7 +160,7 @@ class _Elements:
                 self._position += 1
             else:
                 yield self._element()
-        # What is no element is refused anyway, and the end of the array may be in it.
+        # What is no element is refused anyway, and the end of the array may be at its end.
         if self._in_array and not self._told:
             yield Text(self._line, b"", no_end=True)
 
@@ -177,8 +177,8 @@ class _Elements:
     def _element(self) -> Text:
         line = self._line
         end = self._end_of_element()
-        self._told = end is None
         text = self._taken(end or self._end_of_line())
+        self._told = end is None and text.endswith(b"]")
         if len(text) > self._longest:
             return Text(line, text[:_KEPT_OF_LONG], too_long=True)
         return Text(line, text)

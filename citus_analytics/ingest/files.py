@@ -73,7 +73,7 @@ def load_files(
     results = []
     with (indexes_afterwards if indexes_later else indexes_as_they_are)(engine, table):
         for source in _expanded(sources):
-            results.append(_load_file(engine, table, source, options, force, jobs, progress))
+            results.append(load_file(engine, table, source, options, force, jobs, progress))
             loaded(source, results[-1])
     return results
 
@@ -85,7 +85,7 @@ def _expanded(sources: Iterable[Source]) -> list[Source]:
     return expanded
 
 
-def _load_file(
+def load_file(
     engine: Engine,
     table: Table,
     source: Source,
@@ -94,6 +94,7 @@ def _load_file(
     jobs: int,
     progress: ProgressCallback | None,
 ) -> LoadResult:
+    """Load one of the files of `load_files`, whatever indexes the table has."""
     alone = jobs == 1 or force or options.unique or table is not github_events
     if not alone:
         result = _in_parallel(engine, table, source, options, jobs, progress)

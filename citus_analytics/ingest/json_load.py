@@ -8,11 +8,13 @@ are sent again.
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from citus_analytics.errors import LoadError
-from citus_analytics.gharchive import EventRow, OldFormatError, Reject, convert, texts
+from citus_analytics.gharchive import (
+    EventRow,
+    Reject,
+)
 from citus_analytics.ingest.connections import (
     RejectedError,
     all_or_nothing,
@@ -26,17 +28,15 @@ from citus_analytics.ingest.faults import (
     lacks_place,
     place_in_context,
 )
-from citus_analytics.ingest.results import LoadResult, Progress
-from citus_analytics.ingest.sources import BLOCK_SIZE, Tally, content_blocks
+from citus_analytics.ingest.sources import BLOCK_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     import psycopg
     from sqlalchemy import Connection, Table
 
-    from citus_analytics.ingest.results import LoadOptions, ProgressCallback
-    from citus_analytics.ingest.sources import Input
+    from citus_analytics.ingest.results import LoadOptions
     from citus_analytics.ingest.users import Users
 
 # Many events, so that a statement costs little; few enough to be kept, twice, in memory.
@@ -118,6 +118,11 @@ class JsonLoad:
         self._users = users
         self._batch_size = _BATCH_SIZE
         self.counts = Counts()
+
+    @property
+    def table_name(self) -> str:
+        """What to call the table in messages."""
+        return self._table.name
 
     def store(self, outcomes: Iterable[EventRow | Reject]) -> None:
         """Store the rows among the outcomes, and tell of the others."""
@@ -232,53 +237,3 @@ def _blocks(
                 if total >= batch_size:
                     break
     yield b"".join(waiting)
-
-
-def load_json_source(
-    load: JsonLoad,
-    source: Input,
-    *,
-    progress: ProgressCallback | None = None,
-    watch: Callable[[bytes], object] | None = None,
-) -> LoadResult:
-    """Store what a source holds; the caller undoes it if this raises.
-
-    Raises:
-        LoadError: The source cannot be read, is in the format of before 2015, or has, if that is
-            asked for, something that cannot be stored.
-    """
-    tally = Tally()
-
-    def so_far() -> Progress:
-        return Progress(bytes=tally.bytes, rows=load.counts.rows, total_bytes=source.total_bytes)
-
-    def blocks() -> Generator[bytes]:
-        with closing(content_blocks(source, tally)) as content:
-            for block in content:
-                if watch:
-                    watch(block)
-                yield block
-                if progress:
-                    progress(so_far())
-
-    with closing(blocks()) as content:
-        load.store(_outcomes(source, content))
-    if progress:
-        progress(so_far())
-    return LoadResult(rows=load.counts.rows, bytes=tally.bytes, rejected=load.counts.rejected)
-
-
-def _outcomes(source: Input, blocks: Iterable[bytes]) -> Iterator[EventRow | Reject]:
-    known = False
-    for text in texts(blocks, first_line=source.first_line):
-        try:
-            for outcome in convert(text):
-                known = known or isinstance(outcome, EventRow)
-                yield outcome
-        except OldFormatError as error:
-            if not known:
-                # It is no odd event among others.
-                raise LoadError(
-                    f"{source.name}, line {text.line}: {error}", line=text.line
-                ) from error
-            yield Reject(text.line, str(error), text.text)

@@ -11,7 +11,8 @@ from citus_analytics.ingest.connections import all_or_nothing, connection_of
 from citus_analytics.ingest.csv_load import CsvLoad
 from citus_analytics.ingest.formats import format_of
 from citus_analytics.ingest.gaps import Gaps
-from citus_analytics.ingest.json_load import JsonLoad, load_json_source
+from citus_analytics.ingest.json_load import JsonLoad
+from citus_analytics.ingest.json_source import load_json_source
 from citus_analytics.ingest.ledger import Content, Ledger, Part, content_of
 from citus_analytics.ingest.results import LoadOptions, LoadResult
 from citus_analytics.ingest.sources import open_source

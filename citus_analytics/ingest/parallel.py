@@ -19,7 +19,8 @@ import psycopg
 
 from citus_analytics.ingest.connections import driver_of
 from citus_analytics.ingest.csv_load import CsvLoad
-from citus_analytics.ingest.json_load import JsonLoad, load_json_source
+from citus_analytics.ingest.json_load import JsonLoad
+from citus_analytics.ingest.json_source import load_json_source
 from citus_analytics.ingest.ledger import Content, Ledger, Part
 from citus_analytics.ingest.once import require_some
 from citus_analytics.ingest.parts import PART_SIZE, cut

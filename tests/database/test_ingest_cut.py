@@ -15,7 +15,7 @@ from citus_analytics.ingest import LoadOptions, load_events, load_once
 from citus_analytics.ingest.sources import BLOCK_SIZE
 from citus_analytics.models import github_events
 from tests.database.ingest_data import GOOD, LONG, count
-from tests.event_data import api_event
+from tests.event_data import api_event, hour
 from tests.servers import ON_CITUS_ONLY
 
 if TYPE_CHECKING:
@@ -24,17 +24,37 @@ if TYPE_CHECKING:
     from citus_analytics.gharchive import Reject
 
 
-def test_an_array_that_is_cut_after_an_element_is_told(connection: Connection) -> None:
-    whole = json.dumps([api_event(number) for number in range(3)], indent=1).encode()
-    content = whole.rstrip(b"]\n")
-    with pytest.raises(LoadError, match="the array of events has no end") as caught:
-        load_once(connection, github_events, io.BytesIO(content), options=LoadOptions(strict=True))
-    assert caught.value.line == whole.count(b"\n")
+ARRAY = json.dumps([api_event(number) for number in range(3)], indent=1).encode()
+CUT = {
+    "an array after an element": ARRAY.rstrip(b"]\n"),
+    "an array after a comma": ARRAY[: ARRAY.rindex(b",\n {")] + b",\n",
+    "an array within an element": ARRAY[:-9],
+    "the last line": hour(3)[:-9],
+    "the only line": hour(1)[:-9],
+}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("kind", CUT)
+def test_events_that_are_cut_short(connection: Connection, kind: str, strict: bool) -> None:
+    # Being strict, the first line of an element that has no end is enough.
+    told = "cut short, it ends within|truncated" if strict else "cut short, it ends within"
+    with pytest.raises(LoadError, match=told) as caught:
+        load_once(
+            connection, github_events, io.BytesIO(CUT[kind]), options=LoadOptions(strict=strict)
+        )
+    assert caught.value.line
     assert count(connection) == 0
+    whole = ARRAY if "array" in kind else hour(3)
+    assert load_once(connection, github_events, io.BytesIO(whole)).rows == 3
+
+
+def test_a_line_that_was_cut_short_in_a_source_that_goes_on(connection: Connection) -> None:
     rejects: list[Reject] = []
+    content = hour(3)[:-9] + b"\n"
     options = LoadOptions(rejects=rejects.append)
-    result = load_once(connection, github_events, io.BytesIO(content), options=options)
-    assert (result.rows, result.rejected, len(rejects)) == (3, 1, 1)
+    assert load_once(connection, github_events, io.BytesIO(content), options=options).rows == 2
+    assert [reject.line for reject in rejects] == [3]
 
 
 ROWS = GOOD * 3
