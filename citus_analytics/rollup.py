@@ -15,12 +15,12 @@ from sqlalchemy import JSON, Boolean, Date, DateTime, LargeBinary, String, Table
 
 from citus_analytics.distribution import Distributed, distribution_of
 from citus_analytics.errors import DeclarationError
+from citus_analytics.sql import LONGEST_NAME
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
 _INFO_KEY = "citus_analytics.rollups"
-_LONGEST_NAME: Final = 63
 _NO_ORDER: Final = (Boolean, JSON, Uuid)
 _NO_SUM: Final = (*_NO_ORDER, Date, DateTime, LargeBinary, String)
 
@@ -128,9 +128,9 @@ class Rollup:
                 f"rollup {self.target.name!r} needs its tables in one schema, got "
                 f"{', '.join(schemas)}."
             )
-        if len(self.function.encode()) > _LONGEST_NAME:
+        if len(self.function.encode()) > LONGEST_NAME:
             raise DeclarationError(
-                f"a function's name has at most {_LONGEST_NAME} bytes in PostgreSQL, got "
+                f"a function's name has at most {LONGEST_NAME} bytes in PostgreSQL, got "
                 f"{self.function!r} of {len(self.function.encode())}."
             )
         self._check_columns()
@@ -220,8 +220,8 @@ def _require(table: Table, *names: str) -> None:
 
 def _require_aggregate(table: Table, measure: Measure) -> None:
     # Types that are not listed, an application's own among them, are left to the server.
+    unfit = _NO_SUM if measure.aggregate == "sum" else _NO_ORDER
     for column in table.columns:
-        unfit = _NO_SUM if measure.aggregate == "sum" else _NO_ORDER
         if column.name == measure.column and isinstance(column.type, unfit):
             raise DeclarationError(
                 f"rollup measure {measure.name!r}: PostgreSQL has no {measure.aggregate} of "

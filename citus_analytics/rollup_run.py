@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from citus_analytics.errors import RollupError
 from citus_analytics.models import GITHUB_ROLLUP_1MIN
-from citus_analytics.sql import qualify, schema_of
+from citus_analytics.sessions import flushed_connection, schema_of
+from citus_analytics.sql import qualify
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
@@ -94,7 +95,8 @@ def run_rollup(
 
 
 def _run(session: Executor, rollup: Rollup, *, wait: bool) -> Row[Any]:
-    connection = session if isinstance(session, Connection) else _connection(session, rollup)
+    # What the session holds is rolled up too, wherever its binds put the tables.
+    connection = flushed_connection(session, rollup.target)
     run = qualify(f"{rollup.name}_run", schema_of(connection, rollup.target))
     statement = text(
         f"SELECT groups_written, groups_removed, {_EDGES} FROM {run}(wait => :wait)"  # noqa: S608
@@ -110,10 +112,3 @@ def _run(session: Executor, rollup: Rollup, *, wait: bool) -> Row[Any]:
             "Migrate the database first, with `alembic upgrade head`; for one of your own, with "
             "op.create_rollup_function in a revision."
         ) from error
-
-
-def _connection(session: Session, rollup: Rollup) -> Connection:
-    # What the session holds is rolled up too, wherever its binds put the tables.
-    if session.autoflush:
-        session.flush()
-    return session.connection(bind_arguments={"clause": rollup.target})

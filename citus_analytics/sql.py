@@ -7,18 +7,21 @@ server, inside a `DO` block, so that the same text serves `alembic upgrade` and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Dialect, Table
+    from sqlalchemy import Dialect
 
 # With named parameters a per cent sign in a name stays single.
 DIALECT: Dialect = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call]
 
 # An SQLSTATE of our own, so that a refusal is told apart from every error of the server's.
 REFUSED = "CAREF"
+
+LONGEST_NAME: Final = 63
+"""How many bytes a name may have: PostgreSQL's NAMEDATALEN, less one."""
 
 _COPY_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 _HAS_CITUS = "EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
@@ -36,12 +39,6 @@ def quote(name: str) -> str:
 def qualify(name: str, schema: str | None) -> str:
     """Return the quoted name of a relation or function, with its schema if there is one."""
     return quote(name) if schema is None else f"{quote(schema)}.{quote(name)}"
-
-
-def schema_of(connection: Connection, table: Table) -> str | None:
-    """Return the schema in which a connection finds a table: `schema_translate_map` counts."""
-    translated = connection.get_execution_options().get("schema_translate_map") or {}
-    return cast("str | None", translated.get(table.schema, table.schema))
 
 
 def literal(value: str) -> str:

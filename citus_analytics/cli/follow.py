@@ -6,17 +6,16 @@ import logging
 import os
 import sys
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from citus_analytics.cli.database import engine_for, url_of
 from citus_analytics.cli.failures import printable
 from citus_analytics.cli.interrupts import Interrupts
-from citus_analytics.cli.output import write, write_json_line
+from citus_analytics.cli.output import open_rejects, write, write_json_line
 from citus_analytics.cli.words import duration, in_utc, plural, rolled_up, timed
 from citus_analytics.ingest import write_reject
 from citus_analytics.live import GITHUB, Feed, FollowOptions, follow
@@ -80,7 +79,7 @@ def follow_feed(arguments: Namespace) -> None:
     feed = Feed(repo=arguments.repo, org=arguments.org, user=arguments.user, api=arguments.api)
     engine, report, interrupts = engine_for(url_of(arguments)), _Report(arguments), Interrupts()
     with (
-        _opened(arguments.rejects) as rejects,
+        open_rejects(arguments.rejects) as rejects,
         _log_held_back(),
         timed() as whole,
         interrupts.handled(),
@@ -115,13 +114,6 @@ def _follow(
                 with interrupts.held(), engine.begin() as connection:
                     run = run_rollup(connection)
         report.tell(poll, run, watch.seconds)
-
-
-@contextmanager
-def _opened(path: str | None) -> Iterator[BinaryIO | None]:
-    # Those of earlier polls do not come again, other than after a restart.
-    with nullcontext() if path is None else Path(path).open("ab", buffering=0) as file:
-        yield file
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from citus_analytics.cli.database import engine_for, url_of
 from citus_analytics.cli.failures import Exit, ExitError, printable
-from citus_analytics.cli.output import write, write_json
+from citus_analytics.cli.output import open_rejects, write, write_json
 from citus_analytics.cli.progress import loading
 from citus_analytics.cli.words import loaded, plural, timed
 from citus_analytics.errors import ArgumentError
@@ -23,7 +22,6 @@ from citus_analytics.models import github_events, github_users
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Iterator
 
     from sqlalchemy import Engine
 
@@ -91,7 +89,7 @@ def load(arguments: Namespace) -> None:
     sources = [name for source in arguments.source for name in expand(source)]
     engine = engine_for(url_of(arguments))
     _check_rejects(arguments.rejects, sources)
-    with _opened(arguments.rejects) as rejects, timed() as whole:
+    with open_rejects(arguments.rejects) as rejects, timed() as whole:
         report = _Report(arguments, rejects)
         try:
             _load_each(report, engine, sources)
@@ -129,17 +127,6 @@ def _check_rejects(path: str | None, sources: list[str]) -> None:
         raise ArgumentError(
             f"{path} is to be loaded, and --rejects would write to it: name another file."
         )
-
-
-@contextmanager
-def _opened(path: str | None) -> Iterator[BinaryIO | None]:
-    if path is None:
-        yield None
-        return
-    # What files have rejected that are loaded already does not come again. Unbuffered, so that a
-    # file's rejects are written before its rows are committed.
-    with Path(path).open("ab", buffering=0) as file:
-        yield file
 
 
 def _interrupted(report: _Report, sources: list[str]) -> str:

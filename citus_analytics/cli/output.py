@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 from citus_analytics.cli.failures import ExitError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from citus_analytics.cli.screen import Screen
 
 
@@ -27,6 +31,17 @@ def write_json(value: object) -> None:
 def write_json_line(value: object) -> None:
     """Write one of several JSON documents, each on a line of its own, to standard output."""
     write(json.dumps(value, default=_plain, ensure_ascii=False))
+
+
+@contextmanager
+def open_rejects(path: str | None) -> Iterator[BinaryIO | None]:
+    """Open the file of `--rejects`, if one is wanted, to be appended to.
+
+    What was rejected before does not come again. Unbuffered, so that what is written is there
+    before anything is committed.
+    """
+    with nullcontext() if path is None else Path(path).open("ab", buffering=0) as file:
+        yield file
 
 
 def open_screen() -> Screen:

@@ -14,15 +14,14 @@ from alembic.operations.ops import CreateForeignKeyOp, DropConstraintOp
 from sqlalchemy import ForeignKeyConstraint
 from sqlalchemy.sql.elements import conv
 
+from citus_analytics.sql import LONGEST_NAME
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from collections.abc import Set as AbstractSet
 
     from citus_analytics.diff.groups import Group
     from citus_analytics.diff.state import Declared, ForeignKey, Live, TableKey
-
-# The longest name of PostgreSQL, in bytes.
-_LONGEST_NAME = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +139,7 @@ def default_name(table: str, columns: list[str]) -> str:
     Of the names of the table and of the columns the longer one is cut first (`makeObjectName`).
     """
     first, second = table.encode(), "_".join(columns).encode()
-    room = _LONGEST_NAME - len("__fkey")
+    room = LONGEST_NAME - len("__fkey")
     while len(first) + len(second) > room:
         if len(first) > len(second):
             first = first[:-1]

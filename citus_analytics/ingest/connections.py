@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.util import await_only
 
 from citus_analytics.errors import ArgumentError
-from citus_analytics.sql import schema_of
+from citus_analytics.sessions import schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -99,14 +99,19 @@ def checked_json(connection: Connection, *, wanted: bool = True) -> Iterator[Non
 
 def copy_statement(connection: Connection, table: Table, options: str) -> bytes:
     """Return the COPY of a table's columns from the client, but for generated ones, in UTF-8."""
+    into = columns_of(connection, table)
+    return f"COPY {into} FROM STDIN WITH ({options}, ENCODING 'UTF8')".encode()
+
+
+def columns_of(connection: Connection, table: Table) -> str:
+    """Return a table and its columns, but for generated ones, as COPY and INSERT name them."""
     preparer = connection.dialect.identifier_preparer
     schema = schema_of(connection, table)
     name = preparer.quote(table.name)
     if schema is not None:
         name = f"{preparer.quote_schema(schema)}.{name}"
     given = (column.name for column in table.columns if column.computed is None)
-    columns = ", ".join(map(preparer.quote, given))
-    return f"COPY {name} ({columns}) FROM STDIN WITH ({options}, ENCODING 'UTF8')".encode()
+    return f"{name} ({', '.join(map(preparer.quote, given))})"
 
 
 def copy(connection: Connection, statement: bytes, blocks: Iterable[bytes]) -> int:

@@ -18,9 +18,8 @@ from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.distribution import Distributed, distribution_of
 from citus_analytics.errors import LoadError
-from citus_analytics.ingest.connections import all_or_nothing
+from citus_analytics.ingest.connections import all_or_nothing, columns_of
 from citus_analytics.ingest.sources import Tally, content_blocks
-from citus_analytics.sql import schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -80,17 +79,15 @@ def fault_of_row(
     Raises:
         psycopg.Error: What COPY said: the row is not at fault, or no longer.
     """
-    preparer = connection.dialect.identifier_preparer
-    schema, columns = schema_of(connection, table), [c for c in table.columns if c.computed is None]
-    name = f"{preparer.quote_schema(schema)}." if schema is not None else ""
-    statement = (
-        f"INSERT INTO {name}{preparer.quote(table.name)} "  # noqa: S608 - quoted
-        f"({', '.join(preparer.quote(column.name) for column in columns)}) "
-        f"VALUES ({', '.join(['%s'] * len(columns))})"
-    )
+    values = _values(row)
+    marks = ", ".join(["%s"] * len(values))
+    into = columns_of(connection, table)
     try:
         with all_or_nothing(connection):
-            connection.exec_driver_sql(statement, _values(row))
+            connection.exec_driver_sql(
+                f"INSERT INTO {into} VALUES ({marks})",  # noqa: S608 - quoted
+                values,
+            )
     except DBAPIError as refused:
         told = refused.orig
     else:

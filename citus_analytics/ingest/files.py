@@ -17,7 +17,8 @@ from citus_analytics.ingest.patterns import expand
 from citus_analytics.ingest.results import LoadOptions
 from citus_analytics.ingest.sources import open_source
 from citus_analytics.models import github_events
-from citus_analytics.sql import qualify, schema_of
+from citus_analytics.sessions import schema_of
+from citus_analytics.sql import qualify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

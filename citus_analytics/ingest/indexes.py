@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _MEMORY: Final = "256MB"
 # Who waits for a table holds up everybody behind: one that loads over several connections too.
 _PATIENCE: Final = "2s"
+_BUSY: Final = (LockNotAvailable, DeadlockDetected)
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def indexes_afterwards(engine: Engine, table: Table) -> Iterator[bool]:
     Yields:
         Whether the indexes were dropped.
     """
-    # Names in order: two that do this at once wait for each other only once.
+    # A set has no order of its own.
     indexes = sorted(
         (index for index in table.indexes if not index.unique), key=lambda index: str(index.name)
     )
@@ -86,7 +87,7 @@ def _drop(engine: Engine, table: Table, indexes: Sequence[Index]) -> bool:
             for index in indexes:
                 index.drop(connection, checkfirst=True)
     except OperationalError as error:
-        if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
+        if not isinstance(error.orig, _BUSY):
             raise
         return False
     return True
@@ -101,7 +102,7 @@ def _build(engine: Engine, indexes: Sequence[Index]) -> None:
                 _set_local(connection, "lock_timeout", _PATIENCE)
                 waiting[0].create(connection, checkfirst=True)
         except OperationalError as error:
-            if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
+            if not isinstance(error.orig, _BUSY):
                 raise
         else:
             del waiting[0]

@@ -11,10 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from citus_analytics.errors import LoadError
-from citus_analytics.gharchive import (
-    EventRow,
-    Reject,
-)
+from citus_analytics.gharchive import EventRow, Reject
 from citus_analytics.ingest.connections import (
     RejectedError,
     all_or_nothing,
@@ -22,12 +19,7 @@ from citus_analytics.ingest.connections import (
     copy,
     copy_statement,
 )
-from citus_analytics.ingest.faults import (
-    fault_of_row,
-    is_of_data,
-    lacks_place,
-    place_in_context,
-)
+from citus_analytics.ingest.faults import fault_of_row, is_of_data, lacks_place, place_in_context
 from citus_analytics.ingest.sources import BLOCK_SIZE
 
 if TYPE_CHECKING:

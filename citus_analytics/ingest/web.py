@@ -51,9 +51,10 @@ class _SoFar:
             self.total = _range(answer)[1] if self.total is None else self.total
         else:
             self.version = _version(answer)
+            self.total = answer.length
             # A chunked answer has an end of its own; any other ends with the connection.
-            self.total = None if answer.chunked else announced
-            self.total = self.total if answer.length is None else answer.length
+            if answer.length is None and not answer.chunked:
+                self.total = announced
 
     def check_end(self) -> None:
         """Find out whether an answer that ended like a complete one ended too early."""
@@ -82,7 +83,7 @@ class Address:
             LoadError: This is no address, or the server refuses or cannot be reached.
         """
         try:
-            answer = self._open("HEAD", list(self.pauses))
+            answer = self._open("HEAD", list(self.pauses), _SoFar())
         except HTTPError as error:
             # Some servers do not answer to HEAD, or refuse what is signed for GET.
             if error.code in (403, 405, 501):
@@ -116,7 +117,8 @@ class Address:
                 so_far.check_end()
                 complete = True
             except HTTPError as error:
-                complete = self._was_all(error, so_far)
+                self._check_all_came(error, so_far)
+                complete = True
             except _BROKEN as error:
                 self._check_resumable(so_far, error)
                 self._pause(pauses, error)
@@ -130,13 +132,11 @@ class Address:
             request.add_header("If-Range", so_far.version)
         return request
 
-    def _open(
-        self, method: str, pauses: list[float], so_far: _SoFar | None = None
-    ) -> http.client.HTTPResponse:
+    def _open(self, method: str, pauses: list[float], so_far: _SoFar) -> http.client.HTTPResponse:
         while True:
             try:
                 answer: http.client.HTTPResponse = urlopen(  # noqa: S310
-                    self._request(method, so_far or _SoFar()), timeout=self.timeout
+                    self._request(method, so_far), timeout=self.timeout
                 )
             except HTTPError as error:
                 if error.code not in _WORTH_RETRYING:
@@ -179,8 +179,8 @@ class Address:
                 "whether the rest belongs to the same content",
             ) from error
 
-    def _was_all(self, error: HTTPError, so_far: _SoFar) -> bool:
-        """Whether the connection broke after the last byte, so that there is no rest; or raise."""
+    def _check_all_came(self, error: HTTPError, so_far: _SoFar) -> None:
+        """Refuse a refusal, unless the connection broke after the last byte: there is no rest."""
         if not so_far.position or error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise self._refused(error) from error
         with error:
@@ -189,7 +189,7 @@ class Address:
         size = int(match[1]) if match else None
         expected = so_far.position if so_far.total is None else so_far.total
         if size == so_far.position == expected and version in (None, so_far.version):
-            return True
+            return
         has = "no rest" if size is None else f"{size:,} bytes in all"
         raise self._broke(so_far, f"the server now says that it has {has}") from error
 

@@ -180,7 +180,7 @@ class _Following:
             self._keep_away_until(next_poll, last)
             return poll
         position = advanced(self._position, fetched, next_poll)
-        rejects: dict[bytes, Reject] = {}
+        rejects: list[Reject] = []
         with self._shield():
             with self._engine.begin() as connection:
                 result = _load(connection, fetched, rejects)
@@ -195,10 +195,10 @@ class _Following:
             with self._shield(), self._engine.begin() as connection:
                 write_next_poll(connection, self._feed.address, next_poll)
 
-    def _tell_rejects(self, fetched: Fetched, rejects: dict[bytes, Reject]) -> int:
+    def _tell_rejects(self, fetched: Fetched, rejects: list[Reject]) -> int:
         """Tell of those that the poll before did not have; return how many they are."""
         whole = fetched.last.problem is None and not fetched.last.unchanged
-        new = self._told.new_ones(rejects.values(), whole=whole)
+        new = self._told.new_ones(rejects, whole=whole)
         if self._options.rejects is not None:
             for reject in new:
                 self._options.rejects(reject)
@@ -230,15 +230,12 @@ class _Following:
             )
 
 
-def _load(connection: Connection, fetched: Fetched, rejects: dict[bytes, Reject]) -> LoadResult:
-    """Store the events that are not there yet, and note what cannot be stored, by its text."""
+def _load(connection: Connection, fetched: Fetched, rejects: list[Reject]) -> LoadResult:
+    """Store the events that are not there yet, and note what cannot be stored."""
     if not fetched.outcomes:
         return LoadResult(rows=0, bytes=0)
-
-    def note(reject: Reject) -> None:
-        rejects[reject.text] = reject
-
-    return load_outcomes(connection, fetched.outcomes, LoadOptions(unique=True, rejects=note))
+    options = LoadOptions(unique=True, rejects=rejects.append)
+    return load_outcomes(connection, fetched.outcomes, options)
 
 
 def _sleep(seconds: float) -> bool:

@@ -29,10 +29,10 @@ class ToldRejects:
         self._told: dict[bytes, None] = {}
 
     def new_ones(self, rejects: Iterable[Reject], *, whole: bool) -> list[Reject]:
-        """Return those that are to be told of, and note that they are told.
+        """Return those that are to be told of, each text once, and note that they are told.
 
         Args:
-            rejects: The rejects of a poll, each text once.
+            rejects: The rejects of a poll.
             whole: Whether the poll had all pages.
         """
         marked = {sha256(reject.text).digest(): reject for reject in rejects}

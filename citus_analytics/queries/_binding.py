@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVarTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import BigInteger, BindParameter, DateTime, Text, bindparam
-from sqlalchemy.orm import Session
 
 from citus_analytics.errors import ArgumentError
+from citus_analytics.sessions import flushed_connection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import ColumnElement, Connection, Row, Select
+    from sqlalchemy.orm import Session
     from sqlalchemy.types import TypeEngine
 
 _Ts = TypeVarTuple("_Ts")
@@ -119,17 +120,7 @@ def fetch(
     session: Session | Connection, prepared: Select[*_Ts], arguments: Arguments
 ) -> Sequence[Row[*_Ts]]:
     """Return the rows of a prepared statement."""
-    return _connection(session, prepared).execute(prepared, arguments).all()
-
-
-def _connection(session: Session | Connection, prepared: Select[*_Ts]) -> Connection:
-    if not isinstance(session, Session):
-        return session
-    # What the session holds belongs to the answer, as with any query on mapped classes.
-    if session.autoflush:
-        session.flush()
-    # The connection that Session.execute would choose, without its work for mapped classes.
-    return session.connection(bind_arguments={"clause": prepared})
+    return flushed_connection(session, prepared).execute(prepared, arguments).all()
 
 
 def _instant(name: str, moment: datetime | None) -> datetime | None:

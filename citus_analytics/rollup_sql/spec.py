@@ -9,13 +9,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Self
 
 from citus_analytics.errors import DeclarationError
-from citus_analytics.sql import DIALECT, quote
+from citus_analytics.sql import DIALECT, LONGEST_NAME, quote
 
 if TYPE_CHECKING:
     from citus_analytics.rollup import Rollup
 
 # The longest suffix that is put behind the target's name is "_capture_truncate".
-_LONGEST_TARGET = 63 - len("_capture_truncate")
+_LONGEST_TARGET = LONGEST_NAME - len("_capture_truncate")
 _MEASURE = re.compile(r"(count)\(\*\)|(sum|min|max)\((.+)\)", re.DOTALL)
 
 

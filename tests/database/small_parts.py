@@ -1,16 +1,23 @@
-"""Small files that are cut into parts as large ones are."""
+"""Small files that are loaded over several connections, as large ones are."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import event
 
+from citus_analytics.ingest import load_files
 from citus_analytics.ingest import parallel as parallel_module
 from citus_analytics.ingest.parts import cut
+from citus_analytics.models import github_events
+from tests.database.ingest_data import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from sqlalchemy import Connection, Engine
 
     from citus_analytics.ingest.formats import Kind
     from citus_analytics.ingest.parts import Piece
@@ -26,3 +33,25 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(parallel_module, "cut", cut_small)
     monkeypatch.setattr("citus_analytics.ingest.files.PART_SIZE", 8)
+
+
+def events(engine: Engine) -> int:
+    """Return how many events are committed."""
+    with engine.connect() as connection:
+        return count(connection)
+
+
+def lose_after(engine: Engine, commits: int, path: Path) -> None:
+    """Load a file over three connections, and lose them after so many commits."""
+    left = [commits]
+
+    def lose(connection: Connection) -> None:
+        if not left[0]:
+            connection.invalidate()
+            raise ConnectionResetError
+        left[0] -= 1
+
+    event.listen(engine, "commit", lose)
+    with pytest.raises(ConnectionResetError):
+        load_files(engine, github_events, [path], jobs=3)
+    event.remove(engine, "commit", lose)

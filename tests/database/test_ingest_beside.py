@@ -7,21 +7,21 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import NullPool, create_engine, event, inspect, text
+from sqlalchemy import NullPool, create_engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import ArgumentError, LoadError
 from citus_analytics.ingest import LoadOptions, load_api_events, load_files, load_once
 from citus_analytics.models import github_events, github_users
-from tests.database.ingest_data import USERS, count
-from tests.database.small_parts import small_parts
+from tests.database.ingest_data import USERS
+from tests.database.small_parts import events, lose_after, small_parts
 from tests.event_data import api_event, hour, line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from sqlalchemy import URL, Connection, Engine
+    from sqlalchemy import URL, Engine
 
     from citus_analytics.gharchive import Reject
 
@@ -47,11 +47,6 @@ WHERE datname = current_database() AND wait_event_type = 'Lock' AND backend_type
 """
 
 
-def events(engine: Engine) -> int:
-    with engine.connect() as connection:
-        return count(connection)
-
-
 def until(engine: Engine, query: str) -> str:
     """Wait until a query has a row, and return its value."""
     for _ in range(300):
@@ -74,22 +69,6 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "hour.json"
     path.write_bytes(hour(1000))
     return path
-
-
-def lose_after(engine: Engine, commits: int, path: Path, options: LoadOptions) -> None:
-    """Load a file over three connections, and lose them after so many commits."""
-    left = [commits]
-
-    def lose(connection: Connection) -> None:
-        if not left[0]:
-            connection.invalidate()
-            raise ConnectionResetError
-        left[0] -= 1
-
-    event.listen(engine, "commit", lose)
-    with pytest.raises(ConnectionResetError):
-        load_files(engine, github_events, [path], jobs=3, options=options)
-    event.remove(engine, "commit", lose)
 
 
 def test_a_commit_that_outlives_its_client_is_waited_for(engine: Engine, path: Path) -> None:
@@ -119,7 +98,7 @@ def test_a_commit_that_outlives_its_client_is_waited_for(engine: Engine, path: P
 
 
 def test_the_rest_of_a_file_is_unique_where_that_is_asked_for(engine: Engine, path: Path) -> None:
-    lose_after(engine, 2, path, LoadOptions())
+    lose_after(engine, 2, path)
     assert 0 < events(engine) < 1000
     with engine.begin() as connection:
         load_api_events(connection, map(api_event, range(1000)), options=UNIQUE)
@@ -131,7 +110,7 @@ def test_the_rest_of_a_file_is_unique_where_that_is_asked_for(engine: Engine, pa
 def test_the_rest_of_a_file_has_its_lines_and_its_format(engine: Engine, path: Path) -> None:
     path.write_bytes(b"".join(line(n) if n % 10 == 0 else b"no event\n" for n in range(3000)))
     rejects: list[Reject] = []
-    lose_after(engine, 2, path, LoadOptions())
+    lose_after(engine, 2, path)
     partly = events(engine)
     assert 0 < partly < 300
     options = LoadOptions(rejects=rejects.append)

@@ -9,19 +9,19 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import select, text
 
 from citus_analytics.errors import LoadError
 from citus_analytics.ingest import LoadOptions, Progress, load_files
 from citus_analytics.models import github_events, loaded_files
-from tests.database.ingest_data import EVENTS, LONG, count
-from tests.database.small_parts import small_parts
+from tests.database.ingest_data import EVENTS, LONG
+from tests.database.small_parts import events, lose_after, small_parts
 from tests.event_data import hour, line
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
 
     from citus_analytics.gharchive import Reject
 
@@ -30,11 +30,6 @@ __all__ = ["small_parts"]
 pytestmark = pytest.mark.usefixtures("small_parts")
 
 CSV = EVENTS + LONG * 200
-
-
-def events(engine: Engine) -> int:
-    with engine.connect() as connection:
-        return count(connection)
 
 
 def parts(engine: Engine) -> int:
@@ -124,18 +119,7 @@ def test_what_breaks_off_between_the_commits_is_completed(
     path = tmp_path / "events"
     path.write_bytes(CSV if kind == "csv" else hour(1000))
     rows = 1200 if kind == "csv" else 1000
-    left = [commits]
-
-    def lose(connection: Connection) -> None:
-        if not left[0]:
-            connection.invalidate()
-            raise ConnectionResetError
-        left[0] -= 1
-
-    event.listen(engine, "commit", lose)
-    with pytest.raises(ConnectionResetError):
-        load_files(engine, github_events, [path], jobs=3)
-    event.remove(engine, "commit", lose)
+    lose_after(engine, commits, path)
     partly = events(engine)
     assert partly < rows
     (result,) = load_files(engine, github_events, [path], jobs=jobs)

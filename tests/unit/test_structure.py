@@ -21,7 +21,7 @@ ROOT = PACKAGE.parent
 # The rooms of the package, from the ground up. A module imports from its own room and from the
 # levels before it; rooms of one level do not know each other.
 LEVELS = (
-    ("errors", "logs", "sql"),
+    ("errors", "logs", "sessions", "sql"),
     ("distribution", "gharchive", "sample", "server"),
     ("rollup", "lint"),
     ("rollup_sql",),
