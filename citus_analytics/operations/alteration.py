@@ -148,8 +148,11 @@ class AlterDistributedTableOp(TableOperation):
         if resharded and was.shard_count is None:
             raise self._irreversible("its shards. Give it was=Distributed(..., shard_count=...)")
         back = joins_again or self.colocate_with is not None
-        # Whom the table has joined is left behind as it is.
-        leaves_alone = resharded and self.colocate_with is not None
+        # Whom the table has joined, by name or by Citus's choice for its new number of shards, is
+        # left behind as it is. With nothing said of others, there were none before.
+        leaves_alone = resharded and (
+            self.colocate_with is not None or self.cascade_to_colocated is None
+        )
         return AlterDistributedTableOp(
             self.table_name,
             column=None if self.column is None else was.column,

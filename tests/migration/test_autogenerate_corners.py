@@ -62,6 +62,25 @@ def test_a_table_that_is_kept_alone_may_be_followed(application: Application) ->
 
 
 @ON_CITUS_ONLY
+def test_a_table_that_joins_others_by_its_number_of_shards_leaves_them_again(
+    application: Application,
+) -> None:
+    before, after = MetaData(), MetaData()
+    for metadata, shard_count in ((before, None), (after, 2)):
+        distribute(table(metadata, "a"), Distributed(column="tenant", shard_count=2))
+        distribute(table(metadata, "b"), Distributed(column="tenant", shard_count=shard_count))
+    migrated(application, before)
+    migrated(application, after)
+    groups = "SELECT count(DISTINCT colocation_id) FROM citus_tables"
+    assert query_text(application.url, groups) == "1"
+    application.downgrade()
+    assert differences(application.url, before) == []
+    shards = "SELECT string_agg(shard_count::text, ' ' ORDER BY table_name::text) FROM citus_tables"
+    assert query_text(application.url, shards) == "2 4"
+    application.downgrade("base")
+
+
+@ON_CITUS_ONLY
 def test_a_table_of_a_distributed_schema(application: Application) -> None:
     execute(application.url, "CREATE SCHEMA tenant", "SELECT citus_schema_distribute('tenant')")
     metadata = MetaData(schema="tenant")
