@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -10,7 +9,7 @@ from citus_analytics.errors import LoadError
 from citus_analytics.gharchive import OldFormatError, convert_event
 from citus_analytics.ingest.connections import all_or_nothing, connection_of
 from citus_analytics.ingest.json_load import JsonLoad
-from citus_analytics.ingest.results import LoadOptions, LoadResult
+from citus_analytics.ingest.results import LoadOptions, LoadResult, sum_of
 from citus_analytics.ingest.stage import Stage
 from citus_analytics.ingest.users import Users
 from citus_analytics.models import github_events
@@ -72,9 +71,9 @@ async def load_api_events_async(
     async for event in events:
         some.append((next(number), event))
         if len(some) == _AT_ONCE:
-            total = _sum(total, await connection.run_sync(_load, some, given))
+            total = sum_of([total, await connection.run_sync(_load, some, given)])
             some = []
-    return _sum(total, await connection.run_sync(_load, some, given))
+    return sum_of([total, await connection.run_sync(_load, some, given)])
 
 
 def load_outcomes(
@@ -115,12 +114,3 @@ def _outcomes(events: Iterable[tuple[int, ApiEvent]]) -> Iterator[EventRow | Rej
             yield convert_event(event, line=number)
         except OldFormatError as error:
             raise LoadError(f"{_NAME}, number {number}: {error}", line=number) from error
-
-
-def _sum(one: LoadResult, other: LoadResult) -> LoadResult:
-    return replace(
-        one,
-        rows=one.rows + other.rows,
-        rejected=one.rejected + other.rejected,
-        duplicates=one.duplicates + other.duplicates,
-    )

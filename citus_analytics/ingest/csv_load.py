@@ -20,7 +20,7 @@ from citus_analytics.ingest.results import LoadResult, Progress
 from citus_analytics.ingest.sources import Tally, content_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     import psycopg
     from sqlalchemy import Connection, Table
@@ -68,7 +68,7 @@ class CsvLoad:
         """Load, or raise and leave everything as it was."""
         repeatable = self._source.repeatable
         try:
-            return self._load(check_json=not repeatable)
+            return self.attempt(check_json=not repeatable)
         except RejectedError as rejected:
             error = rejected.error
         if repeatable and lacks_place(error, self._table):
@@ -77,13 +77,25 @@ class CsvLoad:
             raise explained from error
         raise error
 
-    def _load(self, *, check_json: bool) -> LoadResult:
+    def attempt(
+        self, parts: Iterable[Input] | None = None, *, check_json: bool = False
+    ) -> LoadResult:
+        """Load, or leave everything as it was.
+
+        Args:
+            parts: Parts of the source that are to be loaded, of complete rows; otherwise, all.
+            check_json: Whether Citus is to look at JSON where it knows the lines.
+
+        Raises:
+            RejectedError: The server refuses a row.
+        """
         tally = Tally()
         with (
             all_or_nothing(self._connection),
             checked_json(self._connection, wanted=check_json),
         ):
-            rows = self._copy(tally, self._progress, self._watch)
+            sources = (self._source,) if parts is None else parts
+            rows = self._copy(sources, tally, self._progress, self._watch)
             if self._progress:
                 self._progress(self._so_far(tally.bytes, rows))
         return LoadResult(rows=rows, bytes=tally.bytes)
@@ -97,35 +109,44 @@ class CsvLoad:
             return rejected.error
 
     def _copy_in_vain(self, error: psycopg.Error) -> NoReturn:
-        self._copy(Tally(), None, None)
+        self._copy((self._source,), Tally(), None, None)
         # The source is no longer what it was when it was refused.
         raise RejectedError(error)
 
     def _copy(
         self,
+        sources: Iterable[Input],
         tally: Tally,
         progress: ProgressCallback | None,
         watch: Callable[[bytes], object] | None,
     ) -> int:
-        """Send the source to the server; return the number of rows."""
-        with closing(self._blocks(tally, progress, watch)) as blocks:
-            return copy(self._connection, self._statement, blocks)
+        """Send sources to the server; return the number of rows."""
+        with closing(self._blocks(sources, tally)) as blocks:
+            watched = self._watched(blocks, tally, progress, watch)
+            return copy(self._connection, self._statement, watched)
 
-    def _blocks(
+    def _blocks(self, sources: Iterable[Input], tally: Tally) -> Generator[bytes]:
+        version = self._connection.dialect.server_version_info
+        ends_early = version is not None and int(version[0]) < _READS_TO_THE_END
+        for source in sources:
+            with closing(content_blocks(source, tally)) as blocks:
+                yield from _without_end_marks(blocks, source) if ends_early else blocks
+
+    def _watched(
         self,
+        blocks: Iterable[bytes],
         tally: Tally,
         progress: ProgressCallback | None,
         watch: Callable[[bytes], object] | None,
-    ) -> Generator[bytes]:
-        version = self._connection.dialect.server_version_info
-        with closing(content_blocks(self._source, tally)) as blocks:
-            ends_early = version is not None and int(version[0]) < _READS_TO_THE_END
-            for block in _without_end_marks(blocks, self._source) if ends_early else blocks:
-                if watch:
-                    watch(block)
-                yield block
-                if progress:
-                    progress(self._so_far(tally.bytes, tally.lines))
+    ) -> Iterator[bytes]:
+        rows = 0
+        for block in blocks:
+            if watch:
+                watch(block)
+            yield block
+            if progress:
+                rows += block.count(b"\n")
+                progress(self._so_far(tally.bytes, rows))
 
     def _so_far(self, read: int, rows: int) -> Progress:
         return Progress(bytes=read, rows=rows, total_bytes=self._source.total_bytes)
@@ -148,8 +169,8 @@ def _without_end_marks(blocks: Iterator[bytes], source: Input) -> Iterator[bytes
             raise LoadError(
                 f"{source.name}, line {line}: there is nothing but \\. on this line. PostgreSQL "
                 f"before version {_READS_TO_THE_END} takes it for the end of the data, and would "
-                "leave out all rows after it without saying so. Nothing was loaded; remove the "
-                'line, or write the value in quotes ("\\.") if it is one.',
+                "leave out all rows after it without saying so. Nothing of it was loaded; "
+                'remove the line, or write the value in quotes ("\\.") if it is one.',
                 line=line,
             )
         passed = max(0, len(looked_at) - _PART_OF_MARK)
@@ -162,8 +183,9 @@ def _without_end_marks(blocks: Iterator[bytes], source: Input) -> Iterator[bytes
 
 def _end_mark(content: bytes, quotes: int) -> int | None:
     """Return where the line end before a mark is, given how many quotes came before."""
-    # Nearly always there is none, and this finds that out several times faster.
-    if b"\n\\." not in content and b"\r\\." not in content:
+    # Nearly always there is none. To look for one byte first is ten times faster where there is no
+    # backslash at all.
+    if b"\\" not in content or b"\\." not in content:
         return None
     counted = 0
     for match in _END_MARK.finditer(content):

@@ -63,6 +63,11 @@ def is_of_data(error: psycopg.Error) -> bool:
     return (error.sqlstate or "")[:2] in _FAULTS_OF_DATA
 
 
+def may_be_of_row(error: psycopg.Error, table: Table) -> bool:
+    """Whether a row may be at fault: whether it is worth looking for it."""
+    return is_of_data(error) or lacks_place(error, table)
+
+
 def fault_of_row(
     connection: Connection, table: Table, row: bytes, error: psycopg.Error
 ) -> psycopg.Error:
@@ -119,7 +124,7 @@ def explain(error: psycopg.Error, table: Table, source: Input) -> LoadError | No
     else:
         advice = "Correct the row or leave it out, and load again."
     return LoadError(
-        f"{source.name}{place}: {said}{detail}. Nothing was loaded into {table.name}. {advice}",
+        f"{source.name}{place}: {said}{detail}. Nothing of it was loaded. {advice}",
         line=place.line,
         column=place.column,
     )

@@ -11,7 +11,7 @@ from citus_analytics.ingest.formats import format_of
 from citus_analytics.ingest.indexes import indexes_afterwards, indexes_as_they_are
 from citus_analytics.ingest.ledger import Ledger
 from citus_analytics.ingest.once import load_once
-from citus_analytics.ingest.parallel import ParallelLoad
+from citus_analytics.ingest.parallel import load_in_parallel
 from citus_analytics.ingest.parts import PART_SIZE
 from citus_analytics.ingest.patterns import expand
 from citus_analytics.ingest.results import LoadOptions
@@ -126,7 +126,7 @@ def _in_parallel(
     opened, kind = format_of(opened, table, options)
     if kind == "array":
         return None
-    return ParallelLoad(engine, table, opened, kind, options, progress).run(jobs)
+    return load_in_parallel(engine, table, opened, kind, options, jobs, progress)
 
 
 def _has_unique_key(connection: Connection, table: Table) -> bool:

@@ -1,9 +1,11 @@
 """Events in JSON on their way into `github_events`: what can be stored is, the rest is told.
 
-Events go in batches, each a COPY in a savepoint. What a batch holds is kept until the server has
-taken it: if the server refuses a row, which it says for numbers that are too large, text that is
-nested too deeply or a constraint of the user's own, the row is found and rejected, and the others
-are sent again.
+A server refuses few rows: for numbers that are too large, text that is nested too deeply or a
+constraint of the user's own. So a source that can be read again goes in one COPY, and nothing of it
+is kept: a COPY is what costs on Citus, where it begins and ends on every shard. If a row is refused
+after all, the source is read once more, in batches of a COPY each. What a batch holds is kept until
+the server has taken it, so that the row at fault is found and rejected, and the others are sent
+again.
 """
 
 from __future__ import annotations
@@ -19,7 +21,13 @@ from citus_analytics.ingest.connections import (
     copy,
     copy_statement,
 )
-from citus_analytics.ingest.faults import fault_of_row, is_of_data, lacks_place, place_in_context
+from citus_analytics.ingest.faults import (
+    fault_of_row,
+    is_of_data,
+    lacks_place,
+    may_be_of_row,
+    place_in_context,
+)
 from citus_analytics.ingest.sources import BLOCK_SIZE
 
 if TYPE_CHECKING:
@@ -81,11 +89,14 @@ class JsonLoad:
         name: What to call the source in messages.
         options: What is done with events that cannot be stored.
         users: Where to note the users, if anywhere.
+        in_batches: Whether to keep what is sent until the server has taken it. If not, and the
+            server refuses a row, `RejectedError` is raised.
     """
 
     __slots__ = (
         "_batch_size",
         "_connection",
+        "_in_batches",
         "_name",
         "_options",
         "_statement",
@@ -101,8 +112,11 @@ class JsonLoad:
         name: str,
         options: LoadOptions,
         users: Users | None,
+        *,
+        in_batches: bool = True,
     ) -> None:
         self._connection = connection
+        self._in_batches = in_batches
         self._statement = copy_statement(connection, table, "FORMAT text")
         self._table = table
         self._name = name
@@ -111,30 +125,49 @@ class JsonLoad:
         self._batch_size = _BATCH_SIZE
         self.counts = Counts()
 
-    @property
-    def table_name(self) -> str:
-        """What to call the table in messages."""
-        return self._table.name
-
     def store(self, outcomes: Iterable[EventRow | Reject]) -> None:
         """Store the rows among the outcomes, and tell of the others."""
         rows = self._rows(outcomes)
         for first in rows:
-            kept: list[EventRow] = []
-            try:
-                with all_or_nothing(self._connection):
-                    copy(
-                        self._connection,
-                        self._statement,
-                        _blocks(first, rows, kept, self._batch_size),
-                    )
-                self._batch_size = min(2 * self._batch_size, _BATCH_SIZE)
-            except RejectedError as rejected:
-                # Where one is refused more may be, and each has the others sent again.
-                self._batch_size = min(self._batch_size, _SMALL_BATCH_SIZE)
-                with all_or_nothing(self._connection), checked_json(self._connection):
-                    kept = self._without_refused(kept, rejected.error)
-            self._note(kept)
+            if self._in_batches:
+                self._store_batch(first, rows)
+            else:
+                self._store_all(first, rows)
+            if self._users is not None:
+                self._users.make_room()
+
+    def _store_all(self, first: EventRow, rows: Iterator[EventRow]) -> None:
+        try:
+            copy(self._connection, self._statement, self._noted(_blocks(first, rows)))
+        except RejectedError as rejected:
+            if may_be_of_row(rejected.error, self._table):
+                raise
+            raise rejected.error from None
+
+    def _noted(self, blocks: Iterable[list[EventRow]]) -> Iterator[bytes]:
+        """Yield blocks, each noted at once, until there is room for no more users."""
+        for block in blocks:
+            self._note(block)
+            yield b"".join([row.copy for row in block])
+            if self._users is not None and self._users.full:
+                return
+
+    def _store_batch(self, first: EventRow, rows: Iterator[EventRow]) -> None:
+        kept: list[EventRow] = []
+        try:
+            with all_or_nothing(self._connection):
+                copy(
+                    self._connection,
+                    self._statement,
+                    _batch(_blocks(first, rows), kept, self._batch_size),
+                )
+            self._batch_size = min(2 * self._batch_size, _BATCH_SIZE)
+        except RejectedError as rejected:
+            # Where one is refused more may be, and each has the others sent again.
+            self._batch_size = min(self._batch_size, _SMALL_BATCH_SIZE)
+            with all_or_nothing(self._connection), checked_json(self._connection):
+                kept = self._without_refused(kept, rejected.error)
+        self._note(kept)
 
     def _rows(self, outcomes: Iterable[EventRow | Reject]) -> Iterator[EventRow]:
         for outcome in outcomes:
@@ -152,8 +185,8 @@ class JsonLoad:
         if self._options.strict:
             line = f", line {reject.line}" if reject.line else ""
             raise LoadError(
-                f"{self._name}{line}: {reject.reason}. Nothing was loaded into "
-                f"{self._table.name}. It begins with {reject.text[:_SHOWN]!r}. Correct it or "
+                f"{self._name}{line}: {reject.reason}. Nothing of it was "
+                f"loaded. It begins with {reject.text[:_SHOWN]!r}. Correct it or "
                 "leave it out, or load without strict to have it rejected.",
                 line=reject.line or None,
             ) from cause
@@ -209,23 +242,27 @@ class JsonLoad:
         return [part for part in parts if part]
 
 
-def _blocks(
-    first: EventRow, rows: Iterator[EventRow], kept: list[EventRow], batch_size: int
+def _blocks(first: EventRow, rows: Iterator[EventRow]) -> Iterator[list[EventRow]]:
+    """Yield rows in blocks that are worth sending."""
+    block, size = [first], len(first.copy)
+    for row in rows:
+        block.append(row)
+        size += len(row.copy)
+        if size >= BLOCK_SIZE:
+            yield block
+            block, size = [], 0
+    yield block
+
+
+def _batch(
+    blocks: Iterable[list[EventRow]], kept: list[EventRow], batch_size: int
 ) -> Iterator[bytes]:
-    """Yield a batch in blocks that are worth sending, and keep its rows."""
-    kept.append(first)
-    waiting = [first.copy]
-    size = total = len(first.copy)
-    if total < batch_size:
-        for row in rows:
-            kept.append(row)
-            waiting.append(row.copy)
-            size += len(row.copy)
-            if size >= BLOCK_SIZE:
-                total += size
-                yield b"".join(waiting)
-                waiting.clear()
-                size = 0
-                if total >= batch_size:
-                    break
-    yield b"".join(waiting)
+    """Yield the blocks of a batch, and keep their rows."""
+    size = 0
+    for block in blocks:
+        kept += block
+        sent = b"".join([row.copy for row in block])
+        yield sent
+        size += len(sent)
+        if size >= batch_size:
+            return

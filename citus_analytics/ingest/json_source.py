@@ -37,9 +37,9 @@ def load_json_source(
     Raises:
         LoadError: The source cannot be read, is in the format of before 2015, or has, if that is
             asked for, something that cannot be stored.
+        RejectedError: The server refuses a row, and the load is not in batches.
     """
     tally = Tally()
-    ending = bytearray()
 
     def so_far() -> Progress:
         return Progress(bytes=tally.bytes, rows=load.counts.rows, total_bytes=source.total_bytes)
@@ -49,20 +49,45 @@ def load_json_source(
             for block in content:
                 if watch:
                     watch(block)
-                ending[:] = block[-1:] or ending
                 yield block
                 if progress:
                     progress(so_far())
 
-    with closing(blocks()) as content:
-        load.store(_whole(load, source, _outcomes(source, content), ending))
+    with closing(_events(source, blocks())) as events:
+        load.store(events)
     if progress:
         progress(so_far())
     return LoadResult(rows=load.counts.rows, bytes=tally.bytes, rejected=load.counts.rejected)
 
 
+def load_json_parts(load: JsonLoad, parts: Iterable[Input]) -> LoadResult:
+    """Store what several parts of a source hold; see `load_json_source`."""
+    tally = Tally()
+
+    def events() -> Generator[EventRow | Reject]:
+        for part in parts:
+            yield from _events(part, content_blocks(part, tally))
+
+    with closing(events()) as of_all:
+        load.store(of_all)
+    return LoadResult(rows=load.counts.rows, bytes=tally.bytes, rejected=load.counts.rejected)
+
+
+def _events(source: Input, blocks: Generator[bytes]) -> Generator[EventRow | Reject]:
+    """Yield what becomes of the events of a source."""
+    ending = bytearray()
+
+    def watched() -> Iterator[bytes]:
+        for block in blocks:
+            ending[:] = block[-1:] or ending
+            yield block
+
+    with closing(blocks):
+        yield from _whole(source, _outcomes(source, watched()), ending)
+
+
 def _whole(
-    load: JsonLoad, source: Input, outcomes: Iterable[EventRow | Reject], ending: bytearray
+    source: Input, outcomes: Iterable[EventRow | Reject], ending: bytearray
 ) -> Iterator[EventRow | Reject]:
     """Yield the outcomes, and refuse a source that ends within an event.
 
@@ -83,7 +108,7 @@ def _whole(
         return
     raise LoadError(
         f"{source.name}, line {held.line}: the source is cut short, it ends within an event or an "
-        f"array of events. Nothing was loaded into {load.table_name}. Get all of it and load it "
+        f"array of events. Nothing of it was loaded. Get all of it and load it "
         "again; or, if there is no more of it, take the unfinished end away.",
         line=held.line,
     )

@@ -130,22 +130,34 @@ class Ledger:
         """Say that parts are about to be committed, beside a transaction that holds the content."""
         share(self._connection, "parts", self._table, content.fingerprint)
 
-    def record(self, content: Content, source: Input, result: LoadResult, part: Part) -> None:
-        """Note that a part is loaded, in the transaction that loads it."""
-        self._connection.execute(
-            insert(loaded_files).values(
-                table_name=self._table,
-                fingerprint=content.fingerprint,
-                first_byte=part.first,
-                end_byte=part.end,
-                total_bytes=content.bytes,
-                stored_bytes=source.total_bytes or result.bytes,
-                row_count=result.rows,
-                rejected=result.rejected,
-                duplicates=result.duplicates,
-                name=source.name,
-            )
-        )
+    def record(
+        self, content: Content, source: Input, result: LoadResult, part: Part, *others: Part
+    ) -> None:
+        """Note that a part is loaded, in the transaction that loads it.
+
+        The rows of several parts, which are only known for all of them, are noted with the first.
+        """
+        same = {
+            "table_name": self._table,
+            "fingerprint": content.fingerprint,
+            "total_bytes": content.bytes,
+            "stored_bytes": source.total_bytes or result.bytes,
+            "name": source.name,
+        }
+        none = LoadResult(rows=0, bytes=0)
+        counted = [(part, result), *((other, none) for other in others)]
+        rows = [
+            {
+                **same,
+                "first_byte": each.first,
+                "end_byte": each.end,
+                "row_count": counts.rows,
+                "rejected": counts.rejected,
+                "duplicates": counts.duplicates,
+            }
+            for each, counts in counted
+        ]
+        self._connection.execute(insert(loaded_files), rows)
 
     def forget(self, content: Content) -> None:
         """Note that nothing of a content is loaded."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from citus_analytics.errors import ArgumentError, LoadError
-from citus_analytics.ingest.connections import all_or_nothing, connection_of
+from citus_analytics.ingest.connections import RejectedError, all_or_nothing, connection_of
 from citus_analytics.ingest.csv_load import CsvLoad
 from citus_analytics.ingest.formats import format_of
 from citus_analytics.ingest.gaps import Gaps
 from citus_analytics.ingest.json_load import JsonLoad
 from citus_analytics.ingest.json_source import load_json_source
 from citus_analytics.ingest.ledger import Content, Ledger, Part, content_of
+from citus_analytics.ingest.rejects import HeldRejects
 from citus_analytics.ingest.results import LoadOptions, LoadResult
 from citus_analytics.ingest.sources import open_source
 from citus_analytics.ingest.stage import Stage
@@ -76,8 +77,9 @@ def load_once(
 class _KnownError(Exception):
     """The content that was loaded turns out to be known."""
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, content: Content, known: Known) -> None:
         super().__init__()
+        self.content = content
         self.known = known
 
 
@@ -108,25 +110,29 @@ class Once:
                 return known.result
             if known.parts:
                 return self._complete(source, content)
-        content = Content()
         try:
+            if source.repeatable:
+                with suppress(RejectedError), all_or_nothing(self._connection):
+                    return self._load(source, force=force, in_batches=False)
             with all_or_nothing(self._connection):
-                return self._load(source, content, force=force)
+                return self._load(source, force=force, in_batches=True)
         except _KnownError as error:
-            known = error.known
-        # Another loader has been faster, or the file has another size when it is compressed.
-        return known.result if known.complete else self._complete(source, content)
+            # Another loader has been faster, or the file has another size when it is compressed.
+            if error.known.complete:
+                return error.known.result
+            return self._complete(source, error.content)
 
-    def _load(self, source: Input, content: Content, *, force: bool) -> LoadResult:
+    def _load(self, source: Input, *, force: bool, in_batches: bool) -> LoadResult:
+        content = Content()
         stage = self._stage(wanted=force)
         users = Users(self._connection)
         target = self._table if stage is None else stage.table
         source, kind = format_of(source, self._table, self._options)
-        result = self._read(source, kind, target, users, content.add)
-        require_some(result, source, self._table)
+        result = self._read(source, kind, target, users, content.add, in_batches=in_batches)
+        require_some(result, source)
         known = self._ledger.locked(content)
         if known.parts and not force:
-            raise _KnownError(known)
+            raise _KnownError(content, known)
         self._ledger.forget(content)
         if stage is not None:
             result = _merged(stage, result, force=force)
@@ -146,18 +152,24 @@ class Once:
         target: Table,
         users: Users,
         watch: Callable[[bytes], object] | None = None,
+        *,
+        in_batches: bool = True,
     ) -> LoadResult:
         if kind == "csv":
             load = CsvLoad(self._connection, target, source, progress=self._progress, watch=watch)
             return load.run()
-        events = JsonLoad(
-            self._connection,
-            target,
-            source.name,
-            self._options,
-            users if self._options.users else None,
-        )
-        return load_json_source(events, source, progress=self._progress, watch=watch)
+        with HeldRejects(self._options.rejects) as rejects:
+            events = JsonLoad(
+                self._connection,
+                target,
+                source.name,
+                replace(self._options, rejects=rejects.add),
+                users if self._options.users else None,
+                in_batches=in_batches,
+            )
+            result = load_json_source(events, source, progress=self._progress, watch=watch)
+            rejects.tell()
+        return result
 
     def _complete(self, source: Input, content: Content) -> LoadResult:
         """Load the parts that are missing of a content, of which others are loaded."""
@@ -178,14 +190,14 @@ class Once:
                 self._ledger.record(content, source, result, part)
             if gaps.content.fingerprint != content.fingerprint:
                 raise LoadError(
-                    f"{source.name} has changed while it was read. Nothing was loaded: load it "
-                    "again when it is complete."
+                    f"{source.name} has changed while it was read. Nothing of it was loaded: "
+                    "load it again when it is complete."
                 )
             users.store()
             return replace(self._ledger.known(content).result, already_loaded=False)
 
 
-def require_some(result: LoadResult, source: Input, table: Table) -> None:
+def require_some(result: LoadResult, source: Input) -> None:
     """Refuse a source of which nothing at all can be stored.
 
     Raises:
@@ -194,7 +206,7 @@ def require_some(result: LoadResult, source: Input, table: Table) -> None:
     if result.rejected and not result.rows:
         raise LoadError(
             f"{source.name}: nothing in it can be stored as an event, {result.rejected} of "
-            f"{result.rejected} were rejected. Nothing was loaded into {table.name}. See that it "
+            f"{result.rejected} were rejected. Nothing of it was loaded. See that it "
             "is the right file, in the right format; --rejects, or LoadOptions(rejects=...), has "
             "the reasons."
         )

@@ -10,30 +10,31 @@ source again adds the others and no row twice.
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, Final
 
-import psycopg
-
-from citus_analytics.ingest.connections import driver_of
+from citus_analytics.ingest.connections import RejectedError
 from citus_analytics.ingest.csv_load import CsvLoad
+from citus_analytics.ingest.faults import may_be_of_row
 from citus_analytics.ingest.json_load import JsonLoad
-from citus_analytics.ingest.json_source import load_json_source
+from citus_analytics.ingest.json_source import load_json_parts
+from citus_analytics.ingest.lanes import Lane, working
 from citus_analytics.ingest.ledger import Content, Ledger, Part
 from citus_analytics.ingest.once import require_some
 from citus_analytics.ingest.parts import PART_SIZE, cut
-from citus_analytics.ingest.results import LoadResult, Progress
+from citus_analytics.ingest.rejects import HeldRejects
+from citus_analytics.ingest.results import LoadResult, Progress, sum_of
 from citus_analytics.ingest.sources import Input, Tally, content_blocks
 from citus_analytics.ingest.users import Users
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from sqlalchemy import Connection, Engine, Table
 
-    from citus_analytics.gharchive import EventRow, Reject
+    from citus_analytics.gharchive import EventRow
     from citus_analytics.ingest.formats import Kind
     from citus_analytics.ingest.parts import Piece
     from citus_analytics.ingest.results import LoadOptions, ProgressCallback
@@ -46,7 +47,7 @@ _SMALLEST_PART: Final = PART_SIZE // 8
 
 
 class _SharedUsers(Users):
-    """Users whom several threads tell of."""
+    """Users whom several threads tell of; they have a connection that does nothing else."""
 
     __slots__ = ("_one_at_a_time",)
 
@@ -54,44 +55,30 @@ class _SharedUsers(Users):
         super().__init__(connection)
         self._one_at_a_time = threading.Lock()
 
+    @property
+    def full(self) -> bool:
+        return False
+
     def add(self, rows: Iterable[EventRow]) -> None:
         with self._one_at_a_time:
             super().add(rows)
+            if super().full:
+                self._spill()
 
 
-class _Lane:
-    """One connection, and the thread that loads parts through it."""
+def load_in_parallel(
+    engine: Engine,
+    table: Table,
+    source: Input,
+    kind: Kind,
+    options: LoadOptions,
+    jobs: int,
+    progress: ProgressCallback | None,
+) -> LoadResult | None:
+    """Load a source over so many connections; return None if its content turns out to be known.
 
-    def __init__(self, connection: Connection, load: ParallelLoad) -> None:
-        self.connection = connection
-        self.loaded: list[tuple[Part, LoadResult]] = []
-        self.error: BaseException | None = None
-        self._load = load
-        self.thread = threading.Thread(target=self._run, name="citus_analytics load", daemon=True)
-
-    @property
-    def rows(self) -> int:
-        """How many rows the server has taken so far."""
-        return sum(result.rows for _, result in self.loaded)
-
-    def cancel(self) -> None:
-        """End what the server does for this connection."""
-        driver = driver_of(self.connection)
-        if isinstance(driver, psycopg.Connection) and self.thread.is_alive():
-            driver.cancel_safe(timeout=5.0)
-
-    def _run(self) -> None:
-        try:
-            for piece in self._load.pieces():
-                result = self._load.store(self.connection, piece)
-                self.loaded.append((Part(piece.first, piece.end), result))
-        except BaseException as error:  # noqa: BLE001 - raised again by the main thread
-            self.error = error
-            self._load.failed.set()
-
-
-class ParallelLoad:
-    """One source on its way into one table.
+    Each connection has one COPY. If the server refuses a row in one of them, all are undone, and
+    the source is read again in batches, in which the row is found.
 
     Args:
         engine: Where the table is.
@@ -99,7 +86,30 @@ class ParallelLoad:
         source: A source that can be read again.
         kind: What it is; arrays have no parts.
         options: How to load.
+        jobs: How many connections; there is one more for the users.
         progress: Called from the thread of the caller.
+
+    Raises:
+        LoadError: As `load_once` does; nothing is loaded then.
+    """
+    for in_batches in (False, True):
+        with HeldRejects(options.rejects) as rejects:
+            held = replace(options, rejects=rejects.add)
+            load = ParallelLoad(engine, table, source, kind, held, progress, in_batches=in_batches)
+            try:
+                return load.run(jobs, told=rejects.tell)
+            except RejectedError as rejected:
+                if in_batches or not may_be_of_row(rejected.error, table):
+                    raise rejected.error from None
+    return None
+
+
+class ParallelLoad:
+    """One attempt to load a source.
+
+    Attributes:
+        in_batches: Whether each part has a COPY of its own.
+        failed: Set when a lane has failed.
     """
 
     def __init__(
@@ -110,36 +120,43 @@ class ParallelLoad:
         kind: Kind,
         options: LoadOptions,
         progress: ProgressCallback | None,
+        *,
+        in_batches: bool,
     ) -> None:
         self._engine = engine
         self._table = table
         self._source = source
         self._kind = kind
-        self._options = replace(options, rejects=self._reject)
-        self._rejects = options.rejects
+        self._options = options
         self._progress = progress
         self._users: Users | None = None
-        self._rejecting = threading.Lock()
-        self._queue: Queue[Piece | None]
+        self._queue: Queue[Piece | None] = Queue(1)
+        self.in_batches = in_batches
         self.failed = threading.Event()
 
-    def run(self, jobs: int) -> LoadResult | None:
+    def run(self, jobs: int, *, told: Callable[[], object]) -> LoadResult | None:
         """Load over so many connections; None if the content turns out to be known.
+
+        Args:
+            jobs: How many connections.
+            told: Called when everything is read and stored, and nothing is committed.
 
         Raises:
             LoadError: As `load_once` does; nothing is loaded then.
+            RejectedError: The server refuses a row, and the load is not in batches.
         """
-        self._queue = Queue(1)
         content, tally = Content(), Tally()
         with ExitStack() as stack:
             for_users = stack.enter_context(self._engine.connect())
-            lanes = [_Lane(stack.enter_context(self._engine.connect()), self) for _ in range(jobs)]
+            lanes = [Lane(stack.enter_context(self._engine.connect()), self) for _ in range(jobs)]
             if self._options.users and self._kind != "csv":
                 self._users = _SharedUsers(for_users)
-            with self._working(lanes):
+            with working(lanes, self.failed):
                 self._feed(lanes, content, tally)
-            require_some(_sum(lanes, tally), self._source, self._table)
-            return self._commit(for_users, lanes, content, tally)
+            told()
+            result = replace(sum_of(lane.result for lane in lanes), bytes=tally.bytes)
+            require_some(result, self._source)
+            return self._commit(for_users, lanes, content, result)
 
     def pieces(self) -> Iterator[Piece]:
         """Yield parts, each to one thread, until there are no more or another thread failed."""
@@ -152,52 +169,39 @@ class ParallelLoad:
                 return
             yield piece
 
-    def store(self, connection: Connection, piece: Piece) -> LoadResult:
-        """Load one part."""
-        source = Input(
+    def store(self, connection: Connection, pieces: Iterable[Piece]) -> LoadResult:
+        """Store pieces in one COPY."""
+        parts = map(self._part, pieces)
+        if self._kind != "csv":
+            load = JsonLoad(
+                connection,
+                self._table,
+                self._source.name,
+                self._options,
+                self._users,
+                in_batches=self.in_batches,
+            )
+            return load_json_parts(load, parts)
+        if self.in_batches:
+            return sum_of(CsvLoad(connection, self._table, part).run() for part in parts)
+        return CsvLoad(connection, self._table, self._source).attempt(parts)
+
+    def _part(self, piece: Piece) -> Input:
+        return Input(
             name=self._source.name,
             blocks=lambda: iter(piece.blocks),
             repeatable=True,
             first_line=piece.first_line,
         )
-        if self._kind == "csv":
-            return CsvLoad(connection, self._table, source).run()
-        load = JsonLoad(connection, self._table, source.name, self._options, self._users)
-        return load_json_source(load, source)
 
-    @contextmanager
-    def _working(self, lanes: list[_Lane]) -> Iterator[None]:
-        """Let the lanes work during the block, and wait for them; raise what they raised."""
-        try:
-            for lane in lanes:
-                lane.connection.begin()
-                lane.thread.start()
-            yield
-            for lane in lanes:
-                lane.thread.join()
-        except BaseException:
-            # Also Ctrl-C, while a lane waits for the server.
-            self.failed.set()
-            started = [lane for lane in lanes if lane.thread.ident is not None]
-            for lane in started:
-                # A server that is gone has nothing to cancel.
-                with suppress(psycopg.Error):
-                    lane.cancel()
-            for lane in started:
-                lane.thread.join()
-            raise
-        for lane in lanes:
-            if lane.error is not None:
-                raise lane.error
-
-    def _feed(self, lanes: list[_Lane], content: Content, tally: Tally) -> None:
+    def _feed(self, lanes: list[Lane], content: Content, tally: Tally) -> None:
         with closing(content_blocks(self._source, tally)) as blocks:
             size = max(_SMALLEST_PART, _ALL_PARTS // len(lanes))
             for piece in cut(_noted(blocks, content), self._kind, self._source.name, size=size):
                 if self.failed.is_set():
                     return
                 self._put(piece)
-                self._tell(lanes, tally)
+                self._tell(sum(lane.lines for lane in lanes), tally.bytes)
         for _ in lanes:
             self._put(None)
 
@@ -210,7 +214,7 @@ class ParallelLoad:
             return
 
     def _commit(
-        self, for_users: Connection, lanes: list[_Lane], content: Content, tally: Tally
+        self, for_users: Connection, lanes: list[Lane], content: Content, result: LoadResult
     ) -> LoadResult | None:
         # Users without their events do no harm until the next try. They come first: another
         # transaction may hold their lock, and wait for that of the content.
@@ -226,35 +230,19 @@ class ParallelLoad:
             ledger = Ledger(lane.connection, self._table)
             if lane is not keeper:
                 ledger.announce(content)
-            for part, result in lane.loaded:
-                ledger.record(content, self._source, result, part)
+            if lane.parts:
+                ledger.record(content, self._source, lane.result, *lane.parts)
         if not content.bytes:
-            empty = LoadResult(rows=0, bytes=tally.bytes)
-            Ledger(keeper.connection, self._table).record(content, self._source, empty, Part(0, 0))
+            Ledger(keeper.connection, self._table).record(content, self._source, result, Part(0, 0))
         for lane in (*others, keeper):
             lane.connection.commit()
-        self._tell(lanes, tally)
-        return _sum(lanes, tally)
+        self._tell(result.rows, result.bytes)
+        return result
 
-    def _tell(self, lanes: list[_Lane], tally: Tally) -> None:
+    def _tell(self, rows: int, read: int) -> None:
         if self._progress:
-            rows = sum(lane.rows for lane in lanes)
             total = self._source.total_bytes
-            self._progress(Progress(bytes=tally.bytes, rows=rows, total_bytes=total))
-
-    def _reject(self, reject: Reject) -> None:
-        if self._rejects:
-            with self._rejecting:
-                self._rejects(reject)
-
-
-def _sum(lanes: Iterable[_Lane], tally: Tally) -> LoadResult:
-    results = [result for lane in lanes for _, result in lane.loaded]
-    return LoadResult(
-        rows=sum(result.rows for result in results),
-        bytes=tally.bytes,
-        rejected=sum(result.rejected for result in results),
-    )
+            self._progress(Progress(bytes=read, rows=rows, total_bytes=total))
 
 
 def _noted(blocks: Iterable[bytes], content: Content) -> Iterator[bytes]:

@@ -24,11 +24,13 @@ class Piece:
     Attributes:
         first: Its first byte, counted from 0.
         first_line: Its first line, counted from 1.
+        lines: How many lines end in it.
         blocks: The part itself.
     """
 
     first: int
     first_line: int
+    lines: int
     blocks: tuple[bytes, ...]
 
     @property
@@ -52,9 +54,9 @@ def cut(
         end = _last_row_end(block, quotes, counts_quotes) if waiting + len(block) >= size else 0
         if end:
             kept.append(block[:end])
-            yield Piece(first, first_line, tuple(kept))
-            first += waiting + end
-            first_line += sum(part.count(b"\n") for part in kept)
+            yield (piece := _piece(first, first_line, kept))
+            first = piece.end
+            first_line += piece.lines
             kept, waiting, quotes = [], 0, 0
         rest = block[end:]
         kept.append(rest)
@@ -63,10 +65,15 @@ def cut(
         if waiting > _LONGEST_PART:
             raise LoadError(
                 f"{name}, line {first_line} or later: a row is longer than {LONGEST_TEXT:,} bytes. "
-                "Nothing was loaded; load it over one connection."
+                "Nothing of it was loaded; load it over one connection."
             )
     if any(kept):
-        yield Piece(first, first_line, tuple(kept))
+        yield _piece(first, first_line, kept)
+
+
+def _piece(first: int, first_line: int, blocks: list[bytes]) -> Piece:
+    lines = sum(block.count(b"\n") for block in blocks)
+    return Piece(first, first_line, lines, tuple(blocks))
 
 
 def _last_row_end(block: bytes, quotes: int, counts_quotes: bool) -> int:

@@ -1,13 +1,66 @@
-"""A file of what could not be loaded, a JSON object on each line."""
+"""What could not be loaded: held until it is to be told of, or in a file."""
 
 from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, BinaryIO
+import pickle
+from tempfile import SpooledTemporaryFile
+from threading import Lock
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
     from citus_analytics.gharchive import Reject
+    from citus_analytics.ingest.results import RejectCallback
+
+_MOST_IN_MEMORY: Final = 1 << 22
+
+
+class HeldRejects:
+    """The rejects of a source, until it is read to its end: it may have to be read again.
+
+    Many of them wait in a temporary file. Several threads may add to them.
+
+    Args:
+        callback: Who is to be told of them, if anybody.
+    """
+
+    __slots__ = ("_callback", "_count", "_file", "_one_at_a_time")
+
+    def __init__(self, callback: RejectCallback | None) -> None:
+        self._callback = callback
+        self._count = 0
+        self._file = SpooledTemporaryFile(max_size=_MOST_IN_MEMORY)  # noqa: SIM115 - closed by exit
+        self._one_at_a_time = Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def add(self, reject: Reject) -> None:
+        """Hold one."""
+        if self._callback is not None:
+            with self._one_at_a_time:
+                pickle.dump(reject, self._file)
+                self._count += 1
+
+    def tell(self) -> None:
+        """Tell of them all, in the order in which they came."""
+        if self._callback is None:
+            return
+        self._file.seek(0)
+        for _ in range(self._count):
+            self._callback(pickle.load(self._file))  # noqa: S301 - its own file
 
 
 def write_reject(file: BinaryIO, source: str, reject: Reject) -> None:

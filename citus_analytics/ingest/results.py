@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -50,6 +50,17 @@ class LoadResult:
     rejected: int = 0
     duplicates: int = 0
     already_loaded: bool = False
+
+
+def sum_of(results: Iterable[LoadResult]) -> LoadResult:
+    """Return what several results come to."""
+    some = list(results)
+    return LoadResult(
+        rows=sum(result.rows for result in some),
+        bytes=sum(result.bytes for result in some),
+        rejected=sum(result.rejected for result in some),
+        duplicates=sum(result.duplicates for result in some),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

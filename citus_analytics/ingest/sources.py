@@ -68,10 +68,9 @@ class Input:
 
 @dataclass(slots=True)
 class Tally:
-    """How much has been read: bytes as they are stored, and line ends of the content in them."""
+    """How much has been read: bytes as they are stored."""
 
     bytes: int = 0
-    lines: int = 0
 
 
 def open_source(source: Source) -> Input:
@@ -116,9 +115,7 @@ def content_blocks(source: Input, tally: Tally) -> Generator[bytes]:
                 f"{source.name} is no gzip file: it begins with {first[:8]!r}. Load the "
                 "complete file, or drop .gz from its name if it is not compressed."
             )
-        for block in blocks:
-            tally.lines += block.count(b"\n")
-            yield block
+        yield from blocks
 
 
 def _address_input(address: Address) -> Input:
@@ -158,8 +155,8 @@ def _path_blocks(path: Path) -> Iterator[bytes]:
 
 def _unreadable(path: Path, error: OSError) -> LoadError:
     return LoadError(
-        f"{path} cannot be read: {error.strerror}. Nothing was loaded; check the path and its "
-        "permissions."
+        f"{path} cannot be read: {error.strerror}. Nothing of it was loaded; check the path and "
+        "its permissions."
     )
 
 
@@ -248,9 +245,11 @@ def _inflated(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
             yield inflated
     except zlib.error as error:
         raise LoadError(
-            f"{name} is a damaged gzip file ({error}). Nothing was loaded; get the file again."
+            f"{name} is a damaged gzip file ({error}). Nothing of it was loaded; get the file "
+            "again."
         ) from error
     if not inflater.eof:
         raise LoadError(
-            f"{name} is cut short: its gzip has no end. Nothing was loaded; get the complete file."
+            f"{name} is cut short: its gzip has no end. Nothing of it was loaded; get the "
+            "complete file."
         )

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
-from citus_analytics.ingest.connections import copy, copy_statement
+from citus_analytics.ingest.connections import RejectedError, copy, copy_statement
 from citus_analytics.ingest.locks import lock
 from citus_analytics.models import github_user_origins, github_users
 from citus_analytics.sql import copy_field
@@ -42,7 +42,8 @@ _RECORD: Final = ("url", "login", "avatar_url", "gravatar_id", "display_login")
 class Users:
     """The newest record of every user among the events that were added.
 
-    Memory holds some; the others wait in a temporary table of the connection.
+    Memory holds some; the others wait in a temporary table of the connection, to which they can go
+    when the connection is not busy with a COPY.
     """
 
     __slots__ = ("_connection", "_newest", "_waiting")
@@ -59,7 +60,15 @@ class Users:
             known = newest.get(row.user_id)
             if known is None or known[:2] <= (row.created_at, row.event_id):
                 newest[row.user_id] = (row.created_at, row.event_id, row.user)
-        if len(newest) > _MOST_IN_MEMORY:
+
+    @property
+    def full(self) -> bool:
+        """Whether memory holds as many as it should."""
+        return len(self._newest) > _MOST_IN_MEMORY
+
+    def make_room(self) -> None:
+        """Let those in memory wait in the temporary table, if there are many."""
+        if self.full:
             self._spill()
 
     def store(self) -> None:
@@ -80,11 +89,12 @@ class Users:
         if self._waiting is None:
             self._waiting = _temporary_table()
             self._waiting.create(self._connection)
-        copy(
-            self._connection,
-            copy_statement(self._connection, self._waiting, "FORMAT text"),
-            self._lines(),
-        )
+        into = copy_statement(self._connection, self._waiting, "FORMAT text")
+        try:
+            copy(self._connection, into, self._lines())
+        except RejectedError as rejected:
+            # No row of the source is at fault.
+            raise rejected.error from None
         self._newest.clear()
         return self._waiting
 

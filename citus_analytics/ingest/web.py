@@ -146,8 +146,8 @@ class Address:
             # What is no address does not become one by waiting.
             except (ValueError, http.client.InvalidURL) as error:
                 raise LoadError(
-                    f"{self.url!r} is no address that can be read: {error}. Nothing was loaded; "
-                    "an address is like https://host/path or http://host:8000/path."
+                    f"{self.url!r} is no address that can be read: {error}. Nothing of it was "
+                    "loaded; an address is like https://host/path or http://host:8000/path."
                 ) from error
             except _BROKEN as error:
                 self._pause(pauses, error)
@@ -204,7 +204,7 @@ class Address:
             # What `urlopen` wraps says more than the wrapping.
             reason = error.reason if type(error) is URLError else error
             raise LoadError(
-                f"{self.url} cannot be read: {reason}. Nothing was loaded; try again later."
+                f"{self.url} cannot be read: {reason}. Nothing of it was loaded; try again later."
             ) from error
         time.sleep(max(pauses.pop(0), min(asked or 0, _TIMEOUT)))
 

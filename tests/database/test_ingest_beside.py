@@ -184,7 +184,7 @@ def test_an_old_snapshot_is_refused(database: URL, path: Path, level: str) -> No
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_a_file_of_nothing_that_can_be_stored(engine: Engine, path: Path, jobs: int) -> None:
     path.write_bytes(line(1, actor={}) * 1000)
-    with pytest.raises(LoadError, match=r"1000 of 1000 were rejected\. Nothing was loaded"):
+    with pytest.raises(LoadError, match=r"1000 of 1000 were rejected\. Nothing of it was loaded"):
         load_files(engine, github_events, [path], jobs=jobs)
     path.write_bytes(hour(1000))
     assert load_files(engine, github_events, [path], jobs=jobs)[0].rows == 1000

@@ -14,7 +14,14 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import LoadError
-from citus_analytics.ingest import LoadOptions, Progress, load_events, load_once, load_users
+from citus_analytics.ingest import (
+    LoadOptions,
+    Progress,
+    load_api_events,
+    load_events,
+    load_once,
+    load_users,
+)
 from citus_analytics.models import github_events
 from tests.database.ingest_data import (
     EVENTS,
@@ -24,7 +31,7 @@ from tests.database.ingest_data import (
     count,
     with_earlier_work,
 )
-from tests.event_data import hour
+from tests.event_data import api_event, hour
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +92,7 @@ def test_a_message_names_the_file_the_line_the_column_and_what_to_do(
         load_events(connection, path)
     assert str(caught.value) == (
         f"{path}, line 2, column created_at: invalid input syntax for type timestamp with time "
-        'zone: "soon". Nothing was loaded into github_events. Correct the row or leave it out, '
+        'zone: "soon". Nothing of it was loaded. Correct the row or leave it out, '
         "and load again."
     )
 
@@ -182,7 +189,8 @@ def test_what_is_refused_does_not_keep_the_errors_in_memory(connection: Connecti
             alive.append(sum(isinstance(each, psycopg.Error) for each in gc.get_objects()))
 
     options = LoadOptions(rejects=note)
-    result = load_once(connection, github_events, io.BytesIO(hour(100)), options=options)
+    events = [api_event(number) for number in range(100)]
+    result = load_api_events(connection, events, options=options)
     # That of the whole batch, that of the first row, and on Citus what a worker said of it.
     assert result.rejected == 50
     assert alive[0] <= 3

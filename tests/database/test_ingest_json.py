@@ -212,8 +212,10 @@ def test_more_users_than_are_kept_in_memory(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("citus_analytics.ingest.users._MOST_IN_MEMORY", 2)
-    monkeypatch.setattr("citus_analytics.ingest.json_load._BATCH_SIZE", 1000)
-    load(connection, hour(200))
+    # Blocks that are smaller than the memory is full with, and more of them than one.
+    monkeypatch.setattr("citus_analytics.ingest.json_load.BLOCK_SIZE", 1000)
+    result, _ = load(connection, hour(200))
+    assert result.rows == count(connection) == 200
     assert logins(connection) == {number: f"user-{number}" for number in range(1, 8)}
 
 

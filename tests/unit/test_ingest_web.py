@@ -166,7 +166,9 @@ def test_a_break_after_the_last_byte_of_another_content_is_refused(ranged: str, 
     "address", ["http://[bad", "http://host:port/", "http://\u65e5/", "http://h/\udcff.json"]
 )
 def test_what_is_no_address_is_refused_at_once(address: str) -> None:
-    with pytest.raises(LoadError, match=r"is no address that can be read: .*Nothing was loaded"):
+    with pytest.raises(
+        LoadError, match=r"is no address that can be read: .*Nothing of it was loaded"
+    ):
         open_source(address)
     with pytest.raises(LoadError, match="is no address that can be read"):
         list(Address(address).blocks())
