@@ -101,7 +101,7 @@ def load(arguments: Namespace) -> None:
 def _load_each(report: _Report, engine: Engine, sources: list[str]) -> None:
     arguments = report.arguments
     indexes = indexes_afterwards if arguments.indexes_later else indexes_as_they_are
-    with indexes(engine, report.table):
+    with indexes(engine, report.table) as dropped:
         for source in sources:
             options = LoadOptions(
                 format=arguments.format,
@@ -120,6 +120,8 @@ def _load_each(report: _Report, engine: Engine, sources: list[str]) -> None:
                     progress,
                 )
             report.done(source, result, watch.seconds)
+        if dropped:
+            sys.stderr.write(f"Building the indexes of {report.table.name}.\n")
 
 
 def _check_rejects(path: str | None, sources: list[str]) -> None:

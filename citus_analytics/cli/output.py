@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -39,8 +39,21 @@ def open_rejects(path: str | None) -> Iterator[BinaryIO | None]:
 
     What was rejected before does not come again. Unbuffered, so that what is written is there
     before anything is committed.
+
+    Raises:
+        ExitError: It cannot be opened.
     """
-    with nullcontext() if path is None else Path(path).open("ab", buffering=0) as file:
+    if path is None:
+        yield None
+        return
+    try:
+        opened = Path(path).open("ab", buffering=0)  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise ExitError(
+            f"the file of --rejects, {path}, cannot be written: {error.strerror}. Nothing was "
+            "loaded; name another one."
+        ) from error
+    with opened as file:
         yield file
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -121,35 +122,52 @@ class CsvLoad:
         watch: Callable[[bytes], object] | None,
     ) -> int:
         """Send sources to the server; return the number of rows."""
-        with closing(self._blocks(sources, tally)) as blocks:
-            watched = self._watched(blocks, tally, progress, watch)
-            return copy(self._connection, self._statement, watched)
+        with closing(self._blocks(sources, tally, watch)) as blocks:
+            sent = blocks if progress is None else self._told(blocks, tally, progress)
+            return copy(self._connection, self._statement, sent)
 
-    def _blocks(self, sources: Iterable[Input], tally: Tally) -> Generator[bytes]:
+    def _blocks(
+        self,
+        sources: Iterable[Input],
+        tally: Tally,
+        watch: Callable[[bytes], object] | None,
+    ) -> Generator[bytes]:
         version = self._connection.dialect.server_version_info
         ends_early = version is not None and int(version[0]) < _READS_TO_THE_END
         for source in sources:
-            with closing(content_blocks(source, tally)) as blocks:
+            with closing(content_blocks(source, tally)) as content:
+                blocks = content if watch is None else _watched(content, watch)
+                if source.first_line == 1:
+                    blocks = _without_byte_order_mark(blocks)
                 yield from _without_end_marks(blocks, source) if ends_early else blocks
 
-    def _watched(
-        self,
-        blocks: Iterable[bytes],
-        tally: Tally,
-        progress: ProgressCallback | None,
-        watch: Callable[[bytes], object] | None,
+    def _told(
+        self, blocks: Iterable[bytes], tally: Tally, progress: ProgressCallback
     ) -> Iterator[bytes]:
         rows = 0
         for block in blocks:
-            if watch:
-                watch(block)
             yield block
-            if progress:
-                rows += block.count(b"\n")
-                progress(self._so_far(tally.bytes, rows))
+            rows += block.count(b"\n")
+            progress(self._so_far(tally.bytes, rows))
 
     def _so_far(self, read: int, rows: int) -> Progress:
         return Progress(bytes=read, rows=rows, total_bytes=self._source.total_bytes)
+
+
+def _watched(blocks: Iterable[bytes], watch: Callable[[bytes], object]) -> Iterator[bytes]:
+    for block in blocks:
+        watch(block)
+        yield block
+
+
+def _without_byte_order_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield blocks without the mark that some programs begin a file of UTF-8 with."""
+    rest = iter(blocks)
+    start = b""
+    while len(start) < len(BOM_UTF8) and (block := next(rest, None)) is not None:
+        start += block
+    yield start.removeprefix(BOM_UTF8)
+    yield from rest
 
 
 def _without_end_marks(blocks: Iterator[bytes], source: Input) -> Iterator[bytes]:

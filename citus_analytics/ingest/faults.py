@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _FAULTS_OF_DATA: Final = ("22", "23", "54")
 _NULL_NOT_ALLOWED: Final = "22004"
 _NOT_IN_ENCODING: Final = "22021"
+_NO_SUCH_VALUE: Final = "22P02"
 _INTERNAL: Final = "XX000"
 _LONGEST_ROW: Final = 1 << 24
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
@@ -119,7 +120,8 @@ def explain(error: psycopg.Error, table: Table, source: Input) -> LoadError | No
     place = _place(error, table, source)
     said = error.diag.message_primary or str(error)
     detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
-    if place.line == 1 and place.column and f'"{place.column}"' in said:
+    of_value = error.sqlstate == _NO_SUCH_VALUE
+    if of_value and place.line == 1 and place.column and f'"{place.column}"' in said:
         advice = "The first line seems to be a header: leave it out and load again."
     else:
         advice = "Correct the row or leave it out, and load again."

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from citus_analytics.errors import ArgumentError
+from citus_analytics.errors import ArgumentError, LoadError
 from citus_analytics.gharchive._texts import first_bytes
 from citus_analytics.ingest.sources import Tally, content_blocks
 from citus_analytics.models import github_events
@@ -27,12 +27,19 @@ def format_of(source: Input, table: Table, options: LoadOptions) -> tuple[Input,
 
     Raises:
         ArgumentError: JSON is to go into another table than `github_events`.
+        LoadError: It begins like HTML or XML.
     """
     if options.format == "csv":
         return source, "csv"
     source, start = _looked_into(source)
     kind: Kind = "array" if start == b"[" else "lines"
     if options.format == "auto" and start not in (b"{", b"["):
+        if start == b"<":
+            raise LoadError(
+                f"{source.name} begins with '<': it is probably a page that says why there is no "
+                "such file, and neither CSV nor JSON. Nothing of it was loaded; look at it, and "
+                "correct the address or the path."
+            )
         return source, "csv"
     if table is not github_events:
         raise ArgumentError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import sys
 import zlib
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 BLOCK_SIZE: Final = 1 << 18
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+_OTHER_SCHEME: Final = re.compile(r"(?!https?:)([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 @runtime_checkable
@@ -82,6 +84,11 @@ def open_source(source: Source) -> Input:
     """
     if source == "-":
         return _reader_input(sys.stdin.buffer, "standard input")
+    if isinstance(source, str) and (scheme := _OTHER_SCHEME.match(source)):
+        raise ArgumentError(
+            f"{source!r} is an address of {scheme[1]}, and only those of http and https are read: "
+            "fetch the file, and name its path."
+        )
     if isinstance(source, str) and is_address(source):
         return _address_input(Address(source))
     if isinstance(source, str | os.PathLike):

@@ -56,6 +56,15 @@ def test_every_kind_of_source_is_loaded(
             connection.rollback()
 
 
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_a_byte_order_mark_is_left_out(connection: Connection, size: int) -> None:
+    content = b"\xef\xbb\xbf" + EVENTS
+    blocks = [content[at : at + size] for at in range(0, len(content), size)]
+    assert load_events(connection, blocks) == LoadResult(rows=1000, bytes=len(content))
+    load_events(connection, [b"\xef\xbb\xbf"])
+    assert count(connection) == 1000
+
+
 def test_every_value_arrives(session: Session) -> None:
     load_events(session, [LONG])
     event = session.scalars(select(GithubEvent)).one()

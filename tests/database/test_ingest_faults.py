@@ -97,6 +97,11 @@ def test_a_message_names_the_file_the_line_the_column_and_what_to_do(
     )
 
 
+def test_a_blank_first_line_is_no_header(connection: Connection) -> None:
+    with pytest.raises(LoadError, match=r"line 1, column .* missing data .* Correct the row"):
+        load_events(connection, [b"\n", GOOD])
+
+
 def test_a_header_is_recognised(connection: Connection) -> None:
     header = ",".join(github_events.columns.keys()).encode() + b"\n"
     with pytest.raises(LoadError, match=r"line 1, column event_id.* seems to be a header"):

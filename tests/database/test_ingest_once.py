@@ -59,6 +59,13 @@ def test_a_content_is_loaded_once(connection: Connection, content: bytes) -> Non
     assert not load(connection, content + content).already_loaded
 
 
+def test_a_byte_order_mark_belongs_to_the_content(connection: Connection) -> None:
+    content = b"\xef\xbb\xbf" + EVENTS
+    assert load(connection, content).rows == 1000
+    assert load(connection, content).already_loaded
+    assert not load(connection, EVENTS).already_loaded
+
+
 def test_nothing_is_known_of_a_load_that_was_rolled_back(connection: Connection) -> None:
     load(connection, hour(5))
     connection.rollback()

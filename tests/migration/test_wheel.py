@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -129,8 +128,9 @@ def test_the_wheel_tells_what_it_is(unpacked: Path) -> None:
 
 def test_the_sdist_builds_the_same_wheel(wheel: Path, sdist: Path, tmp_path: Path) -> None:
     source, destination = tmp_path / "source", tmp_path / "built"
-    with tarfile.open(sdist) as archive:
-        archive.extractall(source, filter="data")
+    # Not `extractall`: its filter came with a bugfix of Python 3.11, and later ones want it.
+    source.mkdir()
+    subprocess.run(["tar", "--extract", "--gzip", "--file", sdist], cwd=source, check=True)
     [top] = source.iterdir()
     assert not (top / "tests").exists()
     assert files(build("wheel", top, destination)) == files(wheel)

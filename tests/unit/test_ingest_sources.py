@@ -54,6 +54,19 @@ def test_a_path_is_read_and_its_size_known(path: Path) -> None:
         assert open_source(source).name == str(path)
 
 
+@pytest.mark.parametrize("address", ["ftp://host/a.csv", "s3://bucket/a", "FILE:///a.csv"])
+def test_addresses_that_are_not_of_the_web_are_refused(address: str) -> None:
+    with pytest.raises(ArgumentError, match=r"an address of (ftp|s3|FILE), and only those of http"):
+        open_source(address)
+
+
+@pytest.mark.parametrize("start", [b"<!doctype html>", b"\n <html>"])
+def test_a_page_of_a_web_server_is_no_data(start: bytes) -> None:
+    with pytest.raises(LoadError, match="the iterable begins with '<'"):
+        format_of(open_source([start]), github_events, LoadOptions())
+    assert format_of(open_source([start]), github_events, LoadOptions(format="csv"))[1] == "csv"
+
+
 def test_an_open_file_is_read_from_where_it_stands_and_stays_open(path: Path) -> None:
     with path.open("rb") as file:
         file.readline()

@@ -1,0 +1,47 @@
+"""`citus-analytics load`: what it tells while it works, and when it cannot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import NullPool, create_engine
+
+from citus_analytics.cli import main
+from tests.database.ingest_data import EVENTS
+from tests.database.small_parts import events
+from tests.servers import ON_POSTGRESQL_ONLY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import URL
+
+pytestmark = ON_POSTGRESQL_ONLY
+
+
+def load(database: URL, *arguments: str) -> int:
+    address = database.set(drivername="postgresql").render_as_string(hide_password=False)
+    return main(["load", "events", *arguments, "--database-url", address])
+
+
+def test_rejects_that_cannot_be_written_are_told_before_the_load(
+    database: URL, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "events.csv"
+    path.write_bytes(EVENTS)
+    nowhere = str(tmp_path / "nowhere" / "rejects")
+    assert load(database, str(path), "--rejects", nowhere) == 1
+    said = capsys.readouterr().err
+    assert f"--rejects, {nowhere}, cannot be written: No such file or directory" in said
+    assert events(create_engine(database, poolclass=NullPool)) == 0
+
+
+def test_indexes_that_are_built_later_are_told(
+    database: URL, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, told in ((1, True), (2, False)):
+        path = tmp_path / f"{number}.csv"
+        path.write_bytes(EVENTS * number)
+        assert load(database, str(path), "--indexes-later") == 0
+        assert ("Building the indexes of github_events" in capsys.readouterr().err) is told
