@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
 from sqlalchemy import NullPool, create_engine
 
 from citus_analytics.cli import main
@@ -15,6 +14,7 @@ from tests.servers import ON_POSTGRESQL_ONLY
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
     from sqlalchemy import URL
 
 pytestmark = ON_POSTGRESQL_ONLY
