@@ -7,6 +7,7 @@ everything else works without it.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: The arguments are not understood, or ask for help or the version.
     """
     arguments = parse(argv)
+    # What the driver warns of comes with the error that ends the command.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     try:
         with _interrupted_by_sigterm():
             _run(arguments)

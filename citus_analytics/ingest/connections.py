@@ -16,6 +16,7 @@ from citus_analytics.sessions import schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from types import TracebackType
 
     from sqlalchemy import Table
 
@@ -114,6 +115,41 @@ def columns_of(connection: Connection, table: Table) -> str:
     return f"{name} ({', '.join(map(preparer.quote, given))})"
 
 
+class _Sending:
+    """What became of sending data to the server: where it ended tells whose fault an error is."""
+
+    __slots__ = ("_done", "_failed")
+
+    def __init__(self) -> None:
+        self._done = False
+        self._failed: BaseException | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._done = exc_value is None
+        self._failed = exc_value
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Raise what the block should have raised."""
+        try:
+            yield
+        except psycopg.Error as error:
+            if self._done:
+                raise RejectedError(error) from error
+            if self._failed is not None and self._failed is not error:
+                # Older releases of psycopg tell what the server had refused before, instead.
+                raise self._failed from None
+            raise
+
+
 def copy(connection: Connection, statement: bytes, blocks: Iterable[bytes]) -> int:
     """Send blocks to the server; return the number of rows that it has taken.
 
@@ -124,32 +160,22 @@ def copy(connection: Connection, statement: bytes, blocks: Iterable[bytes]) -> i
     driver = driver_of(connection)
     if isinstance(driver, psycopg.AsyncConnection):
         return await_only(_copy_async(driver, statement, blocks))
-    sent = False
-    with driver.cursor() as cursor:
-        try:
-            with cursor.copy(statement) as copying:
-                for block in blocks:
-                    copying.write(block)
-                sent = True
-        except psycopg.Error as error:
-            if not sent:
-                raise
-            raise RejectedError(error) from error
+    sending = _Sending()
+    with driver.cursor() as cursor, sending.told():
+        with cursor.copy(statement) as copying, sending:
+            for block in blocks:
+                copying.write(block)
         return cursor.rowcount
 
 
 async def _copy_async(
     driver: psycopg.AsyncConnection[Any], statement: bytes, blocks: Iterable[bytes]
 ) -> int:
-    sent = False
+    sending = _Sending()
     async with driver.cursor() as cursor:
-        try:
+        with sending.told():
             async with cursor.copy(statement) as copying:
-                for block in blocks:
-                    await copying.write(block)
-                sent = True
-        except psycopg.Error as error:
-            if not sent:
-                raise
-            raise RejectedError(error) from error
-        return cursor.rowcount
+                with sending:
+                    for block in blocks:
+                        await copying.write(block)
+            return cursor.rowcount

@@ -16,7 +16,7 @@ from citus_analytics.ingest.connections import (
     copy,
     copy_statement,
 )
-from citus_analytics.ingest.faults import explain, lacks_place
+from citus_analytics.ingest.faults import explain, lacks_place, row_at_fault
 from citus_analytics.ingest.results import LoadResult, Progress
 from citus_analytics.ingest.sources import Tally, content_blocks
 
@@ -88,7 +88,7 @@ class CsvLoad:
             check_json: Whether Citus is to look at JSON where it knows the lines.
 
         Raises:
-            RejectedError: The server refuses a row.
+            RejectedError: The server refuses the data, and a row may be at fault.
         """
         tally = Tally()
         with (
@@ -96,7 +96,8 @@ class CsvLoad:
             checked_json(self._connection, wanted=check_json),
         ):
             sources = (self._source,) if parts is None else parts
-            rows = self._copy(sources, tally, self._progress, self._watch)
+            with row_at_fault(self._table):
+                rows = self._copy(sources, tally, self._progress, self._watch)
             if self._progress:
                 self._progress(self._so_far(tally.bytes, rows))
         return LoadResult(rows=rows, bytes=tally.bytes)

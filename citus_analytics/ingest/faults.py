@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -18,11 +18,11 @@ from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.distribution import Distributed, distribution_of
 from citus_analytics.errors import LoadError
-from citus_analytics.ingest.connections import all_or_nothing, columns_of
+from citus_analytics.ingest.connections import RejectedError, all_or_nothing, columns_of
 from citus_analytics.ingest.sources import Tally, content_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
     from sqlalchemy import Connection, Table
 
@@ -64,9 +64,19 @@ def is_of_data(error: psycopg.Error) -> bool:
     return (error.sqlstate or "")[:2] in _FAULTS_OF_DATA
 
 
-def may_be_of_row(error: psycopg.Error, table: Table) -> bool:
-    """Whether a row may be at fault: whether it is worth looking for it."""
-    return is_of_data(error) or lacks_place(error, table)
+@contextmanager
+def row_at_fault(table: Table) -> Iterator[None]:
+    """Let `RejectedError` of the block pass only where a row may be at fault.
+
+    Raises:
+        psycopg.Error: What the server said, where it is worth looking for no row.
+    """
+    try:
+        yield
+    except RejectedError as rejected:
+        if is_of_data(rejected.error) or lacks_place(rejected.error, table):
+            raise
+        raise rejected.error from None
 
 
 def fault_of_row(

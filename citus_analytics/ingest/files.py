@@ -10,6 +10,7 @@ from citus_analytics.errors import ArgumentError
 from citus_analytics.ingest.formats import format_of
 from citus_analytics.ingest.indexes import indexes_afterwards, indexes_as_they_are
 from citus_analytics.ingest.ledger import Ledger
+from citus_analytics.ingest.locks import without_timeouts
 from citus_analytics.ingest.once import load_once
 from citus_analytics.ingest.parallel import load_in_parallel
 from citus_analytics.ingest.parts import PART_SIZE
@@ -72,11 +73,17 @@ def load_files(
     if jobs < 1:
         raise ArgumentError(f"files are loaded over 1 connection or more, not over {jobs}")
     results = []
+    engine = in_transactions(engine)
     with (indexes_afterwards if indexes_later else indexes_as_they_are)(engine, table):
         for source in _expanded(sources):
             results.append(load_file(engine, table, source, options, force, jobs, progress))
             loaded(source, results[-1])
     return results
+
+
+def in_transactions(engine: Engine) -> Engine:
+    """Return an engine whose transactions are such, and see what others have just committed."""
+    return engine.execution_options(isolation_level="READ COMMITTED")
 
 
 def _expanded(sources: Iterable[Source]) -> list[Source]:
@@ -102,6 +109,7 @@ def load_file(
         if result is not None:
             return result
     with engine.begin() as connection:
+        without_timeouts(connection)
         return load_once(connection, table, source, options=options, force=force, progress=progress)
 
 

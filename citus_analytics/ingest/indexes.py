@@ -12,7 +12,7 @@ from psycopg.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import func, inspect, literal, select
 from sqlalchemy.exc import NoSuchTableError, OperationalError, SQLAlchemyError
 
-from citus_analytics.ingest.locks import lock
+from citus_analytics.ingest.locks import PATIENCE, lock
 from citus_analytics.logs import logger
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import ReflectedIndex
 
 _MEMORY: Final = "256MB"
-# Who waits for a table holds up everybody behind: one that loads over several connections too.
-_PATIENCE: Final = "2s"
 _BUSY: Final = (LockNotAvailable, DeadlockDetected)
 
 
@@ -83,7 +81,7 @@ def _drop(engine: Engine, table: Table, indexes: Sequence[Index]) -> bool:
             one = select(literal(1)).select_from(table).limit(1)
             if connection.execute(one).first() is not None:
                 return False
-            _set_local(connection, "lock_timeout", _PATIENCE)
+            _set_local(connection, "lock_timeout", PATIENCE)
             for index in indexes:
                 index.drop(connection, checkfirst=True)
     except OperationalError as error:
@@ -99,7 +97,7 @@ def _build(engine: Engine, indexes: Sequence[Index]) -> None:
         try:
             with engine.begin() as connection:
                 _set_local(connection, "maintenance_work_mem", _MEMORY)
-                _set_local(connection, "lock_timeout", _PATIENCE)
+                _set_local(connection, "lock_timeout", PATIENCE)
                 waiting[0].create(connection, checkfirst=True)
         except OperationalError as error:
             if not isinstance(error.orig, _BUSY):

@@ -25,8 +25,8 @@ from citus_analytics.ingest.faults import (
     fault_of_row,
     is_of_data,
     lacks_place,
-    may_be_of_row,
     place_in_context,
+    row_at_fault,
 )
 from citus_analytics.ingest.sources import BLOCK_SIZE
 
@@ -137,12 +137,8 @@ class JsonLoad:
                 self._users.make_room()
 
     def _store_all(self, first: EventRow, rows: Iterator[EventRow]) -> None:
-        try:
+        with row_at_fault(self._table):
             copy(self._connection, self._statement, self._noted(_blocks(first, rows)))
-        except RejectedError as rejected:
-            if may_be_of_row(rejected.error, self._table):
-                raise
-            raise rejected.error from None
 
     def _noted(self, blocks: Iterable[list[EventRow]]) -> Iterator[bytes]:
         """Yield blocks, each noted at once, until there is room for no more users."""

@@ -7,14 +7,23 @@ source wait for each other. Transactions that load several sources take them in 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import func, select
+from psycopg.errors import DeadlockDetected, LockNotAvailable
+from sqlalchemy import column, func, select, table
+from sqlalchemy.exc import OperationalError
 
 from citus_analytics.errors import ArgumentError
+from citus_analytics.sessions import schema_of
+from citus_analytics.sql import qualify
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection, Table
+
+PATIENCE: Final = "2s"
+"""How long to wait for a table: who does so holds up everybody behind, one's own loads too."""
 
 
 def lock(connection: Connection, *names: str) -> None:
@@ -33,6 +42,42 @@ def wait_for(connection: Connection, *names: str) -> None:
     lock(connection, *names)
     # A savepoint that is rolled back lets go of the locks that were taken in it.
     savepoint.rollback()
+
+
+def without_timeouts(connection: Connection) -> None:
+    """Let a transaction take its time, as pg_dump does: a load is as long as its source."""
+    names = ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
+    settings = table("pg_settings", column("name"), schema="pg_catalog")
+    statement = select(func.set_config(settings.c.name, "0", True))
+    connection.execute(statement.where(settings.c.name.in_(names)))
+
+
+def lock_together(connections: Sequence[Connection], table: Table) -> None:
+    """Let all connections write to a table, or none, whoever waits for it in between.
+
+    One that came before somebody who waits to change the table, and one that came after, would
+    wait for ever: the first one for the second, as both commit together.
+    """
+    while True:
+        try:
+            for connection in connections:
+                connection.begin()
+                _lock_for_writing(connection, table)
+        except OperationalError as error:
+            for connection in connections:
+                connection.rollback()
+            if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
+                raise
+        else:
+            return
+
+
+def _lock_for_writing(connection: Connection, table: Table) -> None:
+    before = connection.execute(select(func.current_setting("lock_timeout"))).scalar_one()
+    connection.execute(select(func.set_config("lock_timeout", PATIENCE, True)))
+    name = qualify(table.name, schema_of(connection, table))
+    connection.exec_driver_sql(f"LOCK TABLE {name} IN ROW EXCLUSIVE MODE")
+    connection.execute(select(func.set_config("lock_timeout", before, True)))
 
 
 def require_read_committed(connection: Connection) -> None:

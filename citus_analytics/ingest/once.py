@@ -128,11 +128,15 @@ class Once:
         users = Users(self._connection)
         target = self._table if stage is None else stage.table
         source, kind = format_of(source, self._table, self._options)
-        result = self._read(source, kind, target, users, content.add, in_batches=in_batches)
-        require_some(result, source)
-        known = self._ledger.locked(content)
-        if known.parts and not force:
-            raise _KnownError(content, known)
+        with HeldRejects(self._options) as rejects:
+            result = self._read(
+                source, kind, target, users, rejects.options, content.add, in_batches=in_batches
+            )
+            require_some(result, source, rejects)
+            known = self._ledger.locked(content)
+            if known.parts and not force:
+                raise _KnownError(content, known)
+            rejects.tell()
         self._ledger.forget(content)
         if stage is not None:
             result = _merged(stage, result, force=force)
@@ -151,6 +155,7 @@ class Once:
         kind: Kind,
         target: Table,
         users: Users,
+        options: LoadOptions,
         watch: Callable[[bytes], object] | None = None,
         *,
         in_batches: bool = True,
@@ -158,18 +163,15 @@ class Once:
         if kind == "csv":
             load = CsvLoad(self._connection, target, source, progress=self._progress, watch=watch)
             return load.run()
-        with HeldRejects(self._options.rejects) as rejects:
-            events = JsonLoad(
-                self._connection,
-                target,
-                source.name,
-                replace(self._options, rejects=rejects.add),
-                users if self._options.users else None,
-                in_batches=in_batches,
-            )
-            result = load_json_source(events, source, progress=self._progress, watch=watch)
-            rejects.tell()
-        return result
+        events = JsonLoad(
+            self._connection,
+            target,
+            source.name,
+            options,
+            users if options.users else None,
+            in_batches=in_batches,
+        )
+        return load_json_source(events, source, progress=self._progress, watch=watch)
 
     def _complete(self, source: Input, content: Content) -> LoadResult:
         """Load the parts that are missing of a content, of which others are loaded."""
@@ -184,7 +186,7 @@ class Once:
             for part, piece in gaps.inputs(self._ledger.locked(content).missing):
                 stage = self._stage()
                 target = self._table if stage is None else stage.table
-                result = self._read(piece, kind, target, users)
+                result = self._read(piece, kind, target, users, self._options)
                 if stage is not None:
                     result = _merged(stage, result, force=False)
                 self._ledger.record(content, source, result, part)
@@ -197,13 +199,14 @@ class Once:
             return replace(self._ledger.known(content).result, already_loaded=False)
 
 
-def require_some(result: LoadResult, source: Input) -> None:
-    """Refuse a source of which nothing at all can be stored.
+def require_some(result: LoadResult, source: Input, rejects: HeldRejects) -> None:
+    """Refuse a source of which nothing at all can be stored, and tell of its rejects.
 
     Raises:
         LoadError: Everything in it was rejected.
     """
     if result.rejected and not result.rows:
+        rejects.tell()
         raise LoadError(
             f"{source.name}: nothing in it can be stored as an event, {result.rejected} of "
             f"{result.rejected} were rejected. Nothing of it was loaded. See that it "

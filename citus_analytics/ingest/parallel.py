@@ -12,16 +12,17 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, Final
 
 from citus_analytics.ingest.connections import RejectedError
 from citus_analytics.ingest.csv_load import CsvLoad
-from citus_analytics.ingest.faults import may_be_of_row
 from citus_analytics.ingest.json_load import JsonLoad
 from citus_analytics.ingest.json_source import load_json_parts
 from citus_analytics.ingest.lanes import Lane, working
 from citus_analytics.ingest.ledger import Content, Ledger, Part
+from citus_analytics.ingest.locks import lock_together, without_timeouts
 from citus_analytics.ingest.once import require_some
 from citus_analytics.ingest.parts import PART_SIZE, cut
 from citus_analytics.ingest.rejects import HeldRejects
@@ -30,7 +31,7 @@ from citus_analytics.ingest.sources import Input, Tally, content_blocks
 from citus_analytics.ingest.users import Users
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from sqlalchemy import Connection, Engine, Table
 
@@ -57,6 +58,7 @@ class _SharedUsers(Users):
 
     @property
     def full(self) -> bool:
+        # Their connection has no COPY under way: there is always room.
         return False
 
     def add(self, rows: Iterable[EventRow]) -> None:
@@ -92,25 +94,15 @@ def load_in_parallel(
     Raises:
         LoadError: As `load_once` does; nothing is loaded then.
     """
-    for in_batches in (False, True):
-        with HeldRejects(options.rejects) as rejects:
-            held = replace(options, rejects=rejects.add)
-            load = ParallelLoad(engine, table, source, kind, held, progress, in_batches=in_batches)
-            try:
-                return load.run(jobs, told=rejects.tell)
-            except RejectedError as rejected:
-                if in_batches or not may_be_of_row(rejected.error, table):
-                    raise rejected.error from None
-    return None
+    try:
+        return ParallelLoad(engine, table, source, kind, progress).run(jobs, options)
+    except RejectedError:
+        again = ParallelLoad(engine, table, source, kind, progress, in_batches=True)
+        return again.run(jobs, options)
 
 
 class ParallelLoad:
-    """One attempt to load a source.
-
-    Attributes:
-        in_batches: Whether each part has a COPY of its own.
-        failed: Set when a lane has failed.
-    """
+    """One attempt to load a source; see `load_in_parallel`."""
 
     def __init__(
         self,
@@ -118,28 +110,22 @@ class ParallelLoad:
         table: Table,
         source: Input,
         kind: Kind,
-        options: LoadOptions,
         progress: ProgressCallback | None,
         *,
-        in_batches: bool,
+        in_batches: bool = False,
     ) -> None:
         self._engine = engine
         self._table = table
         self._source = source
         self._kind = kind
-        self._options = options
         self._progress = progress
+        self._in_batches = in_batches
         self._users: Users | None = None
         self._queue: Queue[Piece | None] = Queue(1)
-        self.in_batches = in_batches
-        self.failed = threading.Event()
+        self._failed = threading.Event()
 
-    def run(self, jobs: int, *, told: Callable[[], object]) -> LoadResult | None:
+    def run(self, jobs: int, options: LoadOptions) -> LoadResult | None:
         """Load over so many connections; None if the content turns out to be known.
-
-        Args:
-            jobs: How many connections.
-            told: Called when everything is read and stored, and nothing is committed.
 
         Raises:
             LoadError: As `load_once` does; nothing is loaded then.
@@ -147,20 +133,26 @@ class ParallelLoad:
         """
         content, tally = Content(), Tally()
         with ExitStack() as stack:
-            for_users = stack.enter_context(self._engine.connect())
-            lanes = [Lane(stack.enter_context(self._engine.connect()), self) for _ in range(jobs)]
-            if self._options.users and self._kind != "csv":
+            rejects = stack.enter_context(HeldRejects(options))
+            for_users, *others = (
+                stack.enter_context(self._engine.connect()) for _ in range(1 + jobs)
+            )
+            lock_together(others, self._table)
+            for connection in (for_users, *others):
+                without_timeouts(connection)
+            if options.users and self._kind != "csv":
                 self._users = _SharedUsers(for_users)
-            with working(lanes, self.failed):
+            store = partial(self._store, rejects.options)
+            lanes = [Lane(each, self._pieces(), store, self._failed) for each in others]
+            with working(lanes, self._failed):
                 self._feed(lanes, content, tally)
-            told()
             result = replace(sum_of(lane.result for lane in lanes), bytes=tally.bytes)
-            require_some(result, self._source)
-            return self._commit(for_users, lanes, content, result)
+            require_some(result, self._source, rejects)
+            return self._commit(for_users, lanes, content, result, rejects)
 
-    def pieces(self) -> Iterator[Piece]:
+    def _pieces(self) -> Iterator[Piece]:
         """Yield parts, each to one thread, until there are no more or another thread failed."""
-        while not self.failed.is_set():
+        while not self._failed.is_set():
             try:
                 piece = self._queue.get(timeout=_GLANCE)
             except Empty:
@@ -169,20 +161,22 @@ class ParallelLoad:
                 return
             yield piece
 
-    def store(self, connection: Connection, pieces: Iterable[Piece]) -> LoadResult:
-        """Store pieces in one COPY."""
+    def _store(
+        self, options: LoadOptions, connection: Connection, pieces: Iterable[Piece]
+    ) -> LoadResult:
+        """Store pieces as they come: in one COPY, or in batches."""
         parts = map(self._part, pieces)
         if self._kind != "csv":
             load = JsonLoad(
                 connection,
                 self._table,
                 self._source.name,
-                self._options,
+                options,
                 self._users,
-                in_batches=self.in_batches,
+                in_batches=self._in_batches,
             )
             return load_json_parts(load, parts)
-        if self.in_batches:
+        if self._in_batches:
             return sum_of(CsvLoad(connection, self._table, part).run() for part in parts)
         return CsvLoad(connection, self._table, self._source).attempt(parts)
 
@@ -198,7 +192,7 @@ class ParallelLoad:
         with closing(content_blocks(self._source, tally)) as blocks:
             size = max(_SMALLEST_PART, _ALL_PARTS // len(lanes))
             for piece in cut(_noted(blocks, content), self._kind, self._source.name, size=size):
-                if self.failed.is_set():
+                if self._failed.is_set():
                     return
                 self._put(piece)
                 self._tell(sum(lane.lines for lane in lanes), tally.bytes)
@@ -206,7 +200,7 @@ class ParallelLoad:
             self._put(None)
 
     def _put(self, piece: Piece | None) -> None:
-        while not self.failed.is_set():
+        while not self._failed.is_set():
             try:
                 self._queue.put(piece, timeout=_GLANCE)
             except Full:
@@ -214,7 +208,12 @@ class ParallelLoad:
             return
 
     def _commit(
-        self, for_users: Connection, lanes: list[Lane], content: Content, result: LoadResult
+        self,
+        for_users: Connection,
+        lanes: list[Lane],
+        content: Content,
+        result: LoadResult,
+        rejects: HeldRejects,
     ) -> LoadResult | None:
         # Users without their events do no harm until the next try. They come first: another
         # transaction may hold their lock, and wait for that of the content.
@@ -226,6 +225,7 @@ class ParallelLoad:
         keeper, *others = lanes
         if Ledger(keeper.connection, self._table).locked(content).parts:
             return None
+        rejects.tell()
         for lane in lanes:
             ledger = Ledger(lane.connection, self._table)
             if lane is not keeper:

@@ -34,7 +34,7 @@ def expand(source: str) -> list[str]:
 
 def is_address(source: str) -> bool:
     """Whether this is an address on the web."""
-    return source.startswith(("http://", "https://"))
+    return source.lower().startswith(("http://", "https://"))
 
 
 def _ranges(source: str, before: int) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+from dataclasses import replace
 from tempfile import SpooledTemporaryFile
 from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from citus_analytics.gharchive import Reject
-    from citus_analytics.ingest.results import RejectCallback
+    from citus_analytics.ingest.results import LoadOptions
 
 _MOST_IN_MEMORY: Final = 1 << 22
 
@@ -22,16 +23,20 @@ _MOST_IN_MEMORY: Final = 1 << 22
 class HeldRejects:
     """The rejects of a source, until it is read to its end: it may have to be read again.
 
-    Many of them wait in a temporary file. Several threads may add to them.
+    Many of them wait in a temporary file. Several threads may meet with them.
 
     Args:
-        callback: Who is to be told of them, if anybody.
+        options: How to load, and who is to be told of rejects, if anybody.
+
+    Attributes:
+        options: The same, but that rejects are held.
     """
 
-    __slots__ = ("_callback", "_count", "_file", "_one_at_a_time")
+    __slots__ = ("_callback", "_count", "_file", "_one_at_a_time", "options")
 
-    def __init__(self, callback: RejectCallback | None) -> None:
-        self._callback = callback
+    def __init__(self, options: LoadOptions) -> None:
+        self.options = replace(options, rejects=self._hold)
+        self._callback = options.rejects
         self._count = 0
         self._file = SpooledTemporaryFile(max_size=_MOST_IN_MEMORY)  # noqa: SIM115 - closed by exit
         self._one_at_a_time = Lock()
@@ -47,13 +52,6 @@ class HeldRejects:
     ) -> None:
         self._file.close()
 
-    def add(self, reject: Reject) -> None:
-        """Hold one."""
-        if self._callback is not None:
-            with self._one_at_a_time:
-                pickle.dump(reject, self._file)
-                self._count += 1
-
     def tell(self) -> None:
         """Tell of them all, in the order in which they came."""
         if self._callback is None:
@@ -61,6 +59,12 @@ class HeldRejects:
         self._file.seek(0)
         for _ in range(self._count):
             self._callback(pickle.load(self._file))  # noqa: S301 - its own file
+
+    def _hold(self, reject: Reject) -> None:
+        if self._callback is not None:
+            with self._one_at_a_time:
+                pickle.dump(reject, self._file)
+                self._count += 1
 
 
 def write_reject(file: BinaryIO, source: str, reject: Reject) -> None:

@@ -16,10 +16,12 @@ RejectCallback: TypeAlias = Callable[[Reject], object]
 class Progress:
     """How far a load has come.
 
+    A source with a row that the server refuses is read again, and both numbers begin anew.
+
     Attributes:
         bytes: Bytes read of the source, as they are stored there: compressed, if it is.
-        rows: Rows sent. Those of CSV are counted by their line ends: a row with line ends between
-            quotes counts more than once until the load is complete. The last call has the
+        rows: Rows sent. Those of CSV, and all over several connections, are counted by line ends,
+            whatever stands on the lines, until the load is complete. The last call has the
             server's number.
         total_bytes: The bytes that there are, or None for a source that does not tell.
     """
@@ -74,9 +76,11 @@ class LoadOptions:
         unique: Whether a row that is there already, or was earlier in the source, is left out. An
             event is the same if its id, its user and its time are, and none is missing; a user if
             the id is. Needs the isolation level READ COMMITTED.
-        strict: Whether the first event that cannot be stored ends the load. A malformed row of
-            CSV always does.
-        rejects: Called with each event that cannot be stored, and maybe from another thread.
+        strict: Whether the first event that is found that cannot be stored ends the load. A
+            malformed row of CSV always does.
+        rejects: Called with each event that cannot be stored. Those of a file are told when all of
+            it has been read and stored, and before anything is committed; of a file that fails
+            before that, none.
     """
 
     format: Format = "auto"

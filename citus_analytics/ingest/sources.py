@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 BLOCK_SIZE: Final = 1 << 18
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
-_OTHER_SCHEME: Final = re.compile(r"(?!https?:)([A-Za-z][A-Za-z0-9+.-]*)://")
+_OTHER_SCHEME: Final = re.compile(r"(?!https?:)([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
 @runtime_checkable

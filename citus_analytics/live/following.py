@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from citus_analytics.errors import ArgumentError, LoadError
 from citus_analytics.ingest import LoadOptions, LoadResult, RejectCallback
 from citus_analytics.ingest.api_events import load_outcomes
+from citus_analytics.ingest.files import in_transactions
 from citus_analytics.live.client import Client
 from citus_analytics.live.pace import LONGEST_WAIT, pause
 from citus_analytics.live.polls import Poll, Position, advanced, fetch, gap_before
@@ -125,7 +126,7 @@ class _Following:
     __slots__ = ("_client", "_engine", "_feed", "_options", "_position", "_shield", "_told")
 
     def __init__(self, engine: Engine, feed: Feed, options: FollowOptions, shield: Shield) -> None:
-        self._engine = engine
+        self._engine = in_transactions(engine)
         self._feed = feed
         self._options = options
         self._shield = shield

@@ -16,6 +16,7 @@ from tests.event_data import hour, line
 from tests.servers import ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from sqlalchemy import Engine
@@ -97,6 +98,60 @@ def test_strict_names_what_the_server_refuses(engine: Engine, tmp_path: Path, jo
     assert events(engine) == 0
 
 
+@pytest.fixture
+def copies(engine: Engine) -> Callable[[], int]:
+    """Returns how many statements have inserted events; on PostgreSQL only."""
+    statements = (
+        "CREATE TABLE copies ()",
+        "CREATE FUNCTION note_copy() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN INSERT INTO copies DEFAULT VALUES; RETURN NULL; END'",
+        "CREATE TRIGGER note_copy AFTER INSERT ON github_events EXECUTE FUNCTION note_copy()",
+    )
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+    def copies() -> int:
+        with engine.connect() as connection:
+            return len(connection.execute(text("SELECT FROM copies")).all())
+
+    return copies
+
+
+@ON_POSTGRESQL_ONLY
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_source_goes_in_one_copy_over_each_connection(
+    engine: Engine,
+    tmp_path: Path,
+    jobs: int,
+    copies: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # No batch is that small.
+    monkeypatch.setattr("citus_analytics.ingest.json_load._BATCH_SIZE", 1000)
+    monkeypatch.setattr("citus_analytics.ingest.json_load.BLOCK_SIZE", 1000)
+    path = tmp_path / "hour.json"
+    path.write_bytes(hour(3000))
+    load_files(engine, github_events, [path], jobs=jobs)
+    assert 1 <= copies() <= jobs
+    assert events(engine) == 3000
+
+
+@ON_POSTGRESQL_ONLY
+def test_a_copy_ends_when_memory_has_no_room_for_users(
+    engine: Engine, tmp_path: Path, copies: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("citus_analytics.ingest.users._MOST_IN_MEMORY", 4)
+    monkeypatch.setattr("citus_analytics.ingest.json_load.BLOCK_SIZE", 10_000)
+    path = tmp_path / "hour.json"
+    content = hour(3000)
+    path.write_bytes(content)
+    load_files(engine, github_events, [path])
+    # Every block tells of all seven users.
+    assert copies() > len(content) // 30_000
+    assert events(engine) == 3000
+
+
 @ON_POSTGRESQL_ONLY
 @pytest.mark.parametrize("jobs", [1, 3])
 @pytest.mark.parametrize("kind", ["csv", "json"])
@@ -121,3 +176,24 @@ def test_what_is_no_fault_of_a_row_fails_at_once(
     bytes_seen = [progress.bytes for progress in seen]
     assert bytes_seen == sorted(bytes_seen)
     assert bytes_seen[0] < bytes_seen[-1]
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("kind", ["interrupted", "cut short"])
+def test_what_fails_here_is_told_and_not_what_the_server_refused_before(
+    engine: Engine, tmp_path: Path, jobs: int, kind: str
+) -> None:
+    refused = line(1, payload=TOO_LARGE).replace(b'"number": 0', b'"number": 1e999999')
+    path = tmp_path / "hour.json"
+    path.write_bytes(refused + hour(9000)[:-50])
+    calls = []
+
+    def interrupt(progress: Progress) -> None:
+        calls.append(progress)
+        if kind == "interrupted" and len(calls) == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt if kind == "interrupted" else LoadError) as caught:
+        load_files(engine, github_events, [path], jobs=jobs, progress=interrupt)
+    assert "cut short" in str(caught.value) or kind == "interrupted"
+    assert events(engine) == 0
