@@ -72,8 +72,7 @@ def load_files(
     """
     if jobs < 1:
         raise ArgumentError(f"files are loaded over 1 connection or more, not over {jobs}")
-    results = []
-    engine = in_transactions(engine)
+    results, engine = [], in_transactions(engine)
     with (indexes_afterwards if indexes_later else indexes_as_they_are)(engine, table):
         for source in _expanded(sources):
             results.append(load_file(engine, table, source, options, force, jobs, progress))
