@@ -16,7 +16,6 @@ from citus_analytics.sessions import schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import TracebackType
 
     from sqlalchemy import Table
 
@@ -124,17 +123,15 @@ class _Sending:
         self._done = False
         self._failed: BaseException | None = None
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._done = exc_value is None
-        self._failed = exc_value
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Note how the block ends, in which the data are sent."""
+        try:
+            yield
+        except BaseException as error:
+            self._failed = error
+            raise
+        self._done = True
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -162,7 +159,7 @@ def copy(connection: Connection, statement: bytes, blocks: Iterable[bytes]) -> i
         return await_only(_copy_async(driver, statement, blocks))
     sending = _Sending()
     with driver.cursor() as cursor, sending.told():
-        with cursor.copy(statement) as copying, sending:
+        with cursor.copy(statement) as copying, sending.watched():
             for block in blocks:
                 copying.write(block)
         return cursor.rowcount
@@ -175,7 +172,7 @@ async def _copy_async(
     async with driver.cursor() as cursor:
         with sending.told():
             async with cursor.copy(statement) as copying:
-                with sending:
+                with sending.watched():
                     for block in blocks:
                         await copying.write(block)
             return cursor.rowcount

@@ -128,7 +128,7 @@ class Once:
         users = Users(self._connection)
         target = self._table if stage is None else stage.table
         source, kind = format_of(source, self._table, self._options)
-        with HeldRejects(self._options) as rejects:
+        with closing(HeldRejects(self._options)) as rejects:
             result = self._read(
                 source, kind, target, users, rejects.options, content.add, in_batches=in_batches
             )

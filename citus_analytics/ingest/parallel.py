@@ -133,7 +133,7 @@ class ParallelLoad:
         """
         content, tally = Content(), Tally()
         with ExitStack() as stack:
-            rejects = stack.enter_context(HeldRejects(options))
+            rejects = stack.enter_context(closing(HeldRejects(options)))
             for_users, *others = (
                 stack.enter_context(self._engine.connect()) for _ in range(1 + jobs)
             )

@@ -11,9 +11,6 @@ from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
     from citus_analytics.gharchive import Reject
     from citus_analytics.ingest.results import LoadOptions
 
@@ -38,18 +35,11 @@ class HeldRejects:
         self.options = replace(options, rejects=self._hold)
         self._callback = options.rejects
         self._count = 0
-        self._file = SpooledTemporaryFile(max_size=_MOST_IN_MEMORY)  # noqa: SIM115 - closed by exit
+        self._file = SpooledTemporaryFile(max_size=_MOST_IN_MEMORY)  # noqa: SIM115 - see close
         self._one_at_a_time = Lock()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Forget them."""
         self._file.close()
 
     def tell(self) -> None:
