@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut small files into parts as well."""
+    """Cut small files into parts too; the first come slowly, so that each connection has some."""
 
     def cut_small(blocks: Iterable[bytes], kind: Kind, name: str, *, size: int) -> Iterator[Piece]:
         small = (block[i : i + 999] for block in blocks for i in range(0, len(block), 999))
-        return cut(small, kind, name, size=20_000)
+        for number, piece in enumerate(cut(small, kind, name, size=20_000)):
+            yield piece
+            time.sleep(0.02 if number < 6 else 0)
 
     monkeypatch.setattr(parallel_module, "cut", cut_small)
     monkeypatch.setattr("citus_analytics.ingest.files.PART_SIZE", 8)

@@ -117,13 +117,14 @@ def test_what_breaks_off_between_the_commits_is_completed(
     engine: Engine, tmp_path: Path, commits: int, jobs: int, kind: str
 ) -> None:
     path = tmp_path / "events"
-    path.write_bytes(CSV if kind == "csv" else hour(1000))
-    rows = 1200 if kind == "csv" else 1000
+    path.write_bytes(CSV * 3 if kind == "csv" else hour(3000))
+    rows = 3600 if kind == "csv" else 3000
     lose_after(engine, commits, path)
     partly = events(engine)
-    assert partly < rows
+    # The connection that was lost may have been too late to get a part.
+    assert partly <= rows if commits else partly == 0
     (result,) = load_files(engine, github_events, [path], jobs=jobs)
-    assert (result.rows, result.already_loaded) == (rows, False)
+    assert (result.rows, result.already_loaded) == (rows, partly == rows)
     assert events(engine) == rows
     (again,) = load_files(engine, github_events, [path], jobs=jobs)
     assert again.already_loaded
