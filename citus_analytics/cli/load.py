@@ -158,8 +158,8 @@ def _words(table: str, result: LoadResult, seconds: float) -> str:
 def _further_arguments(arguments: Namespace) -> str:
     given = [
         f", {name}={getattr(arguments, name)!r}"
-        for name in ("force", "jobs", "indexes_later")
-        if getattr(arguments, name) not in (False, 1)
+        for name, usual in (("force", False), ("jobs", 1), ("indexes_later", False))
+        if getattr(arguments, name) != usual
     ]
     options = [
         f"{name}={getattr(arguments, name)!r}"

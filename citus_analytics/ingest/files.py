@@ -72,6 +72,10 @@ def load_files(
     """
     if jobs < 1:
         raise ArgumentError(f"files are loaded over 1 connection or more, not over {jobs}")
+    if isinstance(sources, str | bytes):
+        raise ArgumentError(
+            f"load_files takes a list of sources: [{sources!r}], not the text alone"
+        )
     results, engine = [], in_transactions(engine)
     with (indexes_afterwards if indexes_later else indexes_as_they_are)(engine, table):
         for source in _expanded(sources):

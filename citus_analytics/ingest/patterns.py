@@ -21,7 +21,8 @@ def expand(source: str) -> list[str]:
 
     `2015-01-{01..31}-{0..23}.json.gz` stands for 744 of them, as in a shell: both ends are
     included, and a zero in front keeps the width. A folder stands for the files in it whose names
-    end like those of events; numbers in names are sorted as numbers.
+    end like those of events, but for hidden ones and those in folders of its own; numbers in names
+    are sorted as numbers.
 
     Raises:
         ArgumentError: There is no name, a range stands for too many, or a folder has no such files.
@@ -57,7 +58,11 @@ def _ranges(source: str, before: int) -> Iterator[str]:
 def _files(source: str) -> list[str]:
     if source == "-" or is_address(source) or not Path(source).is_dir():
         return [source]
-    found = [path for path in Path(source).iterdir() if path.name.endswith(_ENDINGS)]
+    found = [
+        path
+        for path in Path(source).iterdir()
+        if path.name.endswith(_ENDINGS) and not path.name.startswith(".")
+    ]
     if not found:
         raise ArgumentError(
             f"the folder {source} has no files whose names end with {', '.join(_ENDINGS)}"

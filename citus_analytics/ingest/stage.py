@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import psycopg
 from sqlalchemy import Column, MetaData, Table, and_, delete, func, literal_column, select, text
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
 
+from citus_analytics.errors import LoadError
+from citus_analytics.ingest.faults import is_of_data
 from citus_analytics.ingest.locks import lock, require_read_committed
 from citus_analytics.models import github_events, github_users
+from citus_analytics.sessions import schema_of
+from citus_analytics.sql import qualify, quote
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, FromClause
@@ -36,7 +42,12 @@ class Stage:
         self._target = table
         self._key = _KEYS[table]
         self.table = _temporary(f"{table.name}_staged", [*table.columns])
-        self.table.create(connection)
+        # What a constraint of the table refuses is refused here, where it can be rejected.
+        target = qualify(table.name, schema_of(connection, table))
+        connection.exec_driver_sql(
+            f"CREATE TEMPORARY TABLE {quote(self.table.name)} (LIKE {target} INCLUDING CONSTRAINTS "
+            "INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING IDENTITY) ON COMMIT DROP"
+        )
 
     def insert_missing(self) -> int:
         """Insert what the table does not have yet, each row once; return how many that are.
@@ -72,7 +83,18 @@ class Stage:
         statement = insert(self._target).from_select(names, rows)
         # A unique key of the user's own may know a row that was written a moment ago.
         statement = statement.on_conflict_do_nothing()
-        done = self._connection.execute(statement, execution_options={"preserve_rowcount": True})
+        try:
+            done = self._connection.execute(
+                statement, execution_options={"preserve_rowcount": True}
+            )
+        except DBAPIError as error:
+            if isinstance(error.orig, psycopg.Error) and is_of_data(error.orig):
+                raise LoadError(
+                    f"{self._target.name} refuses a row: {error.orig.diag.message_primary}. "
+                    "Nothing of its source was loaded: load it without unique (--unique) or force "
+                    "(--force), and the row is rejected."
+                ) from error
+            raise
         self.table.drop(self._connection)
         return done.rowcount
 

@@ -45,3 +45,13 @@ def test_indexes_that_are_built_later_are_told(
         path.write_bytes(EVENTS * number)
         assert load(database, str(path), "--indexes-later") == 0
         assert ("Building the indexes of github_events" in capsys.readouterr().err) is told
+
+
+def test_the_call_in_python_is_the_same(
+    database: URL, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "events.csv"
+    path.write_bytes(EVENTS)
+    assert load(database, str(path), "--force", "--jobs", "2", "--indexes-later") == 0
+    call = f"load_files(engine, github_events, ['{path}'], force=True, jobs=2, indexes_later=True)"
+    assert call in capsys.readouterr().out

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from citus_analytics.errors import LoadError
+from citus_analytics.errors import ArgumentError, LoadError
 from citus_analytics.ingest import LoadOptions, Progress, load_files
 from citus_analytics.models import github_events
 from tests.database.small_parts import events, small_parts
@@ -197,3 +197,40 @@ def test_what_fails_here_is_told_and_not_what_the_server_refused_before(
         load_files(engine, github_events, [path], jobs=jobs, progress=interrupt)
     assert "cut short" in str(caught.value) or kind == "interrupted"
     assert events(engine) == 0
+
+
+@pytest.mark.parametrize("unique", [True, False], ids=["unique", "force"])
+def test_constraints_of_the_table_reject_what_is_compared_first(
+    engine: Engine, tmp_path: Path, unique: bool
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text("ALTER TABLE github_events ADD CONSTRAINT mine CHECK (event_type <> 'No')")
+        )
+    path = tmp_path / "hour.json"
+    path.write_bytes(hour(50) + line(50, type="No") + line(51))
+    rejects: list[Reject] = []
+    options = LoadOptions(rejects=rejects.append, unique=unique)
+    (result,) = load_files(engine, github_events, [path], options=options, force=not unique)
+    assert [reject.line for reject in rejects] == [51]
+    assert "mine" in rejects[0].reason
+    assert (result.rows, result.rejected, events(engine)) == (51, 1, 51)
+
+
+@ON_POSTGRESQL_ONLY
+def test_what_an_index_refuses_of_what_is_compared_first(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "hour.json"
+    # Longer than an entry of a B-tree may be, even when it is compressed.
+    kind = "".join(map(chr, range(0x4E00, 0x4E00 + 9000)))
+    path.write_bytes(hour(5) + line(6, type=kind))
+    unique = LoadOptions(unique=True)
+    with pytest.raises(
+        LoadError, match=r"github_events refuses a row: index row .* without unique"
+    ):
+        load_files(engine, github_events, [path], options=unique)
+    assert load_files(engine, github_events, [path])[0].rejected == 1
+
+
+def test_one_source_is_no_list_of_sources(engine: Engine) -> None:
+    with pytest.raises(ArgumentError, match=r"takes a list of sources: \['./events.csv'\]"):
+        load_files(engine, github_events, "./events.csv")

@@ -37,7 +37,7 @@ def test_a_range_of_too_many_is_refused() -> None:
 
 
 def test_a_folder_is_the_files_in_it_by_the_numbers_in_their_names(tmp_path: Path) -> None:
-    for name in ("10.json.gz", "9.json", "notes.txt", "2015-1.csv"):
+    for name in ("10.json.gz", "9.json", "notes.txt", "2015-1.csv", ".hidden.json"):
         (tmp_path / name).touch()
     assert expand(str(tmp_path)) == [
         str(tmp_path / name) for name in ("9.json", "10.json.gz", "2015-1.csv")
