@@ -72,13 +72,9 @@ def load_files(
     """
     if jobs < 1:
         raise ArgumentError(f"files are loaded over 1 connection or more, not over {jobs}")
-    if isinstance(sources, str | bytes):
-        raise ArgumentError(
-            f"load_files takes a list of sources: [{sources!r}], not the text alone"
-        )
-    results, engine = [], in_transactions(engine)
+    results, engine, named = [], in_transactions(engine), _expanded(sources)
     with (indexes_afterwards if indexes_later else indexes_as_they_are)(engine, table):
-        for source in _expanded(sources):
+        for source in named:
             results.append(load_file(engine, table, source, options, force, jobs, progress))
             loaded(source, results[-1])
     return results
@@ -90,6 +86,10 @@ def in_transactions(engine: Engine) -> Engine:
 
 
 def _expanded(sources: Iterable[Source]) -> list[Source]:
+    if isinstance(sources, str | bytes):
+        raise ArgumentError(
+            f"load_files takes a list of sources: [{sources!r}], not the text alone"
+        )
     expanded: list[Source] = []
     for source in sources:
         expanded += expand(source) if isinstance(source, str) else [source]
