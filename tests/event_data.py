@@ -37,6 +37,11 @@ def line(number: int, **changes: Any) -> bytes:
     return json.dumps(api_event(number, **changes)).encode() + b"\n"
 
 
+def refused_line(number: int) -> bytes:
+    """Return an event as a line, with a number that JSON has, and no numeric of PostgreSQL's."""
+    return line(number, payload={"number": 0}).replace(b'"number": 0', b'"number": 1e999999')
+
+
 def hour(count: int) -> bytes:
     """Return a file of so many events."""
     return b"".join(line(number) for number in range(count))

@@ -7,7 +7,6 @@ everything else works without it.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from citus_analytics.cli.arguments import parse
 from citus_analytics.cli.commands import COMMANDS
 from citus_analytics.cli.failures import EXPECTED, Exit, ExitError, explain
+from citus_analytics.cli.output import log_held_back
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -35,10 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: The arguments are not understood, or ask for help or the version.
     """
     arguments = parse(argv)
-    # What the driver warns of comes with the error that ends the command.
-    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     try:
-        with _interrupted_by_sigterm():
+        # What the driver warns of comes with the error that ends the command.
+        with _interrupted_by_sigterm(), log_held_back("psycopg"):
             _run(arguments)
     except ExitError as error:
         sys.stderr.write(f"citus-analytics: {error}\n")

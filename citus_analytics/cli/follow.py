@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from citus_analytics.cli.database import engine_for, url_of
 from citus_analytics.cli.failures import printable
 from citus_analytics.cli.interrupts import Interrupts
-from citus_analytics.cli.output import open_rejects, write, write_json_line
+from citus_analytics.cli.output import log_held_back, open_rejects, write, write_json_line
 from citus_analytics.cli.words import duration, in_utc, plural, rolled_up, timed
 from citus_analytics.ingest import write_reject
 from citus_analytics.live import GITHUB, Feed, FollowOptions, follow
@@ -80,7 +78,8 @@ def follow_feed(arguments: Namespace) -> None:
     engine, report, interrupts = engine_for(url_of(arguments)), _Report(arguments), Interrupts()
     with (
         open_rejects(arguments.rejects) as rejects,
-        _log_held_back(),
+        # The lines of the polls say the same.
+        log_held_back("citus_analytics.live"),
         timed() as whole,
         interrupts.handled(),
     ):
@@ -114,17 +113,6 @@ def _follow(
                 with interrupts.held(), engine.begin() as connection:
                     run = run_rollup(connection)
         report.tell(poll, run, watch.seconds)
-
-
-@contextmanager
-def _log_held_back() -> Iterator[None]:
-    """Keep warnings of the log from standard error: the lines of the polls say the same."""
-    logger, handler = logging.getLogger("citus_analytics.live"), logging.NullHandler()
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 def _lines(poll: Poll) -> Iterator[str]:

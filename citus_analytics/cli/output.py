@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -31,6 +32,17 @@ def write_json(value: object) -> None:
 def write_json_line(value: object) -> None:
     """Write one of several JSON documents, each on a line of its own, to standard output."""
     write(json.dumps(value, default=_plain, ensure_ascii=False))
+
+
+@contextmanager
+def log_held_back(name: str) -> Iterator[None]:
+    """Keep the warnings of a logger, which nobody has configured, from standard error."""
+    logger, handler = logging.getLogger(name), logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from citus_analytics.ingest.connections import (
 )
 from citus_analytics.ingest.faults import explain, lacks_place, row_at_fault
 from citus_analytics.ingest.results import LoadResult, Progress
-from citus_analytics.ingest.sources import Tally, content_blocks
+from citus_analytics.ingest.sources import Tally, content_blocks, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -137,7 +137,7 @@ class CsvLoad:
         ends_early = version is not None and int(version[0]) < _READS_TO_THE_END
         for source in sources:
             with closing(content_blocks(source, tally)) as content:
-                blocks = content if watch is None else _watched(content, watch)
+                blocks = content if watch is None else watched(content, watch)
                 if source.first_line == 1:
                     blocks = _without_byte_order_mark(blocks)
                 yield from _without_end_marks(blocks, source) if ends_early else blocks
@@ -153,12 +153,6 @@ class CsvLoad:
 
     def _so_far(self, read: int, rows: int) -> Progress:
         return Progress(bytes=read, rows=rows, total_bytes=self._source.total_bytes)
-
-
-def _watched(blocks: Iterable[bytes], watch: Callable[[bytes], object]) -> Iterator[bytes]:
-    for block in blocks:
-        watch(block)
-        yield block
 
 
 def _without_byte_order_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:

@@ -8,21 +8,19 @@ from __future__ import annotations
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from psycopg.errors import DeadlockDetected, LockNotAvailable
-from sqlalchemy import func, inspect, literal, select
+from sqlalchemy import inspect, literal, select
 from sqlalchemy.exc import NoSuchTableError, OperationalError, SQLAlchemyError
 
-from citus_analytics.ingest.locks import PATIENCE, lock
+from citus_analytics.ingest.locks import BUSY, PATIENCE, lock, set_local
 from citus_analytics.logs import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from sqlalchemy import Connection, Engine, Index, Table
+    from sqlalchemy import Engine, Index, Table
     from sqlalchemy.engine.interfaces import ReflectedIndex
 
 _MEMORY: Final = "256MB"
-_BUSY: Final = (LockNotAvailable, DeadlockDetected)
 
 
 @contextmanager
@@ -81,11 +79,11 @@ def _drop(engine: Engine, table: Table, indexes: Sequence[Index]) -> bool:
             one = select(literal(1)).select_from(table).limit(1)
             if connection.execute(one).first() is not None:
                 return False
-            _set_local(connection, "lock_timeout", PATIENCE)
+            set_local(connection, "lock_timeout", PATIENCE)
             for index in indexes:
                 index.drop(connection, checkfirst=True)
     except OperationalError as error:
-        if not isinstance(error.orig, _BUSY):
+        if not isinstance(error.orig, BUSY):
             raise
         return False
     return True
@@ -96,15 +94,11 @@ def _build(engine: Engine, indexes: Sequence[Index]) -> None:
     while waiting:
         try:
             with engine.begin() as connection:
-                _set_local(connection, "maintenance_work_mem", _MEMORY)
-                _set_local(connection, "lock_timeout", PATIENCE)
+                set_local(connection, "maintenance_work_mem", _MEMORY)
+                set_local(connection, "lock_timeout", PATIENCE)
                 waiting[0].create(connection, checkfirst=True)
         except OperationalError as error:
-            if not isinstance(error.orig, _BUSY):
+            if not isinstance(error.orig, BUSY):
                 raise
         else:
             del waiting[0]
-
-
-def _set_local(connection: Connection, name: str, value: str) -> None:
-    connection.execute(select(func.set_config(name, value, True)))

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Table
 
+BUSY: Final = (LockNotAvailable, DeadlockDetected)
+"""What the driver raises where somebody else holds a table for longer than one waits."""
+
 PATIENCE: Final = "2s"
 """How long to wait for a table: who does so holds up everybody behind, one's own loads too."""
 
@@ -52,6 +55,11 @@ def without_timeouts(connection: Connection) -> None:
     connection.execute(statement.where(settings.c.name.in_(names)))
 
 
+def set_local(connection: Connection, name: str, value: str) -> None:
+    """Change a setting until the end of the transaction."""
+    connection.execute(select(func.set_config(name, value, True)))
+
+
 def lock_together(connections: Sequence[Connection], table: Table) -> None:
     """Let all connections write to a table, or none, whoever waits for it in between.
 
@@ -66,7 +74,7 @@ def lock_together(connections: Sequence[Connection], table: Table) -> None:
         except OperationalError as error:
             for connection in connections:
                 connection.rollback()
-            if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
+            if not isinstance(error.orig, BUSY):
                 raise
         else:
             return
@@ -74,10 +82,10 @@ def lock_together(connections: Sequence[Connection], table: Table) -> None:
 
 def _lock_for_writing(connection: Connection, table: Table) -> None:
     before = connection.execute(select(func.current_setting("lock_timeout"))).scalar_one()
-    connection.execute(select(func.set_config("lock_timeout", PATIENCE, True)))
+    set_local(connection, "lock_timeout", PATIENCE)
     name = qualify(table.name, schema_of(connection, table))
     connection.exec_driver_sql(f"LOCK TABLE {name} IN ROW EXCLUSIVE MODE")
-    connection.execute(select(func.set_config("lock_timeout", before, True)))
+    set_local(connection, "lock_timeout", before)
 
 
 def require_read_committed(connection: Connection) -> None:

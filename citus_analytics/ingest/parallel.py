@@ -27,7 +27,7 @@ from citus_analytics.ingest.once import require_some
 from citus_analytics.ingest.parts import PART_SIZE, cut
 from citus_analytics.ingest.rejects import HeldRejects
 from citus_analytics.ingest.results import LoadResult, Progress, sum_of
-from citus_analytics.ingest.sources import Input, Tally, content_blocks
+from citus_analytics.ingest.sources import Input, Tally, content_blocks, watched
 from citus_analytics.ingest.users import Users
 
 if TYPE_CHECKING:
@@ -191,7 +191,8 @@ class ParallelLoad:
     def _feed(self, lanes: list[Lane], content: Content, tally: Tally) -> None:
         with closing(content_blocks(self._source, tally)) as blocks:
             size = max(_SMALLEST_PART, _ALL_PARTS // len(lanes))
-            for piece in cut(_noted(blocks, content), self._kind, self._source.name, size=size):
+            noted = watched(blocks, content.add)
+            for piece in cut(noted, self._kind, self._source.name, size=size):
                 if self._failed.is_set():
                     return
                 self._put(piece)
@@ -243,9 +244,3 @@ class ParallelLoad:
         if self._progress:
             total = self._source.total_bytes
             self._progress(Progress(bytes=read, rows=rows, total_bytes=total))
-
-
-def _noted(blocks: Iterable[bytes], content: Content) -> Iterator[bytes]:
-    for block in blocks:
-        content.add(block)
-        yield block

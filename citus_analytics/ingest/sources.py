@@ -125,6 +125,13 @@ def content_blocks(source: Input, tally: Tally) -> Generator[bytes]:
         yield from blocks
 
 
+def watched(blocks: Iterable[bytes], watch: Callable[[bytes], object]) -> Iterator[bytes]:
+    """Yield blocks, each after it has been shown."""
+    for block in blocks:
+        watch(block)
+        yield block
+
+
 def _address_input(address: Address) -> Input:
     size = address.size()
     return Input(

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import NullPool, create_engine, inspect, text
+from sqlalchemy import NullPool, create_engine, inspect
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import ArgumentError, LoadError
 from citus_analytics.ingest import LoadOptions, load_api_events, load_files, load_once
 from citus_analytics.models import github_events, github_users
 from tests.database.ingest_data import USERS
-from tests.database.small_parts import events, lose_after, small_parts
+from tests.database.small_parts import (
+    events,
+    in_background,
+    lose_after,
+    path,
+    small_parts,
+    until,
+)
 from tests.event_data import api_event, hour, line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from sqlalchemy import URL, Engine
 
     from citus_analytics.gharchive import Reject
 
-__all__ = ["small_parts"]
+__all__ = ["path", "small_parts"]
 
 pytestmark = pytest.mark.usefixtures("small_parts")
 
@@ -45,30 +49,6 @@ WAITING = """
 SELECT wait_event FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock' AND backend_type = 'client backend'
 """
-
-
-def until(engine: Engine, query: str) -> str:
-    """Wait until a query has a row, and return its value."""
-    for _ in range(300):
-        with engine.connect() as connection:
-            row = connection.execute(text(query)).first()
-        if row is not None:
-            return str(row[0])
-        time.sleep(0.05)
-    raise AssertionError(query)
-
-
-def in_background(work: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    return thread
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "hour.json"
-    path.write_bytes(hour(1000))
-    return path
 
 
 def test_a_commit_that_outlives_its_client_is_waited_for(engine: Engine, path: Path) -> None:

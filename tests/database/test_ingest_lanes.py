@@ -12,8 +12,8 @@ from sqlalchemy import NullPool, create_engine, text
 
 from citus_analytics.ingest import LoadOptions, Progress, load_files
 from citus_analytics.models import github_events
-from tests.database.small_parts import events, small_parts
-from tests.event_data import hour, line
+from tests.database.small_parts import events, in_background, path, small_parts, until
+from tests.event_data import hour, line, refused_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,20 +22,11 @@ if TYPE_CHECKING:
 
     from citus_analytics.gharchive import Reject
 
-__all__ = ["small_parts"]
+__all__ = ["path", "small_parts"]
 
 pytestmark = pytest.mark.usefixtures("small_parts")
 
-WAITING = text(
-    "SELECT count(*) FROM pg_locks WHERE relation = 'github_events'::regclass AND NOT granted"
-)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "hour.json"
-    path.write_bytes(hour(1000))
-    return path
+WAITING = "SELECT 1 FROM pg_locks WHERE relation = 'github_events'::regclass AND NOT granted"
 
 
 def test_whoever_waits_to_change_the_table_waits_for_all_of_it(engine: Engine, path: Path) -> None:
@@ -49,9 +40,7 @@ def test_whoever_waits_to_change_the_table_waits_for_all_of_it(engine: Engine, p
         if changing.ident is None:
             changing.start()
             # Some connections have not begun to write yet.
-            with engine.connect() as connection:
-                while not connection.execute(WAITING).scalar_one():
-                    time.sleep(0.01)
+            until(engine, WAITING)
 
     (result,) = load_files(engine, github_events, [path], jobs=3, progress=begin_to_change)
     changing.join(timeout=60)
@@ -60,17 +49,16 @@ def test_whoever_waits_to_change_the_table_waits_for_all_of_it(engine: Engine, p
 
 
 def test_a_table_that_is_locked_is_waited_for(engine: Engine, path: Path) -> None:
-    locked, waited = threading.Event(), threading.Event()
+    locked = threading.Event()
 
     def lock() -> None:
         with engine.begin() as connection:
             connection.execute(text("LOCK TABLE github_events IN SHARE MODE"))
             locked.set()
             # Longer than the load waits in one go.
-            waited.wait(timeout=3)
+            time.sleep(3)
 
-    locking = threading.Thread(target=lock)
-    locking.start()
+    locking = in_background(lock)
     locked.wait(timeout=60)
     (result,) = load_files(engine, github_events, [path], jobs=2)
     locking.join(timeout=60)
@@ -83,7 +71,7 @@ def test_engines_at_other_isolation_levels(
     database: URL, path: Path, jobs: int, level: str
 ) -> None:
     engine = create_engine(database, poolclass=NullPool, isolation_level=level)
-    path.write_bytes(hour(600) + line(1, payload={"n": 0}).replace(b'"n": 0', b'"n": 1e999999'))
+    path.write_bytes(hour(600) + refused_line(1))
     (result,) = load_files(engine, github_events, [path], jobs=jobs)
     assert (result.rows, result.rejected, events(engine)) == (600, 1, 600)
     (again,) = load_files(engine, github_events, [path], jobs=jobs)

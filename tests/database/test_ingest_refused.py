@@ -12,7 +12,7 @@ from citus_analytics.errors import ArgumentError, LoadError
 from citus_analytics.ingest import LoadOptions, Progress, load_files
 from citus_analytics.models import github_events
 from tests.database.small_parts import events, small_parts
-from tests.event_data import hour, line
+from tests.event_data import hour, line, refused_line
 from tests.servers import ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ __all__ = ["small_parts"]
 
 pytestmark = pytest.mark.usefixtures("small_parts")
 
-TOO_LARGE = {"number": 0}
 EVENTS = 600
 
 
@@ -36,8 +35,7 @@ def write_hour(path: Path) -> None:
     lines = [line(number) for number in range(EVENTS)]
     lines[100] = lines[500] = line(1, actor={})
     for at in (300, 400):
-        # A number that JSON has, and no numeric of PostgreSQL's.
-        lines[at] = line(at, payload=TOO_LARGE).replace(b'"number": 0', b'"number": 1e999999')
+        lines[at] = refused_line(at)
     path.write_bytes(b"".join(lines))
 
 
@@ -90,8 +88,7 @@ def test_whoever_is_told_of_rejects_can_fail_the_load(
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_strict_names_what_the_server_refuses(engine: Engine, tmp_path: Path, jobs: int) -> None:
     path = tmp_path / "hour.json"
-    refused = line(1, payload=TOO_LARGE).replace(b'"number": 0', b'"number": 1e999999')
-    path.write_bytes(hour(300) + refused + hour(300))
+    path.write_bytes(hour(300) + refused_line(1) + hour(300))
     with pytest.raises(LoadError, match=r"hour\.json, line 301: the server refuses it") as caught:
         load_files(engine, github_events, [path], options=LoadOptions(strict=True), jobs=jobs)
     assert caught.value.line == 301
@@ -183,9 +180,8 @@ def test_what_is_no_fault_of_a_row_fails_at_once(
 def test_what_fails_here_is_told_and_not_what_the_server_refused_before(
     engine: Engine, tmp_path: Path, jobs: int, kind: str
 ) -> None:
-    refused = line(1, payload=TOO_LARGE).replace(b'"number": 0', b'"number": 1e999999')
     path = tmp_path / "hour.json"
-    path.write_bytes(refused + hour(9000)[:-50])
+    path.write_bytes(refused_line(1) + hour(9000)[:-50])
     calls = []
 
     def interrupt(progress: Progress) -> None:
