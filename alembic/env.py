@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from citus_analytics.github.models import Base
 from citus_analytics.migrations import run_environment
-from citus_analytics.models import Base
 
 run_environment(Base.metadata)

@@ -14,8 +14,10 @@ from sqlalchemy.orm import Session
 from benchmarks.database import SINCE, execute
 from benchmarks.figures import Figure
 from benchmarks.timing import Arm, alternate, median_ratio, milliseconds, say, seconds
-from citus_analytics import load_events, load_users, queries, run_rollup
-from citus_analytics.sample import Sample
+from citus_analytics import load_events, load_users, run_rollup
+from citus_analytics.github import queries
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.github.sample import Sample
 
 if TYPE_CHECKING:
     from psycopg import Connection as DriverConnection
@@ -60,7 +62,7 @@ def _fill(engine: Engine) -> None:
     with engine.begin() as connection:
         load_events(connection, sample.events_csv())
         load_users(connection, sample.users_csv())
-        run_rollup(connection)
+        run_rollup(connection, GITHUB_ROLLUP_1MIN)
     execute(engine, "VACUUM ANALYZE github_events, github_users, github_rollup_1min")
 
 

@@ -12,7 +12,8 @@ from benchmarks.database import OTHER, SINCE, distribute_other, execute, moment,
 from benchmarks.figures import Figure
 from benchmarks.timing import alternate, median_ratio, milliseconds, say, seconds
 from citus_analytics import load_events, run_rollup
-from citus_analytics.sample import Sample
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.github.sample import Sample
 from tests import tutorial
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _fill(engine: Engine, stored: int) -> None:
     with engine.begin() as connection:
         present = connection.execute(text("SELECT count(*) FROM github_events")).scalar_one()
         load_events(connection, sample(stored - present, after=present).events_csv())
-        run_rollup(connection)
+        run_rollup(connection, GITHUB_ROLLUP_1MIN)
     execute(engine, "VACUUM ANALYZE github_events, github_rollup_1min, github_rollup_1min_changes")
 
 

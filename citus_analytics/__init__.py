@@ -1,24 +1,15 @@
 """Real-time analytics on PostgreSQL and Citus: sharded tables, exact rollups, typed questions.
 
 What an application needs every day is here. More rooms are imported by name, because they bring
-something along that not every application wants: `citus_analytics.migrations` (Alembic), with
-`citus_analytics.operations` and `citus_analytics.autogenerate` for migrations of your own and
+something along that not every application wants: `citus_analytics.migrations` (Alembic and
+migrations of your own) and
 `citus_analytics.lint` to check them; `citus_analytics.catalog` (the state of a cluster);
-`citus_analytics.sample` (made-up events); and `citus_analytics.server` (a PostgreSQL for
+`citus_analytics.github.sample` (made-up events); and `citus_analytics.server` (a PostgreSQL for
 development).
 """
 
 from __future__ import annotations
 
-from citus_analytics.distribution import (
-    Distributed,
-    Distribution,
-    Local,
-    Reference,
-    declared_distribution,
-    distribute,
-    distribution_of,
-)
 from citus_analytics.errors import (
     ArgumentError,
     CitusAnalyticsError,
@@ -28,8 +19,8 @@ from citus_analytics.errors import (
     RollupError,
     ServerError,
 )
-from citus_analytics.gharchive import OldFormatError, Reject
-from citus_analytics.ingest import (
+from citus_analytics.github.gharchive import OldFormatError, Reject
+from citus_analytics.github.ingest import (
     LoadOptions,
     LoadResult,
     Progress,
@@ -41,8 +32,8 @@ from citus_analytics.ingest import (
     load_once,
     load_users,
 )
-from citus_analytics.live import Feed, FollowOptions, Gap, Poll, follow
-from citus_analytics.models import (
+from citus_analytics.github.live import Feed, FollowOptions, Gap, Poll, follow
+from citus_analytics.github.models import (
     GITHUB_ROLLUP_1MIN,
     Base,
     FollowedFeed,
@@ -60,7 +51,7 @@ from citus_analytics.models import (
     latest_rollup,
     loaded_files,
 )
-from citus_analytics.queries import (
+from citus_analytics.github.queries import (
     HourlyCommits,
     RepositoryCreator,
     UserActivity,
@@ -73,7 +64,7 @@ from citus_analytics.queries import (
     top_repository_creators,
     top_repository_creators_statement,
 )
-from citus_analytics.rollup import (
+from citus_analytics.rollups.declare import (
     Measure,
     Rollup,
     count,
@@ -83,7 +74,16 @@ from citus_analytics.rollup import (
     rollups_of,
     total,
 )
-from citus_analytics.rollup_run import RollupRun, run_rollup
+from citus_analytics.rollups.run import RollupRun, run_rollup
+from citus_analytics.schema import (
+    Distributed,
+    Distribution,
+    Local,
+    Reference,
+    declared_distribution,
+    distribute,
+    distribution_of,
+)
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ from alembic.operations import Operations
 from alembic.operations.ops import OpContainer
 from sqlalchemy import URL, NullPool, create_engine
 
-from citus_analytics.autogenerate import plugins
+from citus_analytics.migrations import plugins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

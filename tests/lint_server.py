@@ -9,9 +9,12 @@ from alembic.operations import Operations
 from sqlalchemy import NullPool, create_engine
 from sqlalchemy.schema import AddConstraint, CreateIndex, CreateSequence, CreateTable
 
-from citus_analytics.distribution import Distributed, Reference, distribution_of
-from citus_analytics.migrations import configuration
-from citus_analytics.operations import CreateDistributedTableOp, CreateReferenceTableOp
+from citus_analytics.migrations import (
+    CreateDistributedTableOp,
+    CreateReferenceTableOp,
+    configuration,
+)
+from citus_analytics.schema import Distributed, Reference, distribution_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-from citus_analytics.distribution import Distributed, Local, Reference
-from citus_analytics.operations import (
+from citus_analytics.migrations import (
     AddLocalTableToMetadataOp,
     AlterDistributedTableOp,
     AlterTableSetAccessMethodOp,
@@ -29,12 +28,13 @@ from citus_analytics.operations import (
     UndistributeTableOp,
     UpdateDistributedTableColocationOp,
 )
+from citus_analytics.schema import Distributed, Local, Reference
 
 if TYPE_CHECKING:
     from alembic.operations import MigrateOperation
     from sqlalchemy import Connection
 
-    from citus_analytics.operations import Policy
+    from citus_analytics.migrations import Policy
 
 SHOP = "Web Shop"
 # Names that break every text that does not quote them.

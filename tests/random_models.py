@@ -17,7 +17,7 @@ from sqlalchemy import (
     Text,
 )
 
-from citus_analytics.distribution import Distributed, Distribution, Local, Reference, distribute
+from citus_analytics.schema import Distributed, Distribution, Local, Reference, distribute
 
 NAMES = ("events", "Users", 'odd "name"', "it's", "per%cent", "a:b", "select", "späße")
 SCHEMAS = (None, "Shop %d")

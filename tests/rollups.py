@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqlalchemy import Connection, insert, text
 
-from citus_analytics.models import github_events
+from citus_analytics.github.models import github_events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

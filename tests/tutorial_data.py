@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from citus_analytics.sample import Sample
+from citus_analytics.github.sample import Sample
 
 if TYPE_CHECKING:
     from pathlib import Path

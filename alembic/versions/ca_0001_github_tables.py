@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from citus_analytics.operations import op
+from citus_analytics.migrations import op
 
 revision = "ca_0001"
 down_revision = None

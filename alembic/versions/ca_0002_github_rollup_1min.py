@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
-from citus_analytics.operations import RollupSpec, op
+from citus_analytics.migrations import RollupSpec, op
 
 revision = "ca_0002"
 down_revision = "ca_0001"

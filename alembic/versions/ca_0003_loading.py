@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from citus_analytics.operations import op
+from citus_analytics.migrations import op
 
 revision = "ca_0003"
 down_revision = "ca_0002"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import text
 
 from citus_analytics.errors import DeclarationError
-from citus_analytics.rollup_sql import RollupSpec, Shape, read_description, render
+from citus_analytics.rollups.sql import RollupSpec, Shape, read_description, render
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

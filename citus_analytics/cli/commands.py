@@ -24,9 +24,10 @@ from citus_analytics.cli.output import open_screen, write, write_json
 from citus_analytics.cli.progress import waiting
 from citus_analytics.cli.status import status
 from citus_analytics.cli.words import duration, in_utc, plural, rolled_up, timed
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.github.queries import count_events
 from citus_analytics.migrations import configuration, downgrade, upgrade
-from citus_analytics.queries import count_events
-from citus_analytics.rollup_run import run_rollup
+from citus_analytics.rollups.run import run_rollup
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -97,7 +98,7 @@ def rollup(arguments: Namespace) -> None:
         timed() as watch,
         waiting("Rolling up"),
     ):
-        run = run_rollup(connection, wait=not arguments.no_wait)
+        run = run_rollup(connection, GITHUB_ROLLUP_1MIN, wait=not arguments.no_wait)
     if run is None:
         raise ExitError("another run of the rollup is under way; this one did nothing.", Exit.BUSY)
     run = in_utc(run)

@@ -10,9 +10,9 @@ from sqlalchemy import NullPool, create_engine, func, select, text
 
 from citus_analytics.cli.failures import Exit, ExitError
 from citus_analytics.cli.words import plural
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN, Base, github_events, github_users
 from citus_analytics.migrations import database_url
-from citus_analytics.models import GITHUB_ROLLUP_1MIN, Base, github_events, github_users
-from citus_analytics.rollup_sql import RollupSpec
+from citus_analytics.rollups.sql import RollupSpec
 
 if TYPE_CHECKING:
     from argparse import Namespace

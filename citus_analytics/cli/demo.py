@@ -18,11 +18,12 @@ from citus_analytics.cli.failures import ExitError
 from citus_analytics.cli.output import open_screen, write_json
 from citus_analytics.cli.progress import loading, waiting
 from citus_analytics.cli.words import duration, in_utc, loaded, rolled_up, timed
-from citus_analytics.ingest import LoadResult, load_events, load_users
+from citus_analytics.github.ingest import LoadResult, load_events, load_users
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.github.queries import count_events
+from citus_analytics.github.sample import Sample
 from citus_analytics.migrations import database_url, upgrade
-from citus_analytics.queries import count_events
-from citus_analytics.rollup_run import RollupRun, run_rollup
-from citus_analytics.sample import Sample
+from citus_analytics.rollups.run import RollupRun, run_rollup
 from citus_analytics.server import EmbeddedServer
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from citus_analytics.cli.database import Server
     from citus_analytics.cli.screen import Screen
-    from citus_analytics.operations import Policy
+    from citus_analytics.migrations import Policy
 
 _UNTIL: Final = datetime(2026, 3, 1, 20, tzinfo=UTC)
 _SINCE: Final = _UNTIL - timedelta(hours=8)
@@ -159,7 +160,7 @@ def _story(events: int, server: Server) -> dict[str, list[Part]]:
         first_event_id=events + 1,
         seed=1,
     )
-    run = Part("Rollup", "run_rollup(session)", _roll_up)
+    run = Part("Rollup", "run_rollup(session, GITHUB_ROLLUP_1MIN)", _roll_up)
     compare = Part("Raw against rolled up", "", _compare)
     # The server line has said whether there is Citus: a migration need not warn that there is not.
     migrate = partial(_migrate, citus="auto" if server.citus else "skip")
@@ -206,7 +207,7 @@ def _load_events(sample: Sample, connection: Connection) -> LoadResult:
 
 def _roll_up(connection: Connection) -> RollupRun:
     with waiting("Rolling up"):
-        return in_utc(run_rollup(connection))
+        return in_utc(run_rollup(connection, GITHUB_ROLLUP_1MIN))
 
 
 def _compare(connection: Connection) -> Totals:

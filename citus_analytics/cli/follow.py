@@ -15,9 +15,10 @@ from citus_analytics.cli.failures import printable
 from citus_analytics.cli.interrupts import Interrupts
 from citus_analytics.cli.output import log_held_back, open_rejects, write, write_json_line
 from citus_analytics.cli.words import duration, in_utc, plural, rolled_up, timed
-from citus_analytics.ingest import write_reject
-from citus_analytics.live import GITHUB, Feed, FollowOptions, follow
-from citus_analytics.rollup_run import run_rollup
+from citus_analytics.github.ingest import write_reject
+from citus_analytics.github.live import GITHUB, Feed, FollowOptions, follow
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.rollups.run import run_rollup
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from citus_analytics.live import Poll
-    from citus_analytics.rollup_run import RollupRun
+    from citus_analytics.github.live import Poll
+    from citus_analytics.rollups.run import RollupRun
 
 _COUNTED: Final = ("new", "known", "rejected")
 
@@ -79,7 +80,7 @@ def follow_feed(arguments: Namespace) -> None:
     with (
         open_rejects(arguments.rejects) as rejects,
         # The lines of the polls say the same.
-        log_held_back("citus_analytics.live"),
+        log_held_back("citus_analytics.github.live"),
         timed() as whole,
         interrupts.handled(),
     ):
@@ -111,7 +112,7 @@ def _follow(
         with timed() as watch:
             if arguments.rollup and poll.new:
                 with interrupts.held(), engine.begin() as connection:
-                    run = run_rollup(connection)
+                    run = run_rollup(connection, GITHUB_ROLLUP_1MIN)
         report.tell(poll, run, watch.seconds)
 
 

@@ -14,19 +14,19 @@ from citus_analytics.cli.output import open_rejects, write, write_json
 from citus_analytics.cli.progress import loading
 from citus_analytics.cli.words import loaded, plural, timed
 from citus_analytics.errors import ArgumentError
-from citus_analytics.ingest import LoadOptions, indexes_afterwards, write_reject
-from citus_analytics.ingest.files import load_file
-from citus_analytics.ingest.indexes import indexes_as_they_are
-from citus_analytics.ingest.patterns import expand
-from citus_analytics.models import github_events, github_users
+from citus_analytics.github.ingest import LoadOptions, indexes_afterwards, write_reject
+from citus_analytics.github.ingest.files import load_file
+from citus_analytics.github.ingest.indexes import indexes_as_they_are
+from citus_analytics.github.ingest.patterns import expand
+from citus_analytics.github.models import github_events, github_users
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from sqlalchemy import Engine
 
-    from citus_analytics.gharchive import Reject
-    from citus_analytics.ingest import LoadResult
+    from citus_analytics.github.gharchive import Reject
+    from citus_analytics.github.ingest import LoadResult
 
 _TABLES: Final = {"events": github_events, "users": github_users}
 _SHOWN: Final = 3

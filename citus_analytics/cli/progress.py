@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Task
 
-    from citus_analytics import ingest
+    from citus_analytics.github import ingest
 
     ProgressCallback: TypeAlias = Callable[[ingest.Progress], None]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from citus_analytics.ingest import LoadResult
-    from citus_analytics.rollup_run import RollupRun
+    from citus_analytics.github.ingest import LoadResult
+    from citus_analytics.rollups.run import RollupRun
 
 
 @dataclass(slots=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from citus_analytics.distribution import distribution_of
 from citus_analytics.lint.reading import shape_of
 from citus_analytics.lint.rules import TABLE_RULES
 from citus_analytics.lint.shape import Spread
+from citus_analytics.schema import distribution_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -56,7 +56,7 @@ def _raw_function(_: History, event: Event) -> Iterator[Fault]:
             event,
             f"{event.name} is called in SQL text: this fails on a server without Citus, and later "
             "operations of the transaction may be refused after it. Use "
-            f"op.{event.name}(...) of citus_analytics.operations.",
+            f"op.{event.name}(...) of citus_analytics.migrations.",
         )
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from citus_analytics.distribution import Distributed, Reference
 from citus_analytics.lint.finding import Place
+from citus_analytics.schema import Distributed, Reference
 
 if TYPE_CHECKING:
-    from citus_analytics.distribution import Distribution
+    from citus_analytics.schema import Distribution
 
 Kind: TypeAlias = Literal["sharded", "single-shard", "reference", "local"]
 KeyKind: TypeAlias = Literal[

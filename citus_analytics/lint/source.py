@@ -37,7 +37,7 @@ class _Operations:
 UNKNOWN: Final = _Unknown()
 OPERATIONS: Final = _Operations()
 
-_OPERATIONS = ("alembic.op", "citus_analytics.operations.op")
+_OPERATIONS = ("alembic.op", "citus_analytics.migrations.op")
 _CONSTRUCTS = ("sqlalchemy.sql", "sqlalchemy.dialects.postgresql", "sqlalchemy.types")
 _NOT_EVALUATED = (TypeError, ValueError, AttributeError, KeyError, ImportError, SQLAlchemyError)
 

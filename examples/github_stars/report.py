@@ -9,8 +9,8 @@ from sqlalchemy import create_engine, func, select
 from sqlalchemy.orm import Session
 
 from citus_analytics import GithubEvent, load_events
+from citus_analytics.github.sample import Sample
 from citus_analytics.migrations import database_url
-from citus_analytics.sample import Sample
 from examples.github_stars.models import Star
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

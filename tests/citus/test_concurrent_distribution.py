@@ -10,8 +10,8 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import NullPool, create_engine, text
 
-from citus_analytics.distribution import Distributed
-from citus_analytics.operations import CreateDistributedTableConcurrentlyOp
+from citus_analytics.migrations import CreateDistributedTableConcurrentlyOp
+from citus_analytics.schema import Distributed
 from tests.operations import rows
 from tests.servers import ON_CITUS_ONLY
 

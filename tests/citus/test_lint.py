@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import OperationError
 from citus_analytics.lint import RULES
-from citus_analytics.operations import UndistributeTableOp
+from citus_analytics.migrations import UndistributeTableOp
 from tests.lint_pages import metadata_of, page, write_migrations
 from tests.lint_server import configuration_of, create, create_on
 from tests.servers import citus_binaries, running_citus

@@ -23,8 +23,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from citus_analytics.distribution import Distributed, Local, Reference, distribute
 from citus_analytics.lint import lint_metadata
+from citus_analytics.schema import Distributed, Local, Reference, distribute
 from tests.lint_server import create_on
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from citus_analytics.distribution import Distribution
+    from citus_analytics.schema import Distribution
     from tests.servers import DatabaseServer
 
 NAMES = ("a", "b", "c")

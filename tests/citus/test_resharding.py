@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import URL, Connection, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from citus_analytics.rollup_run import run_rollup
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.rollups.run import run_rollup
 from tests.rollups import NOON, add, assert_adds_up, event
 from tests.servers import ON_CITUS_ONLY, SHARD_COUNT
 
@@ -43,14 +44,14 @@ def change_something(connection: Connection) -> None:
 
 def assert_still_adds_up(connection: Connection) -> None:
     """What was logged before is rolled up, and so is what comes after."""
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     assert_adds_up(connection)
     change_something(connection)
-    assert run_rollup(connection).groups_written >= USERS - 1
+    assert run_rollup(connection, GITHUB_ROLLUP_1MIN).groups_written >= USERS - 1
     assert_adds_up(connection)
     connection.execute(text("TRUNCATE github_events"))
     add(connection, event(1, at=NOON))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     assert_adds_up(connection)
 
 
@@ -131,5 +132,5 @@ def test_the_log_of_a_plain_server_cannot_be_misplaced(cluster: Connection) -> N
         cluster.execute(
             text("SELECT create_distributed_table('github_rollup_1min_changes', 'key')")
         )
-    run_rollup(cluster)
+    run_rollup(cluster, GITHUB_ROLLUP_1MIN)
     assert_adds_up(cluster)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 import citus_analytics
-from citus_analytics.live import Feed, FollowOptions, Poll, follow
-from citus_analytics.models import github_events
+from citus_analytics.github.live import Feed, FollowOptions, Poll, follow
+from citus_analytics.github.models import github_events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, insert, select
 
-from citus_analytics.models import github_events
-from citus_analytics.sample import Sample
+from citus_analytics.github.models import github_events
+from citus_analytics.github.sample import Sample
 
 if TYPE_CHECKING:
     from pathlib import Path

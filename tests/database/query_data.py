@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqlalchemy import Connection, insert, text
 
-from citus_analytics.models import github_events
+from citus_analytics.github.models import github_events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy.orm import Session
 
-    from citus_analytics.queries import HourlyCommits
+    from citus_analytics.github.queries import HourlyCommits
 
 
 Event: TypeAlias = dict[str, Any]

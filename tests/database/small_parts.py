@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import event, text
 
-from citus_analytics.ingest import load_files
-from citus_analytics.ingest import parallel as parallel_module
-from citus_analytics.ingest.parts import cut
-from citus_analytics.models import github_events
+from citus_analytics.github.ingest import load_files
+from citus_analytics.github.ingest import parallel as parallel_module
+from citus_analytics.github.ingest.parts import cut
+from citus_analytics.github.models import github_events
 from tests.database.ingest_data import count
 from tests.event_data import hour
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from citus_analytics.ingest.formats import Kind
-    from citus_analytics.ingest.parts import Piece
+    from citus_analytics.github.ingest.formats import Kind
+    from citus_analytics.github.ingest.parts import Piece
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
             time.sleep(0.05 if number < 6 else 0)
 
     monkeypatch.setattr(parallel_module, "cut", cut_small)
-    monkeypatch.setattr("citus_analytics.ingest.files.PART_SIZE", 8)
+    monkeypatch.setattr("citus_analytics.github.ingest.files.PART_SIZE", 8)
 
 
 def events(engine: Engine) -> int:

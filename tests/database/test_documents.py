@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from citus_analytics.sample import Sample
+from citus_analytics.github.sample import Sample
 from tests.documents import (
     ROOT,
     blocks,

@@ -11,8 +11,8 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import LoadError
-from citus_analytics.live import Feed, FollowOptions, Gap, follow
-from citus_analytics.models import followed_feeds, github_users
+from citus_analytics.github.live import Feed, FollowOptions, Gap, follow
+from citus_analytics.github.models import followed_feeds, github_users
 from tests.database.follow_data import Waits, counts, polls, stored
 from tests.github_api import START, Reply, limited
 from tests.servers import ON_POSTGRESQL_ONLY

@@ -15,8 +15,8 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from citus_analytics.errors import LoadError
-from citus_analytics.ingest import LoadResult, Progress, load_csv, load_events, load_users
-from citus_analytics.models import GithubEvent, github_users
+from citus_analytics.github.ingest import LoadResult, Progress, load_csv, load_events, load_users
+from citus_analytics.github.models import GithubEvent, github_users
 from tests.database.ingest_data import (
     EVENTS,
     GOOD,
@@ -32,7 +32,7 @@ from tests.database.ingest_data import (
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
 
-    from citus_analytics.ingest import Source
+    from citus_analytics.github.ingest import Source
 
 REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -84,7 +84,7 @@ def test_standard_input_is_loaded(database: URL) -> None:
     program = (
         "import sys\n"
         "from sqlalchemy import create_engine\n"
-        "from citus_analytics.ingest import load_events\n"
+        "from citus_analytics.github.ingest import load_events\n"
         "with create_engine(sys.argv[1]).begin() as connection:\n"
         "    print(load_events(connection, '-'))\n"
     )

@@ -9,8 +9,8 @@ from sqlalchemy import NullPool, create_engine, inspect
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import ArgumentError, LoadError
-from citus_analytics.ingest import LoadOptions, load_api_events, load_files, load_once
-from citus_analytics.models import github_events, github_users
+from citus_analytics.github.ingest import LoadOptions, load_api_events, load_files, load_once
+from citus_analytics.github.models import github_events, github_users
 from tests.database.ingest_data import USERS
 from tests.database.small_parts import (
     events,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Engine
 
-    from citus_analytics.gharchive import Reject
+    from citus_analytics.github.gharchive import Reject
 
 __all__ = ["path", "small_parts"]
 

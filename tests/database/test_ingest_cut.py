@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import select
 
 from citus_analytics.errors import LoadError
-from citus_analytics.ingest import LoadOptions, load_events, load_once
-from citus_analytics.ingest.sources import BLOCK_SIZE
-from citus_analytics.models import github_events
+from citus_analytics.github.ingest import LoadOptions, load_events, load_once
+from citus_analytics.github.ingest.sources import BLOCK_SIZE
+from citus_analytics.github.models import github_events
 from tests.database.ingest_data import GOOD, LONG, count
 from tests.event_data import api_event, hour
 from tests.servers import ON_CITUS_ONLY
@@ -21,7 +21,7 @@ from tests.servers import ON_CITUS_ONLY
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from citus_analytics.gharchive import Reject
+    from citus_analytics.github.gharchive import Reject
 
 
 ARRAY = json.dumps([api_event(number) for number in range(3)], indent=1).encode()

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import LoadError
-from citus_analytics.ingest import (
+from citus_analytics.github.ingest import (
     LoadOptions,
     Progress,
     load_api_events,
@@ -22,7 +22,7 @@ from citus_analytics.ingest import (
     load_once,
     load_users,
 )
-from citus_analytics.models import github_events
+from citus_analytics.github.models import github_events
 from tests.database.ingest_data import (
     EVENTS,
     GOOD,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from citus_analytics.gharchive import Reject
+    from citus_analytics.github.gharchive import Reject
     from tests.servers import DatabaseServer
 
 BAD_ROWS = {

@@ -16,14 +16,14 @@ from sqlalchemy import NullPool, create_engine, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from citus_analytics.errors import ArgumentError, LoadError
-from citus_analytics.ingest import (
+from citus_analytics.github.ingest import (
     LoadOptions,
     LoadResult,
     load_api_events,
     load_api_events_async,
     load_once,
 )
-from citus_analytics.models import GithubEvent, github_events, github_users, loaded_files
+from citus_analytics.github.models import GithubEvent, github_events, github_users, loaded_files
 from tests.database.ingest_data import count
 from tests.event_data import NOON, api_event, hour, line
 from tests.rollups import assert_adds_up
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.orm import Session
 
-    from citus_analytics.gharchive import Reject
+    from citus_analytics.github.gharchive import Reject
     from tests.servers import DatabaseServer
 
 REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -211,9 +211,9 @@ def test_the_newest_record_of_a_user_wins_in_any_order(connection: Connection) -
 def test_more_users_than_are_kept_in_memory(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("citus_analytics.ingest.users._MOST_IN_MEMORY", 2)
+    monkeypatch.setattr("citus_analytics.github.ingest.users._MOST_IN_MEMORY", 2)
     # Blocks that are smaller than the memory is full with, and more of them than one.
-    monkeypatch.setattr("citus_analytics.ingest.json_load.BLOCK_SIZE", 1000)
+    monkeypatch.setattr("citus_analytics.github.ingest.json_load.BLOCK_SIZE", 1000)
     result, _ = load(connection, hour(200))
     assert result.rows == count(connection) == 200
     assert logins(connection) == {number: f"user-{number}" for number in range(1, 8)}

@@ -19,10 +19,10 @@ from sqlalchemy import Engine, NullPool, create_engine, event, text
 
 import citus_analytics
 from citus_analytics.cli import main
-from citus_analytics.ingest import load_files, parallel
-from citus_analytics.ingest.parts import cut
+from citus_analytics.github.ingest import load_files, parallel
+from citus_analytics.github.ingest.parts import cut
+from citus_analytics.github.models import github_events
 from citus_analytics.migrations import upgrade
-from citus_analytics.models import github_events
 from citus_analytics.server import EmbeddedServer
 from tests.event_data import hour, line
 from tests.processes import IS_ROOT
@@ -147,7 +147,7 @@ def test_an_interrupt_between_two_commits(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", database.render_as_string(hide_password=False))
-    monkeypatch.setattr("citus_analytics.ingest.files.PART_SIZE", 8)
+    monkeypatch.setattr("citus_analytics.github.ingest.files.PART_SIZE", 8)
     monkeypatch.setattr(parallel, "cut", partial(cut, size=1 << 20))
 
     def interrupt() -> None:

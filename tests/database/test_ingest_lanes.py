@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from citus_analytics.ingest import LoadOptions, Progress, load_files
-from citus_analytics.models import github_events
+from citus_analytics.github.ingest import LoadOptions, Progress, load_files
+from citus_analytics.github.models import github_events
 from tests.database.small_parts import events, in_background, path, small_parts, until
 from tests.event_data import hour, line, refused_line
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Engine
 
-    from citus_analytics.gharchive import Reject
+    from citus_analytics.github.gharchive import Reject
 
 __all__ = ["path", "small_parts"]
 
@@ -138,8 +138,8 @@ def test_rejects_of_what_is_loaded_are_not_told_again(
 def test_more_users_than_are_kept_in_memory(
     engine: Engine, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("citus_analytics.ingest.users._MOST_IN_MEMORY", 2)
-    monkeypatch.setattr("citus_analytics.ingest.json_load.BLOCK_SIZE", 1000)
+    monkeypatch.setattr("citus_analytics.github.ingest.users._MOST_IN_MEMORY", 2)
+    monkeypatch.setattr("citus_analytics.github.ingest.json_load.BLOCK_SIZE", 1000)
     load_files(engine, github_events, [path], jobs=3)
     with engine.connect() as connection:
         logins = connection.execute(text("SELECT login FROM github_users ORDER BY user_id"))

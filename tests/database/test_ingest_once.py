@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from citus_analytics.errors import ArgumentError, LoadError
-from citus_analytics.ingest import LoadOptions, LoadResult, load_files, load_once
-from citus_analytics.models import (
+from citus_analytics.github.ingest import LoadOptions, LoadResult, load_files, load_once
+from citus_analytics.github.models import (
     github_events,
     github_rollup_1min,
     github_user_origins,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from citus_analytics.ingest import Source
+    from citus_analytics.github.ingest import Source
 
 UNIQUE = LoadOptions(unique=True)
 

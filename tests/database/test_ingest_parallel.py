@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import select, text
 
 from citus_analytics.errors import LoadError
-from citus_analytics.ingest import LoadOptions, Progress, load_files
-from citus_analytics.models import github_events, loaded_files
+from citus_analytics.github.ingest import LoadOptions, Progress, load_files
+from citus_analytics.github.models import github_events, loaded_files
 from tests.database.ingest_data import EVENTS, LONG
 from tests.database.small_parts import events, lose_after, small_parts
 from tests.event_data import hour, line
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from citus_analytics.gharchive import Reject
+    from citus_analytics.github.gharchive import Reject
 
 __all__ = ["small_parts"]
 

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from citus_analytics.errors import ArgumentError, LoadError
-from citus_analytics.ingest import LoadOptions, Progress, load_files
-from citus_analytics.models import github_events
+from citus_analytics.github.ingest import LoadOptions, Progress, load_files
+from citus_analytics.github.models import github_events
 from tests.database.small_parts import events, small_parts
 from tests.event_data import hour, line, refused_line
 from tests.servers import ON_POSTGRESQL_ONLY
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from citus_analytics.gharchive import Reject
+    from citus_analytics.github.gharchive import Reject
 
 __all__ = ["small_parts"]
 
@@ -60,7 +60,7 @@ def test_what_nobody_can_refuse_is_told_once_it_is_read(
     engine: Engine, tmp_path: Path, jobs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # More of them than memory holds.
-    monkeypatch.setattr("citus_analytics.ingest.rejects._MOST_IN_MEMORY", 100)
+    monkeypatch.setattr("citus_analytics.github.ingest.rejects._MOST_IN_MEMORY", 100)
     path = tmp_path / "hour.json"
     path.write_bytes(hour(300) + b"".join(line(number, actor={}) for number in range(200)))
     rejects: list[Reject] = []
@@ -125,8 +125,8 @@ def test_a_source_goes_in_one_copy_over_each_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # No batch is that small.
-    monkeypatch.setattr("citus_analytics.ingest.json_load._BATCH_SIZE", 1000)
-    monkeypatch.setattr("citus_analytics.ingest.json_load.BLOCK_SIZE", 1000)
+    monkeypatch.setattr("citus_analytics.github.ingest.json_load._BATCH_SIZE", 1000)
+    monkeypatch.setattr("citus_analytics.github.ingest.json_load.BLOCK_SIZE", 1000)
     path = tmp_path / "hour.json"
     path.write_bytes(hour(3000))
     load_files(engine, github_events, [path], jobs=jobs)
@@ -138,8 +138,8 @@ def test_a_source_goes_in_one_copy_over_each_connection(
 def test_a_copy_ends_when_memory_has_no_room_for_users(
     engine: Engine, tmp_path: Path, copies: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("citus_analytics.ingest.users._MOST_IN_MEMORY", 4)
-    monkeypatch.setattr("citus_analytics.ingest.json_load.BLOCK_SIZE", 10_000)
+    monkeypatch.setattr("citus_analytics.github.ingest.users._MOST_IN_MEMORY", 4)
+    monkeypatch.setattr("citus_analytics.github.ingest.json_load.BLOCK_SIZE", 10_000)
     path = tmp_path / "hour.json"
     content = hour(3000)
     path.write_bytes(content)

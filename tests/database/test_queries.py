@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import insert
 
-from citus_analytics import queries
-from citus_analytics.models import GithubEvent, github_rollup_1min, github_users
+from citus_analytics.github import queries
+from citus_analytics.github.models import GithubEvent, github_rollup_1min, github_users
 from tests.database.query_data import (
     CLOCK_CHANGES,
     UNFIT_SIZES,

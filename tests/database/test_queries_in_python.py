@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from citus_analytics import queries
+from citus_analytics.github import queries
 from tests.database.query_data import (
     CLOCK_CHANGES,
     INT_MAX,

@@ -11,9 +11,14 @@ from sqlalchemy import Engine, NullPool, create_engine, text
 from sqlalchemy.orm import Session
 
 from citus_analytics.errors import RollupError
+from citus_analytics.github.models import (
+    GITHUB_ROLLUP_1MIN,
+    GithubEvent,
+    github_events,
+    github_rollup_1min,
+)
 from citus_analytics.migrations import downgrade, upgrade
-from citus_analytics.models import GithubEvent, github_events, github_rollup_1min
-from citus_analytics.rollup_run import RollupRun, run_rollup
+from citus_analytics.rollups.run import RollupRun, run_rollup
 from tests.rollups import NOON, add, assert_adds_up, event, rolled_up_groups
 from tests.servers import ON_POSTGRESQL_ONLY
 
@@ -32,12 +37,12 @@ def count_changes(connection: Connection) -> int:
 
 def test_a_run_says_what_it_did(connection: Connection) -> None:
     add(connection, event(1), event(1), event(2, at=NOON + 5 * MINUTE))
-    assert run_rollup(connection) == RollupRun(
+    assert run_rollup(connection, GITHUB_ROLLUP_1MIN) == RollupRun(
         groups_written=2, groups_removed=0, since=NOON, until=NOON + 6 * MINUTE
     )
     assert_adds_up(connection)
     nothing = RollupRun(groups_written=0, groups_removed=0, since=None, until=None)
-    assert run_rollup(connection) == nothing
+    assert run_rollup(connection, GITHUB_ROLLUP_1MIN) == nothing
 
 
 def test_the_tutorials_function_runs_from_sql(connection: Connection) -> None:
@@ -53,9 +58,9 @@ def test_the_tutorials_function_runs_from_sql(connection: Connection) -> None:
 def test_the_tutorials_first_row_of_latest_rollup_is_welcome(connection: Connection) -> None:
     connection.execute(text("INSERT INTO latest_rollup VALUES ('10-10-1901')"))
     add(connection, event(1))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     connection.execute(text("INSERT INTO latest_rollup VALUES ('10-10-1901')"))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     assert_adds_up(connection)
     assert connection.execute(text("SELECT count(*) FROM latest_rollup")).scalar_one() == 1
 
@@ -63,9 +68,9 @@ def test_the_tutorials_first_row_of_latest_rollup_is_welcome(connection: Connect
 def test_events_of_the_minute_that_is_still_being_written(connection: Connection) -> None:
     now = connection.execute(text("SELECT date_trunc('minute', now())")).scalar_one()
     add(connection, event(1, at=now))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     add(connection, event(1, at=now + timedelta(seconds=59)))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     assert list(rolled_up_groups(connection).values()) == [2]
 
 
@@ -73,11 +78,11 @@ def test_two_runs_at_once_count_once(engine: Engine) -> None:
     with engine.begin() as connection:
         add(connection, *(event(user) for user in range(500)))
     with engine.connect() as first:
-        run_rollup(first)
+        run_rollup(first, GITHUB_ROLLUP_1MIN)
 
         def second() -> None:
             with engine.begin() as connection:
-                run_rollup(connection)
+                run_rollup(connection, GITHUB_ROLLUP_1MIN)
 
         thread = threading.Thread(target=second)
         thread.start()
@@ -93,55 +98,55 @@ def test_a_second_run_may_leave_at_once(engine: Engine) -> None:
     with engine.begin() as connection:
         add(connection, event(1))
     with engine.connect() as first, engine.connect() as second:
-        run_rollup(first)
-        assert run_rollup(second, wait=False) is None
+        run_rollup(first, GITHUB_ROLLUP_1MIN)
+        assert run_rollup(second, GITHUB_ROLLUP_1MIN, wait=False) is None
         second.execute(text("SELECT 1"))  # The caller's transaction goes on.
         first.commit()
         second.rollback()
-        assert run_rollup(second, wait=False) is not None
+        assert run_rollup(second, GITHUB_ROLLUP_1MIN, wait=False) is not None
 
 
 def test_an_event_that_arrives_a_month_late(connection: Connection) -> None:
     add(connection, event(1))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     late = NOON - timedelta(days=31)
     add(connection, event(1, at=late))
-    done = run_rollup(connection)
+    done = run_rollup(connection, GITHUB_ROLLUP_1MIN)
     assert (done.groups_written, done.since, done.until) == (1, late, late + MINUTE)
     assert_adds_up(connection)
 
 
 def test_updates_move_events_between_groups(connection: Connection) -> None:
     add(connection, event(1), event(1), event(2))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     connection.execute(
         text(
             "UPDATE github_events SET event_type = 'ForkEvent', created_at = :at WHERE user_id = 1"
         ),
         {"at": NOON + timedelta(hours=1)},
     )
-    done = run_rollup(connection)
+    done = run_rollup(connection, GITHUB_ROLLUP_1MIN)
     assert (done.groups_written, done.groups_removed) == (1, 1)
     assert_adds_up(connection)
 
 
 def test_deleted_events_leave_no_groups(connection: Connection) -> None:
     add(connection, event(1), event(1), event(2))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     connection.execute(text("DELETE FROM github_events WHERE user_id = 2"))
-    assert run_rollup(connection).groups_removed == 1
+    assert run_rollup(connection, GITHUB_ROLLUP_1MIN).groups_removed == 1
     assert_adds_up(connection)
 
 
 def test_truncate_empties_the_rollup(engine: Engine) -> None:
     with engine.begin() as connection:
         add(connection, *(event(user) for user in range(20)))
-        run_rollup(connection)
+        run_rollup(connection, GITHUB_ROLLUP_1MIN)
     with engine.begin() as connection:
         connection.execute(text("TRUNCATE github_events"))
         add(connection, event(7))
     with engine.begin() as connection:
-        assert run_rollup(connection).groups_removed == 19
+        assert run_rollup(connection, GITHUB_ROLLUP_1MIN).groups_removed == 19
         assert_adds_up(connection)
 
 
@@ -156,25 +161,25 @@ def test_an_upsert_counts_once(engine: Engine) -> None:
     with engine.begin() as connection:
         for event_type in ("PushEvent", "ForkEvent"):
             connection.execute(upsert, {"type": event_type, "at": NOON})
-            run_rollup(connection)
+            run_rollup(connection, GITHUB_ROLLUP_1MIN)
         assert_adds_up(connection)
 
 
 def test_events_without_a_time_are_in_no_bucket(connection: Connection) -> None:
     add(connection, event(1, at=None), event(1))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     connection.execute(text("UPDATE github_events SET created_at = NULL"))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     assert rolled_up_groups(connection) == {}
 
 
 def test_null_dimensions_are_groups_of_their_own(connection: Connection) -> None:
     add(connection, event(1, repo_id=None), event(1, repo_id=None, event_type=None), event(1))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     add(connection, event(1, repo_id=None))
-    assert run_rollup(connection).groups_written == 1
+    assert run_rollup(connection, GITHUB_ROLLUP_1MIN).groups_written == 1
     connection.execute(text("DELETE FROM github_events WHERE event_type IS NULL"))
-    assert run_rollup(connection).groups_removed == 1
+    assert run_rollup(connection, GITHUB_ROLLUP_1MIN).groups_removed == 1
     assert_adds_up(connection)
 
 
@@ -182,41 +187,41 @@ def test_null_dimensions_are_groups_of_their_own(connection: Connection) -> None
 def test_events_without_a_user_are_a_group_too(connection: Connection) -> None:
     """Citus refuses them, a single PostgreSQL does not."""
     add(connection, event(None), event(None, repo_id=2), event(1))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     assert_adds_up(connection)
     connection.execute(text("DELETE FROM github_events WHERE user_id IS NULL AND repo_id = 2"))
-    assert run_rollup(connection).groups_removed == 1
+    assert run_rollup(connection, GITHUB_ROLLUP_1MIN).groups_removed == 1
     assert_adds_up(connection)
 
 
 def test_a_rolled_back_change_is_no_change(connection: Connection) -> None:
     add(connection, event(1))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     connection.commit()
     add(connection, event(2))
     connection.rollback()
     assert count_changes(connection) == 0
-    assert run_rollup(connection).groups_written == 0
+    assert run_rollup(connection, GITHUB_ROLLUP_1MIN).groups_written == 0
 
 
 def test_a_rolled_back_run_has_not_happened(connection: Connection) -> None:
     add(connection, event(1))
     connection.commit()
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     connection.rollback()
     assert rolled_up_groups(connection) == {}
-    assert run_rollup(connection).groups_written == 1
+    assert run_rollup(connection, GITHUB_ROLLUP_1MIN).groups_written == 1
     assert_adds_up(connection)
 
 
 def test_a_run_touches_only_what_changed(connection: Connection) -> None:
     add(connection, *(event(user, at=NOON + user * MINUTE) for user in range(300)))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     connection.commit()
     versions = "SELECT user_id, xmin::text FROM github_rollup_1min"
     before: dict[int, str] = dict(connection.execute(text(versions)).all())
     add(connection, event(7, at=NOON + 7 * MINUTE))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     connection.commit()
     after: dict[int, str] = dict(connection.execute(text(versions)).all())
     assert [user for user in after if after[user] != before[user]] == [7]
@@ -224,7 +229,7 @@ def test_a_run_touches_only_what_changed(connection: Connection) -> None:
 
 def test_runs_leave_nothing_behind(connection: Connection) -> None:
     add(connection, event(1), event(2))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     left = connection.execute(text("SELECT count(*) FROM github_rollup_1min_outcome")).scalar_one()
     assert (count_changes(connection), left) == (0, 0)
 
@@ -232,7 +237,7 @@ def test_runs_leave_nothing_behind(connection: Connection) -> None:
 def test_buckets_do_not_depend_on_the_sessions_time_zone(connection: Connection) -> None:
     connection.execute(text("SET LOCAL TIME ZONE 'Asia/Kathmandu'"))
     add(connection, event(1), event(2, at=NOON + timedelta(minutes=59, seconds=59)))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     assert_adds_up(connection)
 
 
@@ -243,14 +248,14 @@ def test_events_from_before_the_rollup_are_rolled_up(empty_database: URL) -> Non
         add(connection, *(event(user % 50, at=NOON + user * MINUTE) for user in range(200)))
     upgrade(empty_database)
     with engine.begin() as connection:
-        run_rollup(connection)
+        run_rollup(connection, GITHUB_ROLLUP_1MIN)
         assert_adds_up(connection)
 
 
 def test_a_database_without_the_rollup_is_named(engine: Engine, database: URL) -> None:
     downgrade(database, "ca_0001")
     with engine.connect() as connection, pytest.raises(RollupError, match="alembic upgrade head"):
-        run_rollup(connection)
+        run_rollup(connection, GITHUB_ROLLUP_1MIN)
 
 
 @pytest.mark.parametrize("at", ["infinity", "-infinity", "12026-03-01 12:00Z", "0044-03-15 BC"])
@@ -261,7 +266,7 @@ def test_times_that_python_does_not_know(connection: Connection, at: str) -> Non
     )
     add(connection, event(2))
     groups = 1 if "infinity" in at else 2
-    assert run_rollup(connection).groups_written == groups
+    assert run_rollup(connection, GITHUB_ROLLUP_1MIN).groups_written == groups
     total = connection.execute(text("SELECT sum(total_events) FROM github_rollup_1min"))
     assert total.scalar_one() == groups
 
@@ -271,7 +276,7 @@ def test_a_session_that_knows_the_tables_by_another_bind(engine: Engine) -> None
     with Session(binds=binds) as session:
         # Not flushed yet: what the session holds is rolled up as well.
         session.add(GithubEvent(event_id=1, event_type="PushEvent", user_id=1, created_at=NOON))
-        assert run_rollup(session).groups_written == 1
+        assert run_rollup(session, GITHUB_ROLLUP_1MIN).groups_written == 1
 
 
 def test_a_connection_that_translates_schemas(connection: Connection) -> None:
@@ -279,7 +284,7 @@ def test_a_connection_that_translates_schemas(connection: Connection) -> None:
     connection.execute(text("SET LOCAL search_path TO pg_catalog"))
     with connection.begin_nested() as savepoint:
         with pytest.raises(RollupError):
-            run_rollup(connection)
+            run_rollup(connection, GITHUB_ROLLUP_1MIN)
         savepoint.rollback()
     elsewhere = connection.execution_options(schema_translate_map={None: "public"})
-    assert run_rollup(elsewhere).groups_written == 1
+    assert run_rollup(elsewhere, GITHUB_ROLLUP_1MIN).groups_written == 1

@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import NullPool, create_engine, text
 
-from citus_analytics.distribution import Distributed
-from citus_analytics.operations import (
+from citus_analytics.migrations import (
     CreateDistributedTableOp,
     CreateRollupFunctionOp,
     RollupSpec,
 )
+from citus_analytics.schema import Distributed
 from citus_analytics.sql import qualify, quote
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import NullPool, create_engine
 
-from citus_analytics.distribution import Distributed
-from citus_analytics.operations import CreateDistributedTableOp, CreateRollupFunctionOp, RollupSpec
+from citus_analytics.migrations import CreateDistributedTableOp, CreateRollupFunctionOp, RollupSpec
+from citus_analytics.schema import Distributed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
-from citus_analytics.rollup_run import run_rollup
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.rollups.run import run_rollup
 from tests.rollups import NOON, add, assert_adds_up, event
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def test_the_rollup_adds_up_at_rest(engine: Engine, steps: list[Step]) -> None:
 def run(connection: Connection, *, commit: bool) -> None:
     # A run that waited for an open writer would wait for ever here.
     connection.execute(text("SET LOCAL lock_timeout = '10s'"))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     if commit:
         connection.commit()
     else:

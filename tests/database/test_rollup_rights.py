@@ -9,6 +9,7 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics import run_rollup
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
 from tests.rollups import add, assert_adds_up, event
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def test_writers_need_no_rights_on_the_change_log(
         with writer.begin() as connection, pytest.raises(DBAPIError, match="permission denied"):
             connection.execute(text("SELECT count(*) FROM github_rollup_1min_changes"))
         with engine.begin() as connection:
-            run_rollup(connection)
+            run_rollup(connection, GITHUB_ROLLUP_1MIN)
             assert_adds_up(connection)
     finally:
         with engine.begin() as connection:

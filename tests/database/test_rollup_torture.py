@@ -15,8 +15,9 @@ import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
 from citus_analytics.migrations import upgrade
-from citus_analytics.rollup_run import run_rollup
+from citus_analytics.rollups.run import run_rollup
 from citus_analytics.server import EmbeddedServer
 from tests.rollups import NOON, add, assert_adds_up, event
 
@@ -60,7 +61,7 @@ def write_for_a_while(engine: Engine, seed: int, until: float) -> None:
 def run_for_a_while(engine: Engine, until: float) -> None:
     with engine.connect() as connection:
         while time.monotonic() < until:
-            run_rollup(connection)
+            run_rollup(connection, GITHUB_ROLLUP_1MIN)
             connection.commit()
 
 
@@ -91,7 +92,7 @@ def test_writers_and_runs_at_once(engine: Engine) -> None:
     # Writers that meet on the same rows may deadlock, as in any application; runs never do.
     assert [error for error in raised if "deadlock detected" not in str(error)] == []
     with engine.begin() as connection:
-        run_rollup(connection)
+        run_rollup(connection, GITHUB_ROLLUP_1MIN)
         assert_adds_up(connection)
         assert connection.execute(text("SELECT count(*) FROM github_events")).scalar_one() > 0
 
@@ -115,7 +116,7 @@ def test_a_terminated_run_leaves_nothing_wrong(engine: Engine) -> None:
             pid = running.execute(text("SELECT pg_backend_pid()")).scalar_one()
 
             def run(connection: Connection = running) -> None:
-                run_rollup(connection)
+                run_rollup(connection, GITHUB_ROLLUP_1MIN)
                 time.sleep(1)  # Not committed when the end comes.
                 connection.commit()
 
@@ -128,7 +129,7 @@ def test_a_terminated_run_leaves_nothing_wrong(engine: Engine) -> None:
             rolled_up = connection.execute(text("SELECT count(*) FROM github_rollup_1min"))
             assert rolled_up.scalar_one() == 0
     with engine.begin() as connection:
-        run_rollup(connection)
+        run_rollup(connection, GITHUB_ROLLUP_1MIN)
         assert_adds_up(connection)
 
 
@@ -161,7 +162,7 @@ def test_a_killed_server_leaves_nothing_wrong(place: Path, delay: float) -> None
         server.stop()
         server.start()
         with engine.begin() as connection:
-            run_rollup(connection)
+            run_rollup(connection, GITHUB_ROLLUP_1MIN)
             assert_adds_up(connection)
             events = connection.execute(text("SELECT count(*) FROM github_events")).scalar_one()
             assert events >= 20_000 - 500

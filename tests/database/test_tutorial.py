@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from citus_analytics.queries import (
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.github.queries import (
     commits_per_hour,
     count_events,
     most_active_users,
     top_repository_creators,
 )
-from citus_analytics.rollup_run import run_rollup
+from citus_analytics.rollups.run import run_rollup
 from tests import tutorial
 from tests.programs import psql
 from tests.rollups import add, assert_adds_up, event
@@ -66,5 +67,5 @@ def test_the_tutorials_own_function_can_still_be_put_in(
     psql(server, database, tutorial.INITIALIZE + tutorial.FUNCTION + tutorial.RUN)
     assert_adds_up(connection)
     add(connection, event(1))
-    run_rollup(connection)
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     assert_adds_up(connection)

@@ -16,8 +16,8 @@ from sqlalchemy import (
     Text,
 )
 
-from citus_analytics.distribution import Distributed, Local, Reference, distribute
-from citus_analytics.rollup import Rollup, count, declare_rollup, maximum
+from citus_analytics.rollups.declare import Rollup, count, declare_rollup, maximum
+from citus_analytics.schema import Distributed, Local, Reference, distribute
 from tests.autogenerate import Application, differences, found
 from tests.servers import ON_CITUS_ONLY, execute, query_text
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL
 
-    from citus_analytics.rollup import Measure
+    from citus_analytics.rollups.declare import Measure
 
 
 @pytest.fixture

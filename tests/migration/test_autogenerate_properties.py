@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import NullPool, create_engine, text
 
-from citus_analytics.distribution import Distributed, Local, Reference
+from citus_analytics.schema import Distributed, Local, Reference
 from citus_analytics.sql import qualify
 from tests.autogenerate import Application, differences
 from tests.random_models import SCHEMAS, applications, metadata_of

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import NullPool, create_engine, text
 
 from citus_analytics.errors import OperationError
-from citus_analytics.operations import Transaction
+from citus_analytics.migrations import Transaction
 from tests.operations import (
     CASES,
     DROP_SCHEMAS,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection
 
-    from citus_analytics.operations import CitusOperation, Policy
+    from citus_analytics.migrations import CitusOperation, Policy
     from tests.servers import DatabaseServer
 
 PARTITIONS = {"create_time_partitions", "drop_old_time_partitions"}

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import NullPool, create_engine, text
 
 from citus_analytics.errors import OperationError
-from citus_analytics.operations import Job, ScheduleOp, UnscheduleOp
+from citus_analytics.migrations import Job, ScheduleOp, UnscheduleOp
 from citus_analytics.server import EmbeddedServer, installed_binaries
 from tests.operations import rows, run, script_of
 from tests.programs import psql
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection
 
-    from citus_analytics.operations import CitusOperation, Policy
+    from citus_analytics.migrations import CitusOperation, Policy
 
 NAME = 'roll 100% of "it\'s" :up'
 NIGHTLY = ScheduleOp(NAME, "0 3 * * *", "SELECT 'it''s' || '100%', :x")

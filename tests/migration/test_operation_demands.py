@@ -11,10 +11,9 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import NullPool, create_engine, text
 
-from citus_analytics.distribution import Distributed
 from citus_analytics.errors import OperationError
-from citus_analytics.models import GITHUB_ROLLUP_1MIN
-from citus_analytics.operations import (
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.migrations import (
     CreateDistributedTableConcurrentlyOp,
     CreateDistributedTableOp,
     CreateReferenceTableOp,
@@ -24,7 +23,8 @@ from citus_analytics.operations import (
     ReplaceRollupFunctionOp,
     RollupSpec,
 )
-from citus_analytics.operations.base import Arguments, CitusOperation, Extension, Guarded
+from citus_analytics.migrations.operations.base import Arguments, CitusOperation, Extension, Guarded
+from citus_analytics.schema import Distributed
 from tests.operations import catalogs, rows, run, script_of
 from tests.programs import psql
 from tests.servers import ON_CITUS_ONLY, execute
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection
 
-    from citus_analytics.operations import Policy
-    from citus_analytics.operations.base import Step
+    from citus_analytics.migrations import Policy
+    from citus_analytics.migrations.operations.base import Step
     from tests.servers import DatabaseServer
 
 CONCURRENTLY = CreateDistributedTableConcurrentlyOp("clicks", Distributed(column="id"))

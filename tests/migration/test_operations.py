@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from citus_analytics.distribution import Distributed, Reference
 from citus_analytics.errors import OperationError
-from citus_analytics.operations import (
+from citus_analytics.migrations import (
     CreateDistributedTableOp,
     CreateReferenceTableOp,
     CreateRollupFunctionOp,
     RollupSpec,
     UndistributeTableOp,
 )
+from citus_analytics.schema import Distributed, Reference
 from tests.operations import rows, run
 from tests.servers import ON_CITUS_ONLY, SHARD_COUNT
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
-from citus_analytics.distribution import Distributed
 from citus_analytics.errors import DeclarationError
-from citus_analytics.models import GITHUB_ROLLUP_1MIN
-from citus_analytics.operations import (
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.migrations import (
     AlterDistributedTableOp,
     ReplaceRollupFunctionOp,
     RollupSpec,
 )
+from citus_analytics.schema import Distributed
 from tests.operations import rows, run
 from tests.rollups import add, assert_adds_up, event, rolled_up_groups
 from tests.servers import ON_CITUS_ONLY, SHARD_COUNT

@@ -10,9 +10,9 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import NullPool, create_engine
 
-from citus_analytics.distribution import Distributed
 from citus_analytics.errors import OperationError
-from citus_analytics.operations import CreateDistributedTableOp, CreateRollupFunctionOp, RollupSpec
+from citus_analytics.migrations import CreateDistributedTableOp, CreateRollupFunctionOp, RollupSpec
+from citus_analytics.schema import Distributed
 from tests.servers import ON_CITUS_ONLY
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from citus_analytics.distribution import Distributed
 from citus_analytics.errors import ArgumentError, OperationError
-from citus_analytics.operations import (
+from citus_analytics.migrations import (
     CreateDistributedTableOp,
     CreateTimePartitionsOp,
     DropOldTimePartitionsOp,
 )
+from citus_analytics.schema import Distributed
 from tests.operations import rows, run
 from tests.servers import ON_CITUS_ONLY
 

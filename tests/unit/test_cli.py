@@ -14,7 +14,7 @@ from citus_analytics.cli import main
 from citus_analytics.cli.failures import explain, printable
 from citus_analytics.cli.words import duration, rolled_up, size
 from citus_analytics.errors import ArgumentError, LoadError
-from citus_analytics.rollup_run import RollupRun
+from citus_analytics.rollups.run import RollupRun
 
 ROOT = Path(citus_analytics.__file__).parents[1]
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import BigInteger, Column, MetaData, Table
 
-from citus_analytics.distribution import (
+from citus_analytics.errors import CitusAnalyticsError, DeclarationError
+from citus_analytics.schema import (
     Distributed,
     Distribution,
     Local,
@@ -17,7 +18,6 @@ from citus_analytics.distribution import (
     distribute,
     distribution_of,
 )
-from citus_analytics.errors import CitusAnalyticsError, DeclarationError
 
 
 def table(name: str = "clicks", *, schema: str | None = None) -> Table:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from citus_analytics.gharchive import (
+from citus_analytics.github.gharchive import (
     EventRow,
     OldFormatError,
     Reject,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from citus_analytics.gharchive import EventRow, Reject, Text, convert, texts
-from citus_analytics.gharchive._texts import first_bytes
+from citus_analytics.github.gharchive import EventRow, Reject, Text, convert, texts
+from citus_analytics.github.gharchive._texts import first_bytes
 from tests.event_data import line
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from citus_analytics.ingest.ledger import Known, Part
-from citus_analytics.ingest.parts import cut
-from citus_analytics.ingest.results import LoadResult
+from citus_analytics.github.ingest.ledger import Known, Part
+from citus_analytics.github.ingest.parts import cut
+from citus_analytics.github.ingest.results import LoadResult
 
 if TYPE_CHECKING:
-    from citus_analytics.ingest.formats import Kind
+    from citus_analytics.github.ingest.formats import Kind
 
 ROWS = st.lists(st.lists(st.text('a,"\n é', max_size=8), min_size=2, max_size=2), max_size=30)
 

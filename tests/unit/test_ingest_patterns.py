@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from citus_analytics.errors import ArgumentError
-from citus_analytics.ingest.patterns import expand
+from citus_analytics.github.ingest.patterns import expand
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from citus_analytics.errors import ArgumentError, LoadError
-from citus_analytics.ingest import LoadOptions, load_events
-from citus_analytics.ingest.faults import Place, place_in_context
-from citus_analytics.ingest.formats import format_of
-from citus_analytics.ingest.sources import (
+from citus_analytics.github.ingest import LoadOptions, load_events
+from citus_analytics.github.ingest.faults import Place, place_in_context
+from citus_analytics.github.ingest.formats import format_of
+from citus_analytics.github.ingest.sources import (
     BLOCK_SIZE,
     Block,
     Source,
@@ -26,7 +26,7 @@ from citus_analytics.ingest.sources import (
     content_blocks,
     open_source,
 )
-from citus_analytics.models import github_events
+from citus_analytics.github.models import github_events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ import os
 import pytest
 
 from citus_analytics.errors import LoadError
-from citus_analytics.ingest.sources import Tally, content_blocks, open_source
-from citus_analytics.ingest.web import Address
+from citus_analytics.github.ingest.sources import Tally, content_blocks, open_source
+from citus_analytics.github.ingest.web import Address
 from tests.web_server import Site, served
 
 CONTENT = os.urandom(1_000_000)

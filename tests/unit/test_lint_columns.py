@@ -26,10 +26,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-from citus_analytics.distribution import Distributed, distribute
 from citus_analytics.lint import lint_metadata
 from citus_analytics.lint.reading import shape_of
 from citus_analytics.lint.shape import Spread
+from citus_analytics.schema import Distributed, distribute
 
 if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine

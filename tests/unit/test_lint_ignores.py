@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import BigInteger, Column, Identity, Integer, MetaData, Table
 
-from citus_analytics.distribution import Distributed, distribute
 from citus_analytics.errors import ArgumentError, DeclarationError
 from citus_analytics.lint import ignore, lint_metadata, lint_migrations
+from citus_analytics.schema import Distributed, distribute
 from tests.lint_pages import write_migrations
 from tests.lint_sources import CLICKS, DISTRIBUTED, codes, migration
 

@@ -21,11 +21,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ExcludeConstraint
 
-from citus_analytics.distribution import Distributed, Distribution, Reference, distribute
 from citus_analytics.lint import Finding, lint_metadata
 from citus_analytics.lint.colocation import converted
 from citus_analytics.lint.reading import shape_of
 from citus_analytics.lint.shape import Spread
+from citus_analytics.schema import Distributed, Distribution, Reference, distribute
 
 if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine

@@ -131,7 +131,7 @@ def test_foreign_keys_that_are_added(tmp_path: Path) -> None:
             f"{CLICKS}\nop.execute(f\"SELECT create_distributed_table('{{NAME}}', 'k')\")",
         ),
         (
-            "from citus_analytics.operations import op as o",
+            "from citus_analytics.migrations import op as o",
             f'{CLICKS}\no.create_distributed_table("clicks", "k")',
         ),
     ],

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from citus_analytics.cli import main
+from citus_analytics.github.models import Base
 from citus_analytics.lint import RULES, lint_metadata, lint_migrations
-from citus_analytics.models import Base
 from examples.github_stars import models as github_stars
 from examples.page_views import models as page_views
 from tests.lint_pages import FOLDER, findings, page

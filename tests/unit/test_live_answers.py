@@ -11,10 +11,10 @@ from email.utils import format_datetime
 import pytest
 
 from citus_analytics.errors import ArgumentError
-from citus_analytics.live import Feed, FollowOptions
-from citus_analytics.live.answers import Answer, read_answer, same_origin
-from citus_analytics.live.pace import LONGEST_WAIT, pause
-from citus_analytics.live.polls import Fetched
+from citus_analytics.github.live import Feed, FollowOptions
+from citus_analytics.github.live.answers import Answer, read_answer, same_origin
+from citus_analytics.github.live.pace import LONGEST_WAIT, pause
+from citus_analytics.github.live.polls import Fetched
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 RESET = str(int((NOW + timedelta(minutes=30)).timestamp()))

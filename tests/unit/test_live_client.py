@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from citus_analytics.live.client import Client
+from citus_analytics.github.live.client import Client
 from tests.github_api import GitHub, Reply, live_event, playing
 
 if TYPE_CHECKING:
-    from citus_analytics.live.answers import Answer
+    from citus_analytics.github.live.answers import Answer
     from tests.github_api import Damage
 
 EVENTS = [live_event(number) for number in range(150)]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from citus_analytics.live import Gap
-from citus_analytics.live.answers import Answer, no_answer
-from citus_analytics.live.polls import Fetched, Position, advanced, fetch, gap_before
+from citus_analytics.github.live import Gap
+from citus_analytics.github.live.answers import Answer, no_answer
+from citus_analytics.github.live.polls import Fetched, Position, advanced, fetch, gap_before
 from tests.github_api import START, live_event
 
 if TYPE_CHECKING:

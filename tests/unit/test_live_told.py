@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from citus_analytics.gharchive import Reject
-from citus_analytics.live.told import ToldRejects
+from citus_analytics.github.gharchive import Reject
+from citus_analytics.github.live.told import ToldRejects
 
 
 def told(rejects: ToldRejects, *numbers: int, whole: bool = True) -> list[int]:

@@ -8,8 +8,7 @@ from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.orm import configure_mappers
 from sqlalchemy.schema import CreateIndex
 
-from citus_analytics.distribution import Distributed, Local, distribution_of
-from citus_analytics.models import (
+from citus_analytics.github.models import (
     GITHUB_ROLLUP_1MIN,
     Base,
     GithubEvent,
@@ -21,7 +20,8 @@ from citus_analytics.models import (
     github_users,
     latest_rollup,
 )
-from citus_analytics.rollup import rollups_of
+from citus_analytics.rollups.declare import rollups_of
+from citus_analytics.schema import Distributed, Local, distribution_of
 
 DIALECT = psycopg.dialect()  # type: ignore[no-untyped-call]
 

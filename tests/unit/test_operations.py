@@ -17,11 +17,11 @@ from alembic.operations.ops import UpgradeOps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from citus_analytics import operations as ours
-from citus_analytics.distribution import Distributed, Local, Reference
 from citus_analytics.errors import OperationError
-from citus_analytics.models import GITHUB_ROLLUP_1MIN
-from citus_analytics.operations import CitusOperation, Job, RollupSpec
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.migrations import CitusOperation, Job, RollupSpec
+from citus_analytics.migrations import operations as ours
+from citus_analytics.schema import Distributed, Local, Reference
 from tests.operations import CASES, IRREVERSIBLE
 
 SPEC = RollupSpec.of(GITHUB_ROLLUP_1MIN)
@@ -169,8 +169,8 @@ def test_it_is_written_readably() -> None:
 
 
 WRITTEN = """\
-from citus_analytics.distribution import Distributed
-from citus_analytics.operations import RollupSpec
+from citus_analytics.schema import Distributed
+from citus_analytics.migrations import RollupSpec
 from datetime import UTC, datetime
 from datetime import timedelta
 

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import Connection, Select, union_all
 from sqlalchemy.dialects.postgresql import psycopg
 
-from citus_analytics import queries
 from citus_analytics.errors import ArgumentError
-from citus_analytics.queries import counts
+from citus_analytics.github import queries
+from citus_analytics.github.queries import counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import JSON, BigInteger, Boolean, Column, DateTime, MetaData, Table, Text
 
-from citus_analytics.distribution import Distributed, Local, Reference, distribute
 from citus_analytics.errors import DeclarationError
-from citus_analytics.rollup import (
+from citus_analytics.rollups.declare import (
     Measure,
     Rollup,
     count,
@@ -20,7 +19,8 @@ from citus_analytics.rollup import (
     rollups_of,
     total,
 )
-from citus_analytics.rollup_sql import RollupSpec
+from citus_analytics.rollups.sql import RollupSpec
+from citus_analytics.schema import Distributed, Local, Reference, distribute
 
 if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine

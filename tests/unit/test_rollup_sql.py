@@ -21,18 +21,18 @@ from hypothesis import strategies as st
 from sqlalchemy import BigInteger, Column, DateTime, MetaData, Table, Text, Uuid
 
 import citus_analytics
-from citus_analytics.distribution import Distributed, distribute
 from citus_analytics.errors import DeclarationError
-from citus_analytics.models import GITHUB_ROLLUP_1MIN
-from citus_analytics.rollup import Rollup, count, maximum, minimum, total
-from citus_analytics.rollup_sql import (
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.rollups.declare import Rollup, count, maximum, minimum, total
+from citus_analytics.rollups.sql import (
     LATEST_VERSION,
     RollupSpec,
     Shape,
     read_description,
     render,
 )
-from citus_analytics.rollup_sql.marker import describe
+from citus_analytics.rollups.sql.marker import describe
+from citus_analytics.schema import Distributed, distribute
 from tests.unit.sql_tokens import difference, tokens
 
 DIRECTIONS = ("create", "drop", "keep", "relog")

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from citus_analytics.errors import ArgumentError
-from citus_analytics.sample import Sample
+from citus_analytics.github.sample import Sample
 
 SINCE = datetime(2025, 1, 1, tzinfo=UTC)
 HOUR = Sample(events=20_000, since=SINCE, until=SINCE + timedelta(hours=1))

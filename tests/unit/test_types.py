@@ -18,9 +18,8 @@ from sqlalchemy import URL, Select, Table, select
 
 import citus_analytics as ca
 from citus_analytics import migrations
-from citus_analytics.migrations import database_url
-from citus_analytics.operations import Job, RollupSpec, op
-from citus_analytics.rollup_sql import RollupSql, render
+from citus_analytics.migrations import Job, RollupSpec, database_url, op
+from citus_analytics.rollups.sql import RollupSql, render
 from citus_analytics.server import Binaries, EmbeddedServer, find_binaries
 
 if TYPE_CHECKING:
@@ -32,12 +31,12 @@ if TYPE_CHECKING:
 
 def rollups(connection: Connection, session: Session, rollup: ca.Rollup, *, wait: bool) -> None:
     # Only who does not wait has to think of None.
-    assert_type(ca.run_rollup(session), ca.RollupRun)
+    assert_type(ca.run_rollup(session, ca.GITHUB_ROLLUP_1MIN), ca.RollupRun)
     assert_type(ca.run_rollup(connection, rollup), ca.RollupRun)
-    assert_type(ca.run_rollup(session, wait=True), ca.RollupRun)
-    assert_type(ca.run_rollup(session, wait=False), ca.RollupRun | None)
+    assert_type(ca.run_rollup(session, ca.GITHUB_ROLLUP_1MIN, wait=True), ca.RollupRun)
+    assert_type(ca.run_rollup(session, ca.GITHUB_ROLLUP_1MIN, wait=False), ca.RollupRun | None)
     assert_type(ca.run_rollup(session, rollup, wait=wait), ca.RollupRun | None)
-    run = ca.run_rollup(session)
+    run = ca.run_rollup(session, ca.GITHUB_ROLLUP_1MIN)
     assert_type(run.groups_written, int)
     assert_type(run.groups_removed, int)
     assert_type(run.since, datetime | None)
@@ -136,7 +135,7 @@ def wrong_calls(session: Session, rollup: ca.Rollup) -> None:
     op.create_distributed_table("t")  # type: ignore[call-arg]
     op.create_distributed_table("t", "id", distribution_type="list")  # type: ignore[arg-type]
     op.create_distributed_table_concurrently("t", None)  # type: ignore[arg-type]
-    ca.run_rollup(session, wait=False).groups_written  # type: ignore[union-attr]  # noqa: B018
+    ca.run_rollup(session, ca.GITHUB_ROLLUP_1MIN, wait=False).groups_written  # type: ignore[union-attr]  # noqa: B018
 
 
 DATACLASSES = [

@@ -7,7 +7,7 @@ Revises: ${down_revision | comma,n}
 from __future__ import annotations
 
 import sqlalchemy as sa
-from citus_analytics.operations import op
+from citus_analytics.migrations import op
 ${imports if imports else ""}
 
 revision = ${repr(up_revision)}

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
-from citus_analytics.operations import RollupSpec, op
+from citus_analytics.migrations import RollupSpec, op
 
 revision = "0001"
 down_revision = None

@@ -1,0 +1,1 @@
+"""GitHub's events: the first application of the library."""

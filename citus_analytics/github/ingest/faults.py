@@ -1,0 +1,222 @@
+"""What was wrong with a row, made out from what the server says about it.
+
+The server knows the line on which a bad row ends and, mostly, the column. Where the source can be
+read again, the line on which the row starts, and the column of bytes that are no text, are looked
+up in it: only then, and only up to that line, does Python look into the CSV.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+from sqlalchemy.exc import DBAPIError
+
+from citus_analytics.errors import LoadError
+from citus_analytics.github.ingest.connections import RejectedError, all_or_nothing, columns_of
+from citus_analytics.github.ingest.sources import Tally, content_blocks
+from citus_analytics.schema import Distributed, distribution_of
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from sqlalchemy import Connection, Table
+
+    from citus_analytics.github.ingest.sources import Input
+
+# The classes of SQLSTATE for data that is wrong, breaks a constraint, or exceeds a limit.
+_FAULTS_OF_DATA: Final = ("22", "23", "54")
+_NULL_NOT_ALLOWED: Final = "22004"
+_NOT_IN_ENCODING: Final = "22021"
+_NO_SUCH_VALUE: Final = "22P02"
+_INTERNAL: Final = "XX000"
+_LONGEST_ROW: Final = 1 << 24
+_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPES: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a source something is, as far as that is known."""
+
+    line: int | None = None
+    column: str | None = None
+
+    def __str__(self) -> str:
+        column = f", column {self.column}" if self.column else ""
+        return f", line {self.line}{column}" if self.line else column
+
+
+def lacks_place(error: psycopg.Error, table: Table) -> bool:
+    """Whether this may come from a Citus worker: COPY passes on its words, but no line or SQLSTATE.
+
+    The worker may have met with bad data, a full disk or anything else.
+    """
+    return error.sqlstate == _INTERNAL and place_in_context(error.diag.context, table).line is None
+
+
+def is_of_data(error: psycopg.Error) -> bool:
+    """Whether the data are at fault, and neither the connection nor the server."""
+    return (error.sqlstate or "")[:2] in _FAULTS_OF_DATA
+
+
+@contextmanager
+def row_at_fault(table: Table) -> Iterator[None]:
+    """Let `RejectedError` of the block pass only where a row may be at fault.
+
+    Raises:
+        psycopg.Error: What the server said, where it is worth looking for no row.
+    """
+    try:
+        yield
+    except RejectedError as rejected:
+        if is_of_data(rejected.error) or lacks_place(rejected.error, table):
+            raise
+        raise rejected.error from None
+
+
+def fault_of_row(
+    connection: Connection, table: Table, row: bytes, error: psycopg.Error
+) -> psycopg.Error:
+    """Return what is wrong with a row that COPY refused by itself, without telling the SQLSTATE.
+
+    It is asked for by an INSERT, of which Citus passes on the SQLSTATE that a worker gave.
+
+    Args:
+        connection: Where the table is; it is left as it was.
+        table: Where the row was to go.
+        row: The row in COPY's text format.
+        error: What COPY said.
+
+    Raises:
+        psycopg.Error: What COPY said: the row is not at fault, or no longer.
+    """
+    values = _values(row)
+    marks = ", ".join(["%s"] * len(values))
+    into = columns_of(connection, table)
+    try:
+        with all_or_nothing(connection):
+            connection.exec_driver_sql(
+                f"INSERT INTO {into} VALUES ({marks})",  # noqa: S608 - quoted
+                values,
+            )
+    except DBAPIError as refused:
+        told = refused.orig
+    else:
+        raise error
+    if isinstance(told, psycopg.Error) and is_of_data(told):
+        return told
+    raise error from told
+
+
+def _values(row: bytes) -> tuple[str | None, ...]:
+    """Return the fields of a row in COPY's text format."""
+    fields = row.decode().removesuffix("\n").split("\t")
+    return tuple(None if field == r"\N" else _ESCAPED.sub(_unescaped, field) for field in fields)
+
+
+def _unescaped(escaped: re.Match[str]) -> str:
+    return _ESCAPES.get(escaped[1], escaped[1])
+
+
+def explain(error: psycopg.Error, table: Table, source: Input) -> LoadError | None:
+    """Return an error that names the row at fault, or None if it is not the fault of a row."""
+    if not is_of_data(error):
+        return None
+    place = _place(error, table, source)
+    said = error.diag.message_primary or str(error)
+    detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
+    of_value = error.sqlstate == _NO_SUCH_VALUE
+    if of_value and place.line == 1 and place.column and f'"{place.column}"' in said:
+        advice = "The first line seems to be a header: leave it out and load again."
+    else:
+        advice = "Correct the row or leave it out, and load again."
+    return LoadError(
+        f"{source.name}{place}: {said}{detail}. Nothing of it was loaded. {advice}",
+        line=place.line,
+        column=place.column,
+    )
+
+
+def _place(error: psycopg.Error, table: Table, source: Input) -> Place:
+    place = place_in_context(error.diag.context, table)
+    before = source.first_line - 1
+    column = place.column or _column_in_message(error, table)
+    if place.line is None or not source.repeatable:
+        return Place(place.line and before + place.line, column)
+    start, row = _row_that_ends(source, place.line)
+    if column is None and error.sqlstate == _NOT_IN_ENCODING:
+        column = _column_without_text(row, table)
+    return Place(before + start, column)
+
+
+def place_in_context(context: str | None, table: Table) -> Place:
+    """Read `COPY github_events, line 3, column repo_id: "x"`, in any language.
+
+    On Citus a worker's context names a shard, whose lines are not those of the source.
+    """
+    found = re.search(
+        rf"^COPY {re.escape(table.name)}(?!\w)[^\d\n]*(\d+)(?:, \S+ ({_names(table)})(?!\w))?",
+        context or "",
+        re.MULTILINE,
+    )
+    return Place(int(found[1]), found[2]) if found else Place()
+
+
+def _column_in_message(error: psycopg.Error, table: Table) -> str | None:
+    """Read `missing data for column "repo_id"` and what else is not in the context."""
+    if error.diag.column_name:
+        return error.diag.column_name
+    distribution = distribution_of(table)
+    if error.sqlstate == _NULL_NOT_ALLOWED and isinstance(distribution, Distributed):
+        # Citus says only that the partition column cannot be NULL.
+        return distribution.column
+    found = re.search(rf'"({_names(table)})"', error.diag.message_primary or "")
+    return found[1] if found else None
+
+
+def _names(table: Table) -> str:
+    return "|".join(re.escape(column.name) for column in table.columns)
+
+
+def _row_that_ends(source: Input, line: int) -> tuple[int, bytes]:
+    """Return the line on which the row starts that is on this line, and the row so far."""
+    start, row, quoted = line, b"", False
+    with closing(_lines(source)) as lines:
+        for number, text in enumerate(lines, 1):
+            # A line end between quotes belongs to the field; a quote in a field counts twice.
+            if not quoted:
+                start, row = number, b""
+            if len(row) < _LONGEST_ROW:
+                row += text + b"\n"
+            quoted ^= text.count(b'"') % 2 == 1
+            if number == line:
+                break
+    return start, row
+
+
+def _lines(source: Input) -> Generator[bytes]:
+    rest = b""
+    for block in content_blocks(source, Tally()):
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
+    yield rest
+
+
+def _column_without_text(row: bytes, table: Table) -> str | None:
+    """Return the column that holds a zero byte, or bytes that are not UTF-8."""
+    try:
+        fields = next(csv.reader([row.decode("latin-1")], strict=True), [])
+    except csv.Error:
+        return None
+    for column, field in zip(table.columns, fields, strict=False):
+        try:
+            if "\0" in field.encode("latin-1").decode():
+                return column.name
+        except UnicodeDecodeError:
+            return column.name
+    return None

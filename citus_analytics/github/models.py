@@ -1,0 +1,218 @@
+"""The tutorial's tables as SQLAlchemy models, each with its distribution beside it.
+
+Columns, types, nullability and index names are those of the tutorial, which gives the three
+distributed tables no primary key. The ORM still needs to know one row from another, so that
+identity is declared on the mapper and never reaches the database.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias, cast
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    DateTime,
+    Index,
+    MetaData,
+    Table,
+    Text,
+    func,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from citus_analytics.rollups.declare import Rollup, count, declare_rollup
+from citus_analytics.schema import Distributed, Local, distribute
+
+Json: TypeAlias = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    """The declarative base of the built-in tables; `Base.metadata` is what Alembic compares."""
+
+    metadata = MetaData()
+
+
+class GithubEvent(Base):
+    """One event of GitHub's public timeline, as the events API describes it.
+
+    `user_id` is the actor's id and the distribution column. `created_at` is when the event
+    happened, an aware datetime. `payload` differs by `event_type`.
+    """
+
+    __tablename__ = "github_events"
+
+    event_id: Mapped[int | None] = mapped_column(BigInteger)
+    event_type: Mapped[str | None] = mapped_column(Text)
+    event_public: Mapped[bool | None] = mapped_column(Boolean)
+    repo_id: Mapped[int | None] = mapped_column(BigInteger)
+    payload: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
+    repo: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
+    user_id: Mapped[int | None] = mapped_column(BigInteger)
+    org: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
+    created_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    __mapper_args__ = {"primary_key": ["event_id", "user_id"]}  # noqa: RUF012
+    __table_args__ = (
+        Index("event_type_index", "event_type"),
+        Index(
+            "payload_index",
+            "payload",
+            postgresql_using="gin",
+            postgresql_ops={"payload": "jsonb_path_ops"},
+        ),
+        # A run of the rollup reads the events of one user in one bucket: this index finds them.
+        Index("user_created_at_index", "user_id", "created_at"),
+    )
+
+
+class GithubUser(Base):
+    """One actor of GitHub's events: `user_id` is GitHub's id, `login` the account's name."""
+
+    __tablename__ = "github_users"
+
+    user_id: Mapped[int | None] = mapped_column(BigInteger)
+    url: Mapped[str | None] = mapped_column(Text)
+    login: Mapped[str | None] = mapped_column(Text)
+    avatar_url: Mapped[str | None] = mapped_column(Text)
+    gravatar_id: Mapped[str | None] = mapped_column(Text)
+    display_login: Mapped[str | None] = mapped_column(Text)
+
+    __mapper_args__ = {"primary_key": ["user_id"]}  # noqa: RUF012
+    # One row for each user: a second one would count events twice in joins.
+    __table_args__ = (Index("github_users_key", "user_id", unique=True),)
+
+
+class GithubRollup1Min(Base):
+    """How many events of one type one user had on one repository in one minute.
+
+    `ingest_time` is the start of the minute in which the events happened.
+    """
+
+    __tablename__ = "github_rollup_1min"
+
+    event_type: Mapped[str | None] = mapped_column(Text)
+    repo_id: Mapped[int | None] = mapped_column(BigInteger)
+    user_id: Mapped[int | None] = mapped_column(BigInteger)
+    total_events: Mapped[int | None] = mapped_column(BigInteger)
+    ingest_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    __mapper_args__ = {  # noqa: RUF012
+        "primary_key": ["event_type", "repo_id", "user_id", "ingest_time"]
+    }
+    __table_args__ = (
+        # One row a group, NULLs included; a run finds the groups of one user in one bucket by it.
+        Index(
+            "github_rollup_1min_group_index",
+            "user_id",
+            "ingest_time",
+            "event_type",
+            "repo_id",
+            unique=True,
+            postgresql_nulls_not_distinct=True,
+        ),
+    )
+
+
+class GithubUserOrigin(Base):
+    """The event from which a row of `github_users` comes.
+
+    A row of `github_users` without one was loaded as it is, and yields to what events say.
+    """
+
+    __tablename__ = "github_user_origins"
+
+    user_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    event_id: Mapped[int] = mapped_column(BigInteger)
+
+
+class LoadedFile(Base):
+    """A file, or a part of it, whose rows are in a table: it is not loaded again.
+
+    `fingerprint` is the SHA-256 of the content, uncompressed. The part goes from `first_byte` up
+    to `end_byte`, which is the start of the next, of the `total_bytes` of the content. A file that
+    was loaded in one transaction has one part; the file is loaded completely where its parts add
+    up to `total_bytes`. `stored_bytes` is the size of the file itself, which may be compressed.
+    """
+
+    __tablename__ = "loaded_files"
+
+    table_name: Mapped[str] = mapped_column(Text, primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(Text, primary_key=True)
+    first_byte: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    end_byte: Mapped[int] = mapped_column(BigInteger)
+    total_bytes: Mapped[int] = mapped_column(BigInteger)
+    stored_bytes: Mapped[int] = mapped_column(BigInteger)
+    row_count: Mapped[int] = mapped_column(BigInteger)
+    rejected: Mapped[int] = mapped_column(BigInteger)
+    duplicates: Mapped[int] = mapped_column(BigInteger)
+    name: Mapped[str] = mapped_column(Text)
+    loaded_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class FollowedFeed(Base):
+    """A feed of GitHub's events API that is followed, and how far it has been read.
+
+    `address` is the feed's. `event_ids` are the events of the last poll that had all of its pages,
+    and `newest` is when the newest of all polls happened: a poll that has none of these events
+    may have missed some since then. `etag` is what GitHub knows that poll by, and `next_poll` when
+    it wants to be asked again.
+    """
+
+    __tablename__ = "followed_feeds"
+
+    address: Mapped[str] = mapped_column(Text, primary_key=True)
+    etag: Mapped[str | None] = mapped_column(Text)
+    event_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    newest: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    next_poll: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class LatestRollup(Base):
+    """One row: the minute in which the rollup last ran.
+
+    The table is empty until the first run, and the tutorial's
+    `INSERT INTO latest_rollup VALUES ('10-10-1901')` is as good a start.
+    """
+
+    __tablename__ = "latest_rollup"
+
+    minute: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+
+    __table_args__ = (CheckConstraint("minute = date_trunc('minute', minute)"),)
+
+
+github_events = cast("Table", GithubEvent.__table__)
+github_users = cast("Table", GithubUser.__table__)
+github_rollup_1min = cast("Table", GithubRollup1Min.__table__)
+github_user_origins = cast("Table", GithubUserOrigin.__table__)
+loaded_files = cast("Table", LoadedFile.__table__)
+followed_feeds = cast("Table", FollowedFeed.__table__)
+latest_rollup = cast("Table", LatestRollup.__table__)
+
+distribute(github_events, Distributed(column="user_id"))
+distribute(github_users, Distributed(column="user_id", colocate_with="github_events"))
+distribute(github_rollup_1min, Distributed(column="user_id", colocate_with="github_events"))
+distribute(github_user_origins, Distributed(column="user_id", colocate_with="github_events"))
+distribute(loaded_files, Local())
+distribute(followed_feeds, Local())
+distribute(latest_rollup, Local())
+
+GITHUB_ROLLUP_1MIN = declare_rollup(
+    Rollup(
+        source=github_events,
+        target=github_rollup_1min,
+        state=latest_rollup,
+        function="rollup_http_request",
+        time_column="created_at",
+        bucket=timedelta(minutes=1),
+        bucket_column="ingest_time",
+        dimensions=("event_type", "repo_id", "user_id"),
+        measures=(count("total_events"),),
+    )
+)

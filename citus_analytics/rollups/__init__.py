@@ -1,0 +1,1 @@
+"""Rollups: tables of aggregates that always add up."""
