@@ -154,4 +154,6 @@ def test_another_rollup_is_no_replacement(name: str) -> None:
     change: dict[str, Any] = {name: "another"}
     message = rf"cannot be replaced by one whose {name} is 'another', and not .* new target\.$"
     with pytest.raises(DeclarationError, match=message):
-        ReplaceRollupFunctionOp(replace(SPEC, **change), version=1, was_spec=SPEC, was_version=1)
+        ReplaceRollupFunctionOp(
+            replace(SPEC, **change), version=1, was_spec=SPEC, was_version=1
+        ).steps()
