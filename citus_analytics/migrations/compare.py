@@ -703,7 +703,7 @@ def _change_primary_key(table: _TableChanges, declared: Declared, live: Live) ->
     schema, name = table.key
     if found is not None:
         # The old key goes before its columns do, the new one comes after its columns have.
-        old = CreatePrimaryKeyOp(found.name, name, list(found.columns), schema=schema)
+        old = CreatePrimaryKeyOp(conv(found.name), name, list(found.columns), schema=schema)
         table.changes.insert(0, old.reverse())
     if wanted.primary_key:
         new_name = wanted.primary_key_name or f"{name}_pkey"

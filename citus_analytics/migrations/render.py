@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from alembic.autogenerate import renderers
+from alembic.operations.ops import CreatePrimaryKeyOp
 
 from citus_analytics.migrations.blocks import Transaction
 from citus_analytics.migrations.ops import CitusOperation, Job, ReplaceRollupFunctionOp
@@ -40,6 +41,22 @@ def _render(context: AutogenContext, operation: CitusOperation) -> str | list[st
         # The empty line tells Alembic's printer that the block ends.
         return [f"with {prefix}get_context().autocommit_block():", call, ""]
     return call
+
+
+@renderers.dispatch_for(CreatePrimaryKeyOp, replace=True)
+def _render_primary_key(context: AutogenContext, operation: CreatePrimaryKeyOp) -> str:
+    # Alembic itself never writes one, since it does not compare primary keys.
+    prefix = context.opts.get("alembic_module_prefix", "op.")
+    name = operation.constraint_name
+    arguments = [
+        # Without op.f() a naming convention would make another name of it.
+        repr(name) if name is None else f"{prefix}f({str(name)!r})",
+        repr(operation.table_name),
+        repr([str(column) for column in operation.columns]),
+    ]
+    if operation.schema is not None:
+        arguments.append(f"schema={operation.schema!r}")
+    return _call(f"{prefix}create_primary_key", arguments)
 
 
 def _value(context: AutogenContext, value: object) -> str:
