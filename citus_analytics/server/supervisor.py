@@ -8,7 +8,7 @@ stops the server. A death signal (PR_SET_PDEATHSIG) would exist on Linux only, f
 and not the process, and know of one user only.
 
 It runs as a program, with the standard library alone (`python -I -S`), because importing this
-package would cost more than starting PostgreSQL. Its one argument is a `Supervised` as JSON.
+package would cost more than starting PostgreSQL. Its one argument is a `Task` as JSON.
 """
 
 from __future__ import annotations
@@ -32,69 +32,61 @@ class Identity(TypedDict, total=False):
     extra_groups: list[int]
 
 
-class Supervised(TypedDict):
-    """What the supervisor has to know.
+class Task(TypedDict):
+    """What to run, and when to stop it.
 
     Attributes:
         command: The server's command line.
         identity: The account that it runs under.
-        running: The descriptor that the server inherits, and whose lock it so holds.
+        running: The descriptor of a lock, which every process of the server inherits.
         users: The path of the lock that users of the server hold together.
-        patience: Seconds that a shutdown may take before the next, harder one is tried.
-        afterwards: Directories to remove when the server has ended.
-        temporary: Directories to remove when nobody uses the server any longer.
+        timeout: Seconds that a shutdown may take before the next, harder one is tried.
+        remove_at_end: A directory to remove when the server has ended.
+        remove_when_unused: A directory to remove when the server has ended because nobody used it
+            any longer.
     """
 
     command: list[str]
     identity: Identity
     running: int
     users: str
-    patience: float
-    afterwards: list[str]
-    temporary: list[str]
+    timeout: float
+    remove_at_end: str
+    remove_when_unused: str | None
 
 
-def supervise(supervised: Supervised) -> None:
+def supervise(task: Task) -> None:
     """Run the server until it ends or nobody uses it, then clean up."""
     server = subprocess.Popen(  # noqa: S603 - the command that our own process built
-        supervised["command"],
+        task["command"],
         cwd="/",
-        pass_fds=[supervised["running"]],
+        pass_fds=[task["running"]],
         stdin=subprocess.DEVNULL,
-        **supervised["identity"],
+        **task["identity"],
     )
     # The machine shuts down: so does the server.
     signal.signal(signal.SIGTERM, lambda *_: server.send_signal(signal.SIGINT))
-    abandoned = threading.Event()
-    threading.Thread(
-        target=_stop_when_abandoned, args=(server, supervised, abandoned), daemon=True
-    ).start()
+    unused = threading.Event()
+
+    def stop_when_unused() -> None:
+        descriptor = os.open(task["users"], os.O_RDWR)
+        # Held until this process ends: a new user waits until the old server is gone.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        unused.set()
+        # PostgreSQL's fast shutdown, its immediate one, and then none of its own.
+        for harder in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+            server.send_signal(harder)
+            try:
+                server.wait(timeout=task["timeout"])
+            except subprocess.TimeoutExpired:
+                continue
+            return
+
+    threading.Thread(target=stop_when_unused, daemon=True).start()
     server.wait()
-    _remove(supervised["afterwards"])
-    if abandoned.is_set():
-        _remove(supervised["temporary"])
-
-
-def _stop_when_abandoned(
-    server: subprocess.Popen[bytes], supervised: Supervised, abandoned: threading.Event
-) -> None:
-    descriptor = os.open(supervised["users"], os.O_RDWR)
-    # Held until this process ends: a new user waits until the old server is gone.
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    abandoned.set()
-    # PostgreSQL's fast shutdown, its immediate one, and the end of all patience.
-    for harder in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-        server.send_signal(harder)
-        try:
-            server.wait(timeout=supervised["patience"])
-        except subprocess.TimeoutExpired:
-            continue
-        return
-
-
-def _remove(directories: list[str]) -> None:
-    for directory in directories:
-        shutil.rmtree(directory, ignore_errors=True)
+    shutil.rmtree(task["remove_at_end"], ignore_errors=True)
+    if unused.is_set() and task["remove_when_unused"] is not None:
+        shutil.rmtree(task["remove_when_unused"], ignore_errors=True)
 
 
 if __name__ == "__main__":
