@@ -22,7 +22,6 @@ from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy import MetaData
 
 from citus_analytics import catalog
-from citus_analytics.logs import logger
 from citus_analytics.migrations.diff import Declared, DeclaredTable, ForeignKey, Live, plan
 from citus_analytics.migrations.operations import (
     CitusOperation,
@@ -32,6 +31,7 @@ from citus_analytics.migrations.operations import (
 from citus_analytics.rollups.declare import rollups_of
 from citus_analytics.rollups.sql import RollupSpec
 from citus_analytics.schema import Distributed, declared_distribution
+from citus_analytics.sql import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

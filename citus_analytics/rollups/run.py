@@ -15,8 +15,7 @@ from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
 from citus_analytics.errors import RollupError
-from citus_analytics.sessions import flushed_connection, schema_of
-from citus_analytics.sql import qualify
+from citus_analytics.sql import flushed_connection, qualify, schema_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Row

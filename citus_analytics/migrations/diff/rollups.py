@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from alembic.operations import MigrateOperation
 
-from citus_analytics.logs import logger
 from citus_analytics.migrations.operations import (
     CreateRollupFunctionOp,
     DropRollupFunctionOp,
@@ -15,6 +14,7 @@ from citus_analytics.migrations.operations import (
 )
 from citus_analytics.migrations.operations.rollup import LASTING
 from citus_analytics.rollups.sql import LATEST_VERSION
+from citus_analytics.sql import logger
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet

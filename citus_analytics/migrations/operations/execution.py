@@ -15,9 +15,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import OperationError
-from citus_analytics.logs import logger
 from citus_analytics.migrations.operations.base import CitusOperation, Guarded, Transaction
-from citus_analytics.sql import REFUSED, do_block, indented, literal, refusal, sequential
+from citus_analytics.sql import REFUSED, do_block, indented, literal, logger, refusal, sequential
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,23 +1,26 @@
-"""The analytics on a database: against the SQL of the tutorial, at the edges, in any session."""
+"""The analytics on a database: against the tutorial's SQL, plain Python, and at the edges."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import insert
 
-from citus_analytics.github import queries
-from citus_analytics.github.models import GithubEvent, github_rollup_1min, github_users
-from tests.database.query_data import (
+from citus_analytics.github import analytics
+from citus_analytics.github.models import github_rollup_1min, github_users
+from tests.database.analytics_data import (
     CLOCK_CHANGES,
+    INT_MAX,
     UNFIT_SIZES,
     ZONES,
+    Event,
     add_events,
     in_utc,
     instants,
@@ -28,8 +31,12 @@ from tests.database.query_data import (
 )
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
     from sqlalchemy.orm import Session
+
+Window: TypeAlias = tuple[datetime | None, datetime | None]
 
 EVER = datetime.max.replace(tzinfo=UTC)
 
@@ -62,15 +69,15 @@ LIMIT 5;
 
 
 def test_empty_tables(session: Session) -> None:
-    assert queries.count_events(session) == 0
-    assert queries.commits_per_hour(session) == []
-    assert queries.top_repository_creators(session) == []
-    assert queries.most_active_users(session) == []
+    assert analytics.count_events(session) == 0
+    assert analytics.commits_per_hour(session) == []
+    assert analytics.top_repository_creators(session) == []
+    assert analytics.most_active_users(session) == []
 
 
 def test_count_is_the_tutorials(connection: Connection) -> None:
     add_events(connection, random_events(500))
-    counted = queries.count_events(connection)
+    counted = analytics.count_events(connection)
     assert counted == connection.exec_driver_sql(COUNT).scalar_one() == 500
     assert type(counted) is int
 
@@ -85,7 +92,7 @@ def test_commits_are_the_tutorials_in_every_zone(connection: Connection, zone: s
     assert expected[-1][0] is None
     for session_zone in (zone, "Pacific/Chatham", "<-03:17>+03:17"):
         set_zone(connection, session_zone)
-        found = queries.commits_per_hour(connection, time_zone=zone)
+        found = analytics.commits_per_hour(connection, time_zone=zone)
         assert instants(found) == expected
         assert {each.hour.tzinfo for each in found if each.hour} == {ZoneInfo(zone)}
         assert {type(each.commits) for each in found} == {int, type(None)}
@@ -96,7 +103,7 @@ def test_the_hour_that_is_repeated_counts_as_two(connection: Connection) -> None
     add_events(
         connection, [push(start + n * timedelta(hours=1), distinct_size=10**n) for n in range(3)]
     )
-    found = queries.commits_per_hour(connection, time_zone="Europe/Berlin")
+    found = analytics.commits_per_hour(connection, time_zone="Europe/Berlin")
     shown = [(each.hour.isoformat(), each.commits) for each in found if each.hour]
     assert shown == [
         ("2025-10-26T02:00:00+02:00", 1),
@@ -109,35 +116,35 @@ def test_the_hour_that_is_repeated_counts_as_two(connection: Connection) -> None
 def test_push_without_a_usable_size(connection: Connection, size: Any) -> None:
     hour = datetime(2026, 1, 5, 12, tzinfo=UTC)
     add_events(connection, [push(hour, distinct_size=size)])
-    assert queries.commits_per_hour(connection) == [queries.HourlyCommits(hour, None)]
+    assert analytics.commits_per_hour(connection) == [analytics.HourlyCommits(hour, None)]
     add_events(connection, [push(hour, distinct_size=2), push(hour, size=5)])
-    assert queries.commits_per_hour(connection) == [queries.HourlyCommits(hour, 2)]
+    assert analytics.commits_per_hour(connection) == [analytics.HourlyCommits(hour, 2)]
 
 
 def test_creators_are_the_tutorials(connection: Connection) -> None:
     add_events(connection, random_events(1500))
     connection.execute(insert(github_users), random_users())
     expected = [tuple(row) for row in connection.exec_driver_sql(REPOSITORY_CREATORS)]
-    found = queries.top_repository_creators(connection)
+    found = analytics.top_repository_creators(connection)
     assert [each.repositories for each in found] == [number for _, number in expected]
     expected.sort(key=lambda row: (-row[1], row[0] is None, row[0] or ""))
     assert [(each.login, each.repositories) for each in found] == expected
     assert None in {each.login for each in found}
     assert len({each.repositories for each in found}) < len(found) > 10
-    assert queries.top_repository_creators(connection, limit=3) == found[:3]
+    assert analytics.top_repository_creators(connection, limit=3) == found[:3]
 
 
 def test_most_active_are_the_tutorials(connection: Connection) -> None:
     rows = rollup_rows()
     connection.execute(insert(github_rollup_1min), rows)
     expected = connection.exec_driver_sql(MOST_ACTIVE).all()
-    found = queries.most_active_users(connection)
+    found = analytics.most_active_users(connection)
     assert [each.events for each in found] == [row[2] for row in expected]
     totals: dict[tuple[Any, Any], int] = defaultdict(int)
     for row in rows:
         totals[row["ingest_time"], row["user_id"]] += row["total_events"]
     order = sorted(totals.items(), key=lambda each: (-each[1], each[0][0] or EVER, each[0][1]))
-    every = queries.most_active_users(connection, limit=None)
+    every = analytics.most_active_users(connection, limit=None)
     assert [((each.minute, each.user_id), each.events) for each in every] == order
     assert found == every[:5]
     assert {type(each.events) for each in every} == {int}
@@ -175,14 +182,14 @@ def test_windows_are_half_open(connection: Connection) -> None:
             ],
         )
     connection.execute(insert(github_users), [{"user_id": 1, "login": "ada"}])
-    assert queries.count_events(connection) == 10
-    assert queries.count_events(connection, since=start, until=end) == 4
-    assert queries.count_events(connection, since=start) == 6
-    assert queries.count_events(connection, until=end) == 6
-    assert queries.count_events(connection, event_type="PushEvent", since=start, until=end) == 2
-    assert instants(queries.commits_per_hour(connection, since=start, until=end)) == [(start, 2)]
-    assert queries.top_repository_creators(connection, since=start, until=end) == [
-        queries.RepositoryCreator("ada", 2)
+    assert analytics.count_events(connection) == 10
+    assert analytics.count_events(connection, since=start, until=end) == 4
+    assert analytics.count_events(connection, since=start) == 6
+    assert analytics.count_events(connection, until=end) == 6
+    assert analytics.count_events(connection, event_type="PushEvent", since=start, until=end) == 2
+    assert instants(analytics.commits_per_hour(connection, since=start, until=end)) == [(start, 2)]
+    assert analytics.top_repository_creators(connection, since=start, until=end) == [
+        analytics.RepositoryCreator("ada", 2)
     ]
 
 
@@ -193,51 +200,92 @@ def test_window_of_most_active_is_about_the_start_of_minutes(connection: Connect
         insert(github_rollup_1min),
         [{"user_id": 1, "total_events": 1, "ingest_time": minute} for minute in minutes],
     )
-    found = queries.most_active_users(connection, since=minutes[1], until=minutes[3])
+    found = analytics.most_active_users(connection, since=minutes[1], until=minutes[3])
     assert [each.minute for each in found] == minutes[1:3]
-
-
-def test_session_flushes_what_it_holds(session: Session) -> None:
-    session.add(GithubEvent(event_id=1, user_id=1, event_type="PushEvent"))
-    with session.no_autoflush:
-        assert queries.count_events(session) == 0
-    assert queries.count_events(session) == 1
-    assert session.in_transaction()
 
 
 def test_builders_and_functions_agree(session: Session) -> None:
     add_events(session, random_events(300))
     session.execute(insert(github_users), random_users())
     since, until = CLOCK_CHANGES[0] - timedelta(hours=2), CLOCK_CHANGES[2]
-    counted = session.execute(queries.count_events_statement(since=since, until=until)).scalar_one()
-    assert 0 < counted == queries.count_events(session, since=since, until=until) < 300
-    hourly = session.execute(queries.commits_per_hour_statement(since=since, until=until)).all()
+    counted = session.execute(
+        analytics.count_events_statement(since=since, until=until)
+    ).scalar_one()
+    assert 0 < counted == analytics.count_events(session, since=since, until=until) < 300
+    hourly = session.execute(analytics.commits_per_hour_statement(since=since, until=until)).all()
     assert [tuple(each) for each in hourly] == instants(
-        queries.commits_per_hour(session, since=since, until=until)
+        analytics.commits_per_hour(session, since=since, until=until)
     )
     creators = session.execute(
-        queries.top_repository_creators_statement(limit=4, since=since, until=until)
+        analytics.top_repository_creators_statement(limit=4, since=since, until=until)
     ).all()
-    assert [queries.RepositoryCreator(*each) for each in creators] == (
-        queries.top_repository_creators(session, limit=4, since=since, until=until)
+    assert [analytics.RepositoryCreator(*each) for each in creators] == (
+        analytics.top_repository_creators(session, limit=4, since=since, until=until)
     )
 
 
-def test_async_sessions(engine: Engine) -> None:
-    pytest.importorskip("greenlet", reason="SQLAlchemy's asyncio support needs greenlet")
-    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+times = st.one_of(
+    st.datetimes(datetime(2015, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    st.builds(
+        lambda change, seconds: change + timedelta(seconds=seconds),
+        st.sampled_from(CLOCK_CHANGES),
+        st.integers(-9000, 9000),
+    ),
+)
+sizes = st.one_of(st.integers(0, 30), st.integers(), st.sampled_from(UNFIT_SIZES))
+payloads = st.fixed_dictionaries({}, optional={"distinct_size": sizes})
+pushes = st.builds(
+    lambda moment, payload: push(moment, **payload), st.one_of(st.none(), times), payloads
+)
+windows: st.SearchStrategy[Window] = st.one_of(
+    st.tuples(st.one_of(st.none(), times), st.none()),
+    st.tuples(st.none(), times),
+    st.tuples(times, times).filter(lambda pair: pair[0] < pair[1]),
+)
 
-    with engine.begin() as connection:
-        add_events(connection, random_events(50))
 
-    async def ask() -> tuple[int, int]:
-        asynchronous = create_async_engine(engine.url)
-        async with AsyncSession(asynchronous) as session:
-            built = (await session.execute(queries.count_events_statement())).scalar_one()
-            run = await session.run_sync(queries.count_events, until=EVER)
-        await asynchronous.dispose()
-        return built, run
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(events=st.lists(pushes, max_size=25), zone=st.sampled_from(ZONES), window=windows)
+def test_answers_are_those_of_plain_python(
+    connection: Connection, events: list[Event], zone: str, window: Window
+) -> None:
+    since, until = window
+    with connection.begin_nested() as savepoint:
+        add_events(connection, events)
+        counted = analytics.count_events(connection, since=since, until=until)
+        hourly = analytics.commits_per_hour(connection, since=since, until=until, time_zone=zone)
+        savepoint.rollback()
+    selected = [event for event in events if is_in(window, event["created_at"])]
+    assert counted == len(selected)
+    assert instants(hourly) == hours_in_python(selected, ZoneInfo(zone))
 
-    built, run = asyncio.run(ask())
-    assert built == 50
-    assert run == sum(each["created_at"] is not None for each in random_events(50))
+
+def is_in(window: Window, moment: datetime | None) -> bool:
+    if window == (None, None):
+        return True
+    since, until = window
+    return moment is not None and (since or moment) <= moment < (until or EVER)
+
+
+def hours_in_python(
+    events: Sequence[Event], zone: ZoneInfo
+) -> list[tuple[datetime | None, int | None]]:
+    sums: dict[datetime | None, int | None] = {}
+    for event in events:
+        hour = start_of_hour(event["created_at"], zone)
+        size = event["payload"].get("distinct_size")
+        sums.setdefault(hour, None)
+        if type(size) is int and -(2**31) <= size <= INT_MAX:
+            sums[hour] = (sums[hour] or 0) + size
+    return sorted(sums.items(), key=lambda each: each[0] or EVER)
+
+
+def start_of_hour(moment: datetime | None, zone: ZoneInfo) -> datetime | None:
+    if moment is None:
+        return None
+    shown = moment.astimezone(zone)
+    return moment - timedelta(
+        minutes=shown.minute, seconds=shown.second, microseconds=shown.microsecond
+    )
