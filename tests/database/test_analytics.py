@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 from zoneinfo import ZoneInfo
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert
@@ -82,20 +81,20 @@ def test_count_is_the_tutorials(connection: Connection) -> None:
     assert type(counted) is int
 
 
-@pytest.mark.parametrize("zone", ZONES)
-def test_commits_are_the_tutorials_in_every_zone(connection: Connection, zone: str) -> None:
+def test_commits_are_the_tutorials_in_every_zone(connection: Connection) -> None:
     add_events(connection, random_events(800))
-    set_zone(connection, zone)
-    rows = connection.exec_driver_sql(COMMITS_PER_HOUR).all()
-    expected = [(in_utc(hour), commits) for hour, commits in rows]
-    assert len(expected) > 30
-    assert expected[-1][0] is None
-    for session_zone in (zone, "Pacific/Chatham", "<-03:17>+03:17"):
-        set_zone(connection, session_zone)
-        found = analytics.commits_per_hour(connection, time_zone=zone)
-        assert instants(found) == expected
-        assert {each.hour.tzinfo for each in found if each.hour} == {ZoneInfo(zone)}
-        assert {type(each.commits) for each in found} == {int, type(None)}
+    for zone in ZONES:
+        set_zone(connection, zone)
+        rows = connection.exec_driver_sql(COMMITS_PER_HOUR).all()
+        expected = [(in_utc(hour), commits) for hour, commits in rows]
+        assert len(expected) > 30
+        assert expected[-1][0] is None
+        for session_zone in (zone, "Pacific/Chatham", "<-03:17>+03:17"):
+            set_zone(connection, session_zone)
+            found = analytics.commits_per_hour(connection, time_zone=zone)
+            assert instants(found) == expected
+            assert {each.hour.tzinfo for each in found if each.hour} == {ZoneInfo(zone)}
+            assert {type(each.commits) for each in found} == {int, type(None)}
 
 
 def test_the_hour_that_is_repeated_counts_as_two(connection: Connection) -> None:
@@ -112,13 +111,17 @@ def test_the_hour_that_is_repeated_counts_as_two(connection: Connection) -> None
     ]
 
 
-@pytest.mark.parametrize("size", UNFIT_SIZES)
-def test_push_without_a_usable_size(connection: Connection, size: Any) -> None:
-    hour = datetime(2026, 1, 5, 12, tzinfo=UTC)
-    add_events(connection, [push(hour, distinct_size=size)])
-    assert analytics.commits_per_hour(connection) == [analytics.HourlyCommits(hour, None)]
-    add_events(connection, [push(hour, distinct_size=2), push(hour, size=5)])
-    assert analytics.commits_per_hour(connection) == [analytics.HourlyCommits(hour, 2)]
+def test_pushes_without_a_usable_size(connection: Connection) -> None:
+    noon = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    hours = [noon + n * timedelta(hours=1) for n in range(len(UNFIT_SIZES))]
+    for hour, size in zip(hours, UNFIT_SIZES, strict=True):
+        add_events(connection, [push(hour, distinct_size=size)])
+    unknown = [analytics.HourlyCommits(hour, None) for hour in hours]
+    assert analytics.commits_per_hour(connection) == unknown
+    for hour in hours:
+        add_events(connection, [push(hour, distinct_size=2), push(hour, size=5)])
+    known = [analytics.HourlyCommits(hour, 2) for hour in hours]
+    assert analytics.commits_per_hour(connection) == known
 
 
 def test_creators_are_the_tutorials(connection: Connection) -> None:
