@@ -12,6 +12,7 @@ from sqlalchemy import event, insert, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker, with_loader_criteria
 
+from citus_analytics.catalog import cluster_status
 from citus_analytics.github import analytics
 from citus_analytics.github.ingest import (
     load_api_events,
@@ -29,12 +30,13 @@ from citus_analytics.github.models import (
     github_events,
     github_rollup_1min,
 )
+from citus_analytics.migrations import downgrade, upgrade
 from citus_analytics.rollups.run import run_rollup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from sqlalchemy import Connection, Engine, Select
+    from sqlalchemy import URL, Connection, Engine, Select
     from sqlalchemy.orm import ORMExecuteState
 
     from citus_analytics.sql import Executor
@@ -258,3 +260,19 @@ def test_asyncio(engine: Engine) -> None:
         await async_engine.dispose()
 
     asyncio.run(ask())
+
+
+def test_migrations_and_the_catalog_from_asyncio(empty_database: URL) -> None:
+    async def migrate() -> None:
+        async_engine = create_async_engine(empty_database)
+        async with async_engine.begin() as connection:
+            await connection.run_sync(upgrade)
+        async with async_engine.connect() as connection:
+            status = await connection.run_sync(cluster_status)
+            assert "github_events" in {table.name for table in status.tables}
+            assert await connection.run_sync(analytics.count_events) == 0
+        async with async_engine.begin() as connection:
+            await connection.run_sync(downgrade, "base")
+        await async_engine.dispose()
+
+    asyncio.run(migrate())
