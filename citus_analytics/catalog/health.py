@@ -29,7 +29,7 @@ from citus_analytics.sql import literal, qualify
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from citus_analytics.catalog.inspect import AnySession
+    from citus_analytics.sql import Executor
 
 
 # ------------------------------------------------------------------------------------- Connections
@@ -105,7 +105,7 @@ class ClusterHealth:
         )
 
 
-def cluster_health(session: AnySession) -> ClusterHealth:
+def cluster_health(session: Executor) -> ClusterHealth:
     """Let every active node connect to every active node, and return which of them succeed.
 
     A node that cannot be reached is a result, not an error. Nodes are connected to as the role of
@@ -461,7 +461,7 @@ class ClusterStatus:
     findings: tuple[Finding, ...]
 
 
-def cluster_status(session: AnySession) -> ClusterStatus:
+def cluster_status(session: Executor) -> ClusterStatus:
     """Return everything about the cluster of this session, each part read once.
 
     Nodes that do not answer are waited for as by `cluster_health` and `shards`, and make sizes

@@ -19,10 +19,8 @@ from citus_analytics.sql import qualify
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from sqlalchemy import Connection
-    from sqlalchemy.orm import Session, scoped_session
+    from citus_analytics.sql import Executor
 
-AnySession: TypeAlias = "Connection | Session | scoped_session[Session]"
 TableKind: TypeAlias = Literal["local", "citus_local", "distributed", "single_shard", "reference"]
 NodeRole: TypeAlias = Literal["primary", "secondary", "unavailable"]
 
@@ -32,7 +30,7 @@ NodeRole: TypeAlias = Literal["primary", "secondary", "unavailable"]
 _VERSION = text("SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'citus'")
 
 
-def citus_version(session: AnySession) -> tuple[int, int] | None:
+def citus_version(session: Executor) -> tuple[int, int] | None:
     """Return the version of Citus in this database, such as (13, 2).
 
     Returns:
@@ -75,7 +73,7 @@ class Answer:
     error: str | None
 
 
-def ask_all_nodes(session: AnySession, command: str) -> dict[int, Answer]:
+def ask_all_nodes(session: Executor, command: str) -> dict[int, Answer]:
     """Return the answer of every active primary node, by its id.
 
     A coordinator that is not in the metadata has the id 0. The nodes do not see what the
@@ -212,7 +210,7 @@ class CatalogTable:
 
 
 def tables(
-    session: AnySession, *, schemas: Collection[str] | None = None
+    session: Executor, *, schemas: Collection[str] | None = None
 ) -> tuple[CatalogTable, ...]:
     """Return the ordinary, partitioned and foreign tables, ordered by schema and name.
 
@@ -250,7 +248,7 @@ def tables(
     return tuple(found)
 
 
-def access_methods(session: AnySession) -> frozenset[str]:
+def access_methods(session: Executor) -> frozenset[str]:
     """Return the access methods that tables of this database can have, such as "heap"."""
     return frozenset(session.execute(_ACCESS_METHODS).scalars())
 
@@ -297,7 +295,7 @@ class Node:
         return f"node {self.id} ({self.host}:{self.port})"
 
 
-def nodes(session: AnySession) -> tuple[Node, ...]:
+def nodes(session: Executor) -> tuple[Node, ...]:
     """Return the nodes that the metadata names, the coordinator first; none without Citus.
 
     A coordinator without workers is added by Citus with its first distributed table. One with
@@ -404,7 +402,7 @@ class Shard:
         return max((p.bytes for p in self.placements if p.bytes is not None), default=None)
 
 
-def shards(session: AnySession) -> tuple[Shard, ...]:
+def shards(session: Executor) -> tuple[Shard, ...]:
     """Return the shards of all tables, with their sizes; none without Citus.
 
     Ordered by schema, table and hash range. All active nodes are asked for sizes at the same time;
@@ -462,7 +460,7 @@ class TableSize:
 
 
 def table_sizes(
-    session: AnySession, *, schemas: Collection[str] | None = None
+    session: Executor, *, schemas: Collection[str] | None = None
 ) -> tuple[TableSize, ...]:
     """Return the sizes of the tables that `tables` returns, in the same order.
 
@@ -483,7 +481,7 @@ def table_sizes(
 
 
 def sizes_of(
-    session: AnySession, tables: Sequence[CatalogTable], shards: Iterable[Shard]
+    session: Executor, tables: Sequence[CatalogTable], shards: Iterable[Shard]
 ) -> tuple[TableSize, ...]:
     """Return the sizes of `tables`, given all tables and all shards of the database."""
     own = {table.qualified_name: None if table.kind == "local" else 0 for table in tables}
@@ -558,7 +556,7 @@ class ColocationGroup:
     tables: tuple[str, ...]
 
 
-def colocation_groups(session: AnySession) -> tuple[ColocationGroup, ...]:
+def colocation_groups(session: Executor) -> tuple[ColocationGroup, ...]:
     """Return the colocation groups, ordered by id; none without Citus."""
     if citus_version(session) is None:
         return ()
@@ -623,7 +621,7 @@ class CatalogRollup:
     faults: tuple[str, ...]
 
 
-def rollups(session: AnySession) -> tuple[CatalogRollup, ...]:
+def rollups(session: Executor) -> tuple[CatalogRollup, ...]:
     """Return the rollups of a database, ordered by schema and name.
 
     A rollup is recognised by the description that its function `<target>_run` carries.

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from citus_analytics.github.queries import (
+from citus_analytics.github.analytics import (
     HourlyCommits,
     RepositoryCreator,
     UserActivity,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from alembic import command
 from alembic.runtime.migration import MigrationContext
 
-from citus_analytics import logs
+from citus_analytics import sql
 from citus_analytics.cli import answers
 from citus_analytics.cli.database import engine_for, url_of
 from citus_analytics.cli.demo import demo
@@ -24,8 +24,8 @@ from citus_analytics.cli.output import open_screen, write, write_json
 from citus_analytics.cli.progress import waiting
 from citus_analytics.cli.status import status
 from citus_analytics.cli.words import duration, in_utc, plural, rolled_up, timed
+from citus_analytics.github.analytics import count_events
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
-from citus_analytics.github.queries import count_events
 from citus_analytics.migrations import configuration, downgrade, upgrade
 from citus_analytics.rollups.run import run_rollup
 
@@ -148,7 +148,7 @@ def _migrations_told() -> Iterator[None]:
     """Tell on standard error which migrations run, and what the server says of them."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_is_about_a_migration)
-    alembic, own = logging.getLogger("alembic.runtime"), logs.logger()
+    alembic, own = logging.getLogger("alembic.runtime"), sql.logger()
     level = alembic.level
     alembic.setLevel(logging.INFO)
     for logger in (alembic, own):

@@ -18,12 +18,12 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import OperationError
-from citus_analytics.logs import logger
 from citus_analytics.sql import (
     REFUSED,
     do_block,
     indented,
     literal,
+    logger,
     qualify,
     refusal,
     sequential,

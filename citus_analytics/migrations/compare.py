@@ -39,7 +39,6 @@ from sqlalchemy.sql.elements import conv
 
 from citus_analytics import catalog
 from citus_analytics.catalog import CatalogRollup, CatalogTable
-from citus_analytics.logs import logger
 from citus_analytics.migrations.ops import (
     LASTING,
     AlterDistributedTableOp,
@@ -62,7 +61,7 @@ from citus_analytics.schema import (
     Reference,
     declared_distribution,
 )
-from citus_analytics.sql import LONGEST_NAME
+from citus_analytics.sql import LONGEST_NAME, logger
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

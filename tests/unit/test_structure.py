@@ -20,7 +20,7 @@ ROOT = PACKAGE.parent
 # levels before it; rooms of one level do not know each other.
 LEVELS = (
     ("errors",),
-    ("sql", "logs", "sessions"),
+    ("sql",),
     ("schema", "server"),
     ("rollups",),
     ("catalog", "copy", "lint"),

@@ -1,19 +1,17 @@
-"""The analytics without a database: arguments, types and statements."""
+"""The analytics without a database: arguments and statements."""
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, assert_type
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import Connection, Select, union_all
+from sqlalchemy import Select, union_all
 from sqlalchemy.dialects.postgresql import psycopg
 
 from citus_analytics.errors import ArgumentError
-from citus_analytics.github import queries
-from citus_analytics.github.queries import counts
+from citus_analytics.github import analytics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,30 +21,18 @@ LATER = NOON + timedelta(hours=3)
 BERLIN = ZoneInfo("Europe/Berlin")
 
 BUILDERS = [
-    queries.count_events_statement,
-    queries.commits_per_hour_statement,
-    queries.top_repository_creators_statement,
-    queries.most_active_users_statement,
+    analytics.count_events_statement,
+    analytics.commits_per_hour_statement,
+    analytics.top_repository_creators_statement,
+    analytics.most_active_users_statement,
 ]
 FUNCTIONS = [
-    queries.count_events,
-    queries.commits_per_hour,
-    queries.top_repository_creators,
-    queries.most_active_users,
+    analytics.count_events,
+    analytics.commits_per_hour,
+    analytics.top_repository_creators,
+    analytics.most_active_users,
 ]
-LIMITED = [queries.top_repository_creators_statement, queries.most_active_users_statement]
-
-
-def promised_types(connection: Connection) -> None:
-    """Checked by mypy, never called."""
-    assert_type(queries.count_events(connection), int)
-    assert_type(queries.commits_per_hour(connection), list[queries.HourlyCommits])
-    assert_type(queries.top_repository_creators(connection), list[queries.RepositoryCreator])
-    assert_type(queries.most_active_users(connection), list[queries.UserActivity])
-    assert_type(queries.count_events_statement(), Select[int])
-    assert_type(queries.commits_per_hour_statement(), Select[datetime | None, int | None])
-    assert_type(queries.top_repository_creators_statement(), Select[str | None, int])
-    assert_type(queries.most_active_users_statement(), Select[int | None, datetime | None, int])
+LIMITED = [analytics.top_repository_creators_statement, analytics.most_active_users_statement]
 
 
 def sql_of(statement: Select[*tuple[Any, ...]]) -> str:
@@ -62,9 +48,9 @@ def test_naive_datetime_is_an_error(builder: Callable[..., object], name: str) -
 
 
 @pytest.mark.parametrize("moment", [date(2026, 1, 5), "2026-01-05T12:00:00Z", 1_767_614_400])
-def test_what_is_no_datetime_is_an_error(moment: Any) -> None:
+def test_another_type_than_datetime_is_an_error(moment: Any) -> None:
     with pytest.raises(ArgumentError, match="since must be an aware datetime; found"):
-        queries.count_events_statement(since=moment)
+        analytics.count_events_statement(since=moment)
 
 
 @pytest.mark.parametrize("builder", BUILDERS)
@@ -77,9 +63,9 @@ def test_empty_window_is_an_error(builder: Callable[..., object], until: datetim
 def test_window_is_compared_in_time_and_not_by_the_clock() -> None:
     before = datetime(2025, 10, 26, 2, 45, tzinfo=BERLIN)
     after = datetime(2025, 10, 26, 2, 15, tzinfo=BERLIN, fold=1)
-    queries.count_events_statement(since=before, until=after)
+    analytics.count_events_statement(since=before, until=after)
     with pytest.raises(ArgumentError, match="is empty"):
-        queries.count_events_statement(since=after, until=before)
+        analytics.count_events_statement(since=after, until=before)
 
 
 @pytest.mark.parametrize("builder", LIMITED)
@@ -94,49 +80,35 @@ def test_limit_is_a_positive_integer(builder: Callable[..., object], limit: obje
 )
 def test_unknown_time_zone_is_an_error(zone: Any) -> None:
     with pytest.raises(ArgumentError, match=r"time_zone must be the IANA name .*'Europe/Berlin'"):
-        queries.commits_per_hour_statement(time_zone=zone)
+        analytics.commits_per_hour_statement(time_zone=zone)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_functions_check_before_they_ask(function: Callable[..., object]) -> None:
+def test_functions_check_their_arguments_before_they_query(function: Callable[..., object]) -> None:
     with pytest.raises(ArgumentError, match="since must be"):
         function(None, since=NOON.replace(tzinfo=None))
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        queries.HourlyCommits(NOON, 3),
-        queries.RepositoryCreator("ada", 2),
-        queries.UserActivity(1, NOON, 4),
-    ],
-)
-def test_results_are_frozen_and_slotted(row: Any) -> None:
-    assert not hasattr(row, "__dict__")
-    with pytest.raises(FrozenInstanceError):
-        setattr(row, fields(row)[0].name, None)
-
-
 def test_without_filters_nothing_is_filtered() -> None:
-    assert sql_of(queries.count_events_statement()) == (
+    assert sql_of(analytics.count_events_statement()) == (
         "SELECT count(*) AS events FROM github_events"
     )
 
 
 def test_window_is_a_range_of_the_bare_column() -> None:
-    sql = sql_of(queries.count_events_statement(since=NOON, until=LATER, event_type="PushEvent"))
+    sql = sql_of(analytics.count_events_statement(since=NOON, until=LATER, event_type="PushEvent"))
     assert "WHERE github_events.created_at >= %(since_1)s::TIMESTAMP WITH TIME ZONE AND" in sql
     assert "AND github_events.created_at < %(until_1)s::TIMESTAMP WITH TIME ZONE AND" in sql
     assert "AND github_events.event_type = %(event_type_1)s" in sql
 
 
 def test_values_are_bound() -> None:
-    statement = queries.most_active_users_statement(since=NOON, until=LATER, limit=7)
+    statement = analytics.most_active_users_statement(since=NOON, until=LATER, limit=7)
     assert statement.compile().params == {"since_1": NOON, "until_1": LATER, "limit_1": 7}
 
 
 def test_hours_do_not_depend_on_the_zone_of_the_session() -> None:
-    statement = queries.commits_per_hour_statement(time_zone="Asia/Kolkata")
+    statement = analytics.commits_per_hour_statement(time_zone="Asia/Kolkata")
     assert "date_trunc('hour', github_events.created_at, %(time_zone_1)s" in sql_of(statement)
     assert statement.compile().params == {"time_zone_1": "Asia/Kolkata"}
 
@@ -158,15 +130,10 @@ def test_sqlalchemy_caches_one_statement_for_all_values(
     assert key.key != other.key
 
 
-def test_prepared_statements_are_built_once_for_each_set_of_filters() -> None:
-    assert counts._prepared("since") is counts._prepared("since")
-    assert sql_of(counts._prepared("since")) != sql_of(counts._prepared("until"))
-
-
 def test_statements_combine_without_mixing_their_values() -> None:
     days = [
-        queries.count_events_statement(since=NOON, until=LATER),
-        queries.count_events_statement(since=LATER),
+        analytics.count_events_statement(since=NOON, until=LATER),
+        analytics.count_events_statement(since=LATER),
     ]
     parameters = union_all(*days).compile().params
     assert sorted(parameters.values()) == [NOON, LATER, LATER]

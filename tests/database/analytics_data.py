@@ -1,4 +1,4 @@
-"""Events and users that try the analytics: around changes of the clocks, with ties and gaps."""
+"""Events and users for the analytics: around changes of the clocks, with ties and gaps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from citus_analytics.github.queries import HourlyCommits
+    from citus_analytics.github.analytics import HourlyCommits
 
 
 Event: TypeAlias = dict[str, Any]
