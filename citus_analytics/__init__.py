@@ -19,6 +19,7 @@ from citus_analytics.errors import (
     RollupError,
     ServerError,
 )
+from citus_analytics.github.follow import Feed, FollowOptions, Gap, Poll, follow
 from citus_analytics.github.gharchive import OldFormatError, Reject
 from citus_analytics.github.ingest import (
     LoadOptions,
@@ -32,7 +33,6 @@ from citus_analytics.github.ingest import (
     load_once,
     load_users,
 )
-from citus_analytics.github.live import Feed, FollowOptions, Gap, Poll, follow
 from citus_analytics.github.models import (
     GITHUB_ROLLUP_1MIN,
     Base,
