@@ -1,4 +1,4 @@
-r"""GitHub's events API followed live: each event once, whatever breaks on the way.
+"""GitHub's events API followed live: each event once, whatever breaks on the way.
 
     for poll in follow(engine, Feed(repo="citusdata/citus"), wait=stop.wait):
         print(poll.new, poll.lag, poll.gap)
@@ -75,9 +75,9 @@ _MOST_REPORTED: Final = 100 * _MOST_PAGES
 # Timeout, too early, and the failures of a server or of what stands before it.
 _TEMPORARY: Final = frozenset({408, 425, 500, 502, 503, 504, 520, 522, 524})
 _ADVICE: Final = {
-    401: "The token is not valid: set GITHUB_TOKEN to another one, or unset it for public events.",
-    403: "This token may not read the feed, or it needs one.",
-    404: "The feed does not exist, or this token may not see it.",
+    401: "The token is not valid: set GITHUB_TOKEN to another one, or unset it for public events",
+    403: "This token may not read the feed, or it needs one",
+    404: "The feed does not exist, or this token may not see it",
 }
 
 
@@ -280,7 +280,7 @@ def follow(
     with http_client(options) as client:
         with engine.connect() as connection:
             position, rest = _read_position(connection, address)
-        # After a clock was set back, too, nobody waits longer than for what may have been asked.
+        # Even if the clock was set back, no wait is longer than it can have been.
         due = time.monotonic() + min(rest, max(LONGEST_WAIT, options.interval))
         while polls != options.max_polls:
             if wait(max(0.0, due - time.monotonic())):
@@ -324,12 +324,15 @@ def follow(
                     _note(connection, address, next_poll=next_poll)
             _log(address, poll)
             yield poll
-            if last.problem is not None and not last.temporary:
-                raise LoadError(f"{address}: {last.problem} What was loaded before stays.")
+            if last.problem is None:
+                continue
+            problem = f"{address}: {last.problem.rstrip('.')}."
+            if not last.temporary:
+                raise LoadError(f"{problem} What was loaded before stays.")
             if failures == options.max_failures:
                 raise LoadError(
-                    f"{address}: {last.problem}. That was failure {failures} in a row. What was "
-                    "loaded before stays; try again later, and it continues from there."
+                    f"{problem} That was failure {failures} in a row. What was loaded before "
+                    "stays; try again later, and it continues from there."
                 )
 
 

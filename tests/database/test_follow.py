@@ -277,6 +277,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.faults
 def test_after_a_fault_it_is_as_if_there_had_been_none(
     engine: Engine, github: GitHub, subtests: pytest.Subtests
 ) -> None:
@@ -349,6 +350,6 @@ def test_what_github_refuses_for_good_ends_it(engine: Engine, github: GitHub, st
     github.happen(1)
     polls(engine, github)
     github.replies = [Reply(status, body=b'{"message": "Go away"}')]
-    with pytest.raises(LoadError, match=rf"{github.address}/events: GitHub answered {status}: Go"):
+    with pytest.raises(LoadError, match=rf"/events: GitHub answered {status}: Go away\. "):
         polls(engine, github, 2)
     assert stored(engine) == [1]
