@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
-from benchmarks.database import SINCE, execute
-from benchmarks.figures import Figure
-from benchmarks.timing import Arm, alternate, median_ratio, milliseconds, say, seconds
+from benchmarks.harness import (
+    SINCE,
+    Arm,
+    Figure,
+    alternate,
+    execute,
+    median_ratio,
+    milliseconds,
+    say,
+    seconds,
+)
 from citus_analytics import load_events, load_users, run_rollup
 from citus_analytics.github import analytics
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN

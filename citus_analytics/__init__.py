@@ -32,6 +32,7 @@ from citus_analytics.github.analytics import (
     top_repository_creators,
     top_repository_creators_statement,
 )
+from citus_analytics.github.follow import Feed, FollowOptions, Gap, Poll, follow
 from citus_analytics.github.gharchive import OldFormatError, Reject
 from citus_analytics.github.ingest import (
     LoadOptions,
@@ -45,7 +46,6 @@ from citus_analytics.github.ingest import (
     load_once,
     load_users,
 )
-from citus_analytics.github.live import Feed, FollowOptions, Gap, Poll, follow
 from citus_analytics.github.models import (
     GITHUB_ROLLUP_1MIN,
     Base,

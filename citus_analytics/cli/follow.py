@@ -15,8 +15,8 @@ from citus_analytics.cli.failures import printable
 from citus_analytics.cli.interrupts import Interrupts
 from citus_analytics.cli.output import log_held_back, open_rejects, write, write_json_line
 from citus_analytics.cli.words import duration, in_utc, plural, rolled_up, timed
+from citus_analytics.github.follow import GITHUB, Feed, FollowOptions, follow
 from citus_analytics.github.ingest import write_reject
-from citus_analytics.github.live import GITHUB, Feed, FollowOptions, follow
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
 from citus_analytics.rollups.run import run_rollup
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from citus_analytics.github.live import Poll
+    from citus_analytics.github.follow import Poll
     from citus_analytics.rollups.run import RollupRun
 
 _COUNTED: Final = ("new", "known", "rejected")
@@ -80,7 +80,7 @@ def follow_feed(arguments: Namespace) -> None:
     with (
         open_rejects(arguments.rejects) as rejects,
         # The lines of the polls say the same.
-        log_held_back("citus_analytics.github.live"),
+        log_held_back("citus_analytics.github.follow"),
         timed() as whole,
         interrupts.handled(),
     ):

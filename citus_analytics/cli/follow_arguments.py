@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from citus_analytics.github.live import GITHUB
+from citus_analytics.github.follow import GITHUB
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
