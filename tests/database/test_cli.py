@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import NullPool, create_engine, text
 
 import citus_analytics
-from citus_analytics.cli import main
+from citus_analytics.__main__ import main
 from tests.database.ingest_data import EVENTS, GOOD, SAMPLE, USERS
 from tests.processes import is_alive
 from tests.programs import psql, schema_dump
@@ -39,7 +39,7 @@ WITHOUT_RICH = [
     sys.executable,
     "-c",
     "import sys; sys.modules['rich'] = None\n"
-    "from citus_analytics.cli import main; sys.exit(main())",
+    "from citus_analytics.__main__ import main; sys.exit(main())",
 ]
 
 
@@ -161,7 +161,7 @@ def test_the_sql_makes_the_same_schema(
 def test_no_wait_leaves_a_run_alone(run: Run, database: URL, connection: Connection) -> None:
     connection.execute(text("SELECT rollup_http_request()"))
     said = failure(run("rollup", "--no-wait", "--json", database=database), 3)
-    assert "another run of the rollup is under way" in said
+    assert "another run of github_rollup_1min is in progress" in said
 
 
 def test_a_malformed_row_is_named(run: Run, database: URL, tmp_path: Path) -> None:

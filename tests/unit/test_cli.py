@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import citus_analytics
-from citus_analytics.cli import main
-from citus_analytics.cli.failures import explain, printable
-from citus_analytics.cli.words import duration, rolled_up, size
-from citus_analytics.errors import ArgumentError, LoadError
+from citus_analytics.__main__ import main
+from citus_analytics.cli.commands import rolled_up
+from citus_analytics.cli.main import printable
+from citus_analytics.cli.output import duration, size
 from citus_analytics.rollups.run import RollupRun
 
 ROOT = Path(citus_analytics.__file__).parents[1]
@@ -80,16 +80,16 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("", "COMMAND"),
         ("frobnicate", "frobnicate"),
-        ("demo --events 0", "'0' is no number from 1 upwards"),
-        ("demo --events many", "'many' is no number"),
+        ("demo --events 0", "'0' is not a positive integer"),
+        ("demo --events many", "'many' is not a positive integer"),
         ("migrate --downgrade base --revision head", "not allowed with"),
         ("migrate --sql --json", "not allowed with"),
         ("migrate --citus perhaps", "auto"),
         ("load events", "SOURCE"),
         ("load repositories x.csv", "repositories"),
         ("query", "QUESTION"),
-        ("query most-active --limit none", "'none' is no number"),
-        ("query count --since yesterday", "'yesterday' is no time"),
+        ("query most-active --limit none", "'none' is not a positive integer"),
+        ("query count --since yesterday", "'yesterday' is not a time"),
         ("query count --since 2026-03-01T12:00", "has no time zone: write 2026-03-01T12:00Z"),
         # An abbreviation would change its meaning when another option comes.
         ("rollup --no", "--no"),
@@ -158,11 +158,6 @@ def test_a_reader_that_leaves_early() -> None:
     assert b"Traceback" not in program.stderr.read()
     assert program.wait() == 0
     program.stderr.close()
-
-
-def test_errors_of_the_arguments_are_told_apart() -> None:
-    assert explain(ArgumentError("no")).code == 2
-    assert explain(LoadError("no")).code == 1
 
 
 def test_no_text_sends_commands_to_a_terminal() -> None:
