@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 import time
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from contextlib import contextmanager
@@ -194,7 +195,8 @@ def add_command(
     parser = commands.add_parser(
         name,
         help=summary,
-        description=description,
+        # The formatter that leaves the exit codes as they are wraps nothing else either.
+        description=textwrap.fill(description, 79),
         epilog=_EXIT_CODES,
         formatter_class=RawDescriptionHelpFormatter,
         # An abbreviation would change its meaning with the next option that is added.

@@ -178,8 +178,10 @@ def demo(arguments: Namespace) -> None:
         story.step("Migrations", "migrations.upgrade(url)", partial(_migrate, server))
 
         story.heading("Load made-up users and events")
-        story.step("Users", "load_users(session, source)", partial(_load_users, sample))
-        story.step("Events", "load_events(session, source)", partial(_load_events, sample))
+        load = partial(_load, load_users, "users", sample.users, sample.users_csv)
+        story.step("Users", "load_users(session, source)", load)
+        load = partial(_load, load_events, "events", sample.events, sample.events_csv)
+        story.step("Events", "load_events(session, source)", load)
 
         story.heading("Roll up")
         story.step("Rollup", "run_rollup(session, GITHUB_ROLLUP_1MIN)", _roll_up)
@@ -193,7 +195,8 @@ def demo(arguments: Namespace) -> None:
             story.step(name, call, partial(question.ask, filters=filters))
 
         story.heading("Load events that come late: of minutes that have been rolled up")
-        story.step("Late events", "load_events(session, source)", partial(_load_events, late))
+        load = partial(_load, load_events, "events", late.events, late.events_csv)
+        story.step("Late events", "load_events(session, source)", load)
         story.step("Raw against rolled up", "", _compare)
 
         story.heading("Roll up again: only what has changed")
@@ -260,16 +263,16 @@ def _migrate(server: Server, connection: Connection) -> str:
     return f"the tables are at revision {revision}"
 
 
-def _load_users(sample: Sample, connection: Connection) -> LoadResult:
+def _load(
+    function: Callable[..., LoadResult],
+    what: str,
+    rows: int,
+    source: Callable[[], Iterator[bytes]],
+    connection: Connection,
+) -> LoadResult:
     with ProgressBar() as bar:
-        show = partial(bar.show, "Loading users", total_rows=sample.users)
-        return load_users(connection, sample.users_csv(), progress=show)
-
-
-def _load_events(sample: Sample, connection: Connection) -> LoadResult:
-    with ProgressBar() as bar:
-        show = partial(bar.show, "Loading events", total_rows=sample.events)
-        return load_events(connection, sample.events_csv(), progress=show)
+        show = partial(bar.show, f"Loading {what}", total_rows=rows)
+        return function(connection, source(), progress=show)
 
 
 def _roll_up(connection: Connection) -> RollupRun:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import MetaData
 
 import citus_analytics
 from citus_analytics.__main__ import main
@@ -18,6 +19,7 @@ from citus_analytics.rollups.run import RollupRun
 
 ROOT = Path(citus_analytics.__file__).parents[1]
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
+EMPTY = MetaData()
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -109,6 +111,29 @@ def test_a_database_must_be_named(arguments: str, capsys: pytest.CaptureFixture[
     said = failure(capsys, 2, *arguments.split())
     assert "--database-url" in said
     assert "DATABASE_URL" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("migrate --sql --create", "--sql connects to no database"),
+        ("migrate --create --database-url postgresql://localhost", "names no database to create"),
+        (
+            "rollup nonesuch",
+            "citus_analytics.github.models:Base declares no rollup 'nonesuch'; "
+            "its rollups are: github_rollup_1min.",
+        ),
+        (
+            "rollup --metadata tests.unit.test_cli:EMPTY",
+            "declares no rollup; its rollups are: none",
+        ),
+        ("rollup --metadata nonesuch:Base", "'nonesuch' cannot be imported"),
+    ],
+)
+def test_arguments_that_contradict_what_is_there(
+    arguments: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in failure(capsys, 2, *arguments.split())
 
 
 @pytest.mark.parametrize(
