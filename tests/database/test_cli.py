@@ -179,11 +179,11 @@ def test_a_database_is_created_if_it_is_missing(run: Run, server: DatabaseServer
 
 
 @ON_POSTGRESQL_ONLY
-def test_a_database_that_may_not_be_created(run: Run, server: DatabaseServer) -> None:
+def test_a_database_that_may_not_be_created(server: DatabaseServer) -> None:
     execute(server.url, "CREATE ROLE guest LOGIN")
     try:
         url = server.url.set(username="guest", database="guests")
-        said = failure(run("migrate", "--create", database=url), 1)
+        said = failure(program("migrate", "--create", database=url), 1)
     finally:
         execute(server.url, "DROP ROLE guest")
     assert said == "citus-analytics: permission denied to create database.\n"
