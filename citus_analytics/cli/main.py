@@ -119,13 +119,24 @@ def run(
     except ArgumentError as error:
         code, message = Exit.USAGE, str(error)
     except _EXPECTED as error:
-        code, message = Exit.FAILED, _explain(error)
+        if was_interrupted(error):
+            code, message = Exit.INTERRUPTED, "interrupted"
+        else:
+            code, message = Exit.FAILED, _explain(error)
     else:
         return Exit.OK
     finally:
         signal.signal(signal.SIGTERM, handler)
     sys.stderr.write(f"{PROGRAM}: {printable(message)}\n")
     return code
+
+
+def was_interrupted(error: BaseException) -> bool:
+    """Return whether Ctrl-C or SIGTERM ended a command, whatever failed in cleaning up after it."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__context__
+    return cause is not None
 
 
 def _explain(error: Exception) -> str:

@@ -27,6 +27,7 @@ from citus_analytics.cli.main import (
     positive,
     printable,
     silenced,
+    was_interrupted,
 )
 from citus_analytics.cli.output import (
     ProgressBar,
@@ -165,7 +166,9 @@ def load(arguments: Namespace) -> None:
                 loaded=report.loaded,
                 progress=report.progress,
             )
-        except KeyboardInterrupt as error:
+        except BaseException as error:
+            if not was_interrupted(error):
+                raise
             done = len(report.files)
             # Between two files, or after the last one, more may be stored than was reported.
             during = f"while loading {_name(report.source)}, " if done < len(sources) else ""

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from sqlalchemy import MetaData
 
 import citus_analytics
 from citus_analytics.__main__ import main
 from citus_analytics.cli.commands import rolled_up
-from citus_analytics.cli.main import printable
+from citus_analytics.cli.main import add_command, printable, run
 from citus_analytics.cli.output import duration, size
 from citus_analytics.rollups.run import RollupRun
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator
+
+    from citus_analytics.cli.main import Commands
 
 ROOT = Path(citus_analytics.__file__).parents[1]
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
@@ -183,6 +192,27 @@ def test_a_reader_that_leaves_early() -> None:
     assert b"Traceback" not in program.stderr.read()
     assert program.wait() == 0
     program.stderr.close()
+
+
+def test_an_interrupt_is_reported_whatever_fails_after_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @contextmanager
+    def transaction() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            raise psycopg.OperationalError("the connection is lost")
+
+    def wait(arguments: Namespace) -> None:
+        with transaction():
+            raise KeyboardInterrupt
+
+    def add_wait(commands: Commands) -> None:
+        add_command(commands, "wait", wait, "wait", "Wait.")
+
+    assert run(["wait"], version="1", commands=[add_wait]) == 130
+    assert capsys.readouterr().err == "citus-analytics: interrupted\n"
 
 
 def test_no_text_sends_commands_to_a_terminal() -> None:
