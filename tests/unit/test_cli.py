@@ -15,7 +15,7 @@ from sqlalchemy import MetaData
 
 import citus_analytics
 from citus_analytics.__main__ import main
-from citus_analytics.cli.commands import rolled_up
+from citus_analytics.cli.commands import add_rollup, rolled_up
 from citus_analytics.cli.main import add_command, printable, run
 from citus_analytics.cli.output import duration, size
 from citus_analytics.rollups.run import RollupRun
@@ -213,6 +213,13 @@ def test_an_interrupt_is_reported_whatever_fails_after_it(
 
     assert run(["wait"], version="1", commands=[add_wait]) == 130
     assert capsys.readouterr().err == "citus-analytics: interrupted\n"
+
+
+def test_the_core_has_no_rollups_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(["rollup"], version="1", commands=[add_rollup])
+    assert ended.value.code == 2
+    assert "the following arguments are required: --metadata" in capsys.readouterr().err
 
 
 def test_no_text_sends_commands_to_a_terminal() -> None:
