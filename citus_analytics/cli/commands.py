@@ -106,7 +106,7 @@ def add_migrate(commands: Commands) -> None:
         "migrate",
         migrate,
         "create or change the tables",
-        "Bring the tables to a revision, in one transaction, and say at which one they are.",
+        "Bring the tables to a revision, in one transaction, and print which one they are at.",
     )
     add_database_url(parser)
     parser.add_argument(
@@ -125,7 +125,7 @@ def add_migrate(commands: Commands) -> None:
         "--citus",
         choices=("auto", "require", "skip"),
         default="auto",
-        help="distribute the tables if the database has Citus (auto, the default), fail if it has "
+        help="distribute the tables if the database has Citus (auto, the default), fail if it does "
         "not (require), or never distribute (skip)",
     )
     output = parser.add_mutually_exclusive_group()
@@ -181,11 +181,11 @@ def migrate(arguments: Namespace) -> None:
             }
         )
         return
-    state = f"The database is at revision {now}" if now else "The built-in tables are gone"
-    change = "as before" if previous == now else f"before, it was at {previous or 'none'}"
+    state = f"at revision {now}" if now else "without the built-in tables"
+    change = "as before" if previous == now else f"previously at {previous or 'none'}"
     call = f"downgrade(url, {back!r})" if back else f"upgrade(url, {arguments.revision!r})"
     write(
-        f"{state}; {change} ({duration(watch.seconds)}).",
+        f"The database is {state}, {change} ({duration(watch.seconds)}).",
         f"Python: citus_analytics.migrations.{call}",
     )
 
@@ -589,7 +589,7 @@ def add_lint(commands: Commands) -> None:
         lint,
         "find what Citus will refuse, without a database",
         "Check declared tables and Alembic migrations for what a Citus cluster refuses, or accepts "
-        "to its harm. Nothing of a migration is run.",
+        "and suffers from later. No migration is run.",
     )
     parser.add_argument(
         "targets",

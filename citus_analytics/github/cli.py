@@ -107,7 +107,7 @@ def add_load(commands: Commands) -> None:
     parser.add_argument(
         "--rejects",
         metavar="FILE",
-        help="append events that cannot be stored, as JSON lines (after a failed load, some twice)",
+        help="append events that cannot be stored, as JSON lines (some twice after a failed load)",
     )
     parser.add_argument(
         "--format", choices=("auto", "csv", "json"), default="auto", help="default: auto"
@@ -117,7 +117,7 @@ def add_load(commands: Commands) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="how many connections a large file is loaded over (default: 1)",
+        help="load a large file over N connections (default: 1)",
     )
     parser.add_argument(
         "--indexes-later",
