@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from citus_analytics.cli.interrupts import Interrupts
+from citus_analytics.cli.main import Interrupts
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -25,9 +25,9 @@ LEVELS = (
     ("rollups",),
     ("catalog", "copy", "lint"),
     ("migrations",),
+    ("cli",),
     ("github",),
     ("__init__",),
-    ("cli",),
     ("__main__",),
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
