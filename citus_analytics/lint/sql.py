@@ -1,0 +1,553 @@
+"""What SQL text does, as actions on the model.
+
+The text is parsed by PostgreSQL's own grammar (pglast, of the extra `lint`). Statements that are
+executed count, those in the body of a function do not; of a `DO` block in PL/pgSQL, all branches
+are taken. What the grammar does not accept is left out: the server will say what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from pglast import Error, ast, enums, parse_plpgsql, parse_sql, split
+
+from citus_analytics.lint.model import (
+    UNKNOWN_TEXT,
+    Action,
+    AddColumn,
+    AddForeignKey,
+    AddKey,
+    AllowTriggers,
+    AlterColumn,
+    AlterDistribution,
+    Column,
+    CreateTable,
+    CreateTrigger,
+    Distribute,
+    DropColumn,
+    DropConstraint,
+    DropIndex,
+    DropTable,
+    Fill,
+    ForeignKey,
+    Key,
+    Name,
+    Placement,
+    RenameTable,
+    RunConcurrently,
+    Table,
+    Undistribute,
+    Update,
+)
+from citus_analytics.sql import dollar_quote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_Type = enums.AlterTableType
+_Constraint = enums.ConstrType
+
+# The parameters of Citus's functions.
+_FUNCTIONS: Final = {
+    "create_distributed_table": (
+        "table_name",
+        "distribution_column",
+        "distribution_type",
+        "colocate_with",
+        "shard_count",
+    ),
+    "create_distributed_table_concurrently": (
+        "table_name",
+        "distribution_column",
+        "distribution_type",
+        "colocate_with",
+        "shard_count",
+    ),
+    "create_reference_table": ("table_name",),
+    "alter_distributed_table": (
+        "table_name",
+        "distribution_column",
+        "shard_count",
+        "colocate_with",
+    ),
+    "undistribute_table": ("table_name",),
+}
+_SERIALS: Final = {
+    "smallserial": "SMALLINT",
+    "serial2": "SMALLINT",
+    "serial": "INTEGER",
+    "serial4": "INTEGER",
+    "bigserial": "BIGINT",
+    "serial8": "BIGINT",
+}
+# The grammar's names of types, as SQLAlchemy has them.
+_TYPES: Final = {
+    "int2": "SMALLINT",
+    "int4": "INTEGER",
+    "int8": "BIGINT",
+    "float4": "REAL",
+    "float8": "DOUBLE PRECISION",
+    "bool": "BOOLEAN",
+    "bpchar": "CHAR",
+    "varbit": "BIT VARYING",
+    "timestamp": "TIMESTAMP WITHOUT TIME ZONE",
+    "timestamptz": "TIMESTAMP WITH TIME ZONE",
+    "time": "TIME WITHOUT TIME ZONE",
+    "timetz": "TIME WITH TIME ZONE",
+}
+_ACTIONS: Final = {
+    "a": "NO ACTION",
+    "r": "RESTRICT",
+    "c": "CASCADE",
+    "n": "SET NULL",
+    "d": "SET DEFAULT",
+}
+
+
+def actions_of(sql: str) -> Iterator[Action]:
+    """Yield what SQL text does, in order."""
+    try:
+        statements = parse_sql(sql)
+    except Error:
+        statements = tuple(_parsed_one_by_one(sql))
+    for statement in statements:
+        yield from _statement(statement.stmt)
+
+
+def _parsed_one_by_one(sql: str) -> Iterator[ast.RawStmt]:
+    """Yield the statements of a text that is wrong somewhere."""
+    try:
+        texts = split(sql, with_parser=False)
+    except Error:
+        return
+    for text in texts:
+        try:
+            yield from parse_sql(text)
+        except Error:
+            continue
+
+
+def _statement(statement: ast.Node | None) -> Iterator[Action]:  # noqa: C901 - one case for each
+    match statement:
+        case ast.SelectStmt() | ast.DeleteStmt() | ast.CallStmt():
+            yield from _parts(statement)
+        case ast.InsertStmt(onConflictClause=conflict):
+            yield from _parts(statement)
+            if (table := _name(statement.relation)) is not None:
+                yield Fill(table)
+                if conflict is not None and conflict.targetList:
+                    yield _update(table, conflict.targetList, conflict.whereClause, upsert=True)
+        case ast.UpdateStmt():
+            yield from _parts(statement)
+            if (table := _name(statement.relation)) is not None:
+                looked_at = (statement.whereClause, statement.fromClause)
+                yield _update(table, statement.targetList or (), looked_at, statement.relation)
+        case ast.MergeStmt():
+            yield from _parts(statement)
+            if (table := _name(statement.relation)) is not None:
+                for when in statement.mergeWhenClauses or ():
+                    if when.commandType == enums.CmdType.CMD_INSERT:
+                        yield Fill(table)
+                    elif when.commandType == enums.CmdType.CMD_UPDATE:
+                        yield _update(table, when.targetList or (), when.condition)
+        case ast.CopyStmt(is_from=True):
+            if (table := _name(statement.relation)) is not None:
+                yield Fill(table)
+        case ast.DoStmt():
+            yield from _block(statement)
+        case ast.VariableSetStmt(name="citus.enable_unsafe_triggers", args=args):
+            if args and _constant(args[0]) in ("on", "true", "yes", 1, True):
+                yield AllowTriggers()
+        case ast.CreateTrigStmt():
+            if (table := _name(statement.relation)) is not None:
+                yield CreateTrigger(table)
+        case ast.CreateStmt():
+            yield from _create_table(statement)
+        case ast.CreateTableAsStmt(objtype=enums.ObjectType.OBJECT_TABLE):
+            if statement.into and (table := _name(statement.into.rel)) is not None:
+                yield CreateTable(table, Table(table), statement.if_not_exists is True)
+                yield Fill(table)
+        case ast.AlterTableStmt(objtype=enums.ObjectType.OBJECT_TABLE):
+            if (table := _name(statement.relation)) is not None:
+                for command in statement.cmds or ():
+                    yield from _alter_table(table, command)
+        case ast.RenameStmt(newname=str(new)):
+            table = _name(statement.relation)
+            if table is None:
+                return
+            if statement.renameType == enums.ObjectType.OBJECT_TABLE:
+                yield RenameTable(table, Name(table.schema, new))
+            elif statement.renameType == enums.ObjectType.OBJECT_COLUMN and statement.subname:
+                yield AlterColumn(table, statement.subname, new_name=new)
+        case ast.AlterObjectSchemaStmt(objectType=enums.ObjectType.OBJECT_TABLE):
+            if (table := _name(statement.relation)) is not None and statement.newschema:
+                yield RenameTable(table, Name(statement.newschema, table.name))
+        case ast.DropStmt():
+            if statement.concurrent:
+                yield RunConcurrently()
+            for parts in statement.objects or ():
+                if statement.removeType == enums.ObjectType.OBJECT_TABLE:
+                    yield DropTable(_dotted(parts))
+                elif statement.removeType == enums.ObjectType.OBJECT_INDEX:
+                    yield DropIndex(_dotted(parts))
+        case ast.IndexStmt():
+            if statement.concurrent:
+                yield RunConcurrently()
+            if statement.unique and (table := _name(statement.relation)) is not None:
+                columns = tuple(part.name for part in statement.indexParams or () if part.name)
+                included = tuple(
+                    part.name for part in statement.indexIncludingParams or () if part.name
+                )
+                yield AddKey(table, Key("unique index", statement.idxname, columns, included))
+        case ast.ReindexStmt():
+            if any(parameter.defname == "concurrently" for parameter in statement.params or ()):
+                yield RunConcurrently()
+
+
+def _parts(statement: ast.Node) -> Iterator[Action]:
+    """Yield what the queries of WITH, and the functions that are called, do."""
+    for node in _nodes(statement):
+        match node:
+            case ast.CommonTableExpr(ctequery=ast.Node() as query):
+                if not isinstance(query, ast.SelectStmt):
+                    yield from _statement(query)
+            case ast.FuncCall():
+                yield from _call(node)
+
+
+def _call(call: ast.FuncCall) -> Iterator[Action]:  # noqa: C901
+    function = _strings(call.funcname)[-1]
+    if function == "set_config":
+        arguments = [_constant(argument) for argument in call.args or ()]
+        if arguments[:2] == ["citus.enable_unsafe_triggers", "on"]:
+            yield AllowTriggers()
+        return
+    if function not in _FUNCTIONS:
+        return
+    values: dict[str, object] = {}
+    for position, argument in enumerate(call.args or ()):
+        if isinstance(argument, ast.NamedArgExpr):
+            values[str(argument.name)] = _constant(argument.arg)
+        elif position < len(_FUNCTIONS[function]):
+            values[_FUNCTIONS[function][position]] = _constant(argument)
+    table = _relation(values.get("table_name"))
+    if table is None:
+        return
+    column, partner = values.get("distribution_column"), _relation(values.get("colocate_with"))
+    count, type_ = values.get("shard_count"), values.get("distribution_type")
+    match function:
+        case "create_reference_table":
+            yield Distribute(table, function, Placement(kind="reference"))
+        case "undistribute_table":
+            yield Undistribute(table)
+        case "alter_distributed_table":
+            yield AlterDistribution(
+                table,
+                column if isinstance(column, str) else None,
+                partner.name if partner else None,
+                partner.schema if partner else None,
+                count if isinstance(count, int) else None,
+            )
+        case _:
+            if function.endswith("_concurrently"):
+                yield RunConcurrently()
+            placement = None
+            if column is None or isinstance(column, str):
+                placement = Placement.over_shards(
+                    None if column is None else _strings_of_name(column)[-1],
+                    colocate_with=partner.name if partner else None,
+                    colocate_schema=partner.schema if partner else None,
+                    shard_count=count if isinstance(count, int) else None,
+                    distribution_type=type_ if isinstance(type_, str) else "hash",
+                )
+            yield Distribute(table, function, placement)
+
+
+def _update(
+    table: Name,
+    targets: Iterable[ast.ResTarget],
+    looked_at: object,
+    relation: ast.RangeVar | None = None,
+    *,
+    upsert: bool = False,
+) -> Update:
+    """Return an UPDATE: what it sets, and what it calls there and in the clauses `looked_at`."""
+    own = {table.name, "excluded" if upsert else table.name}
+    if relation is not None and relation.alias is not None:
+        own.add(str(relation.alias.aliasname))
+    fixed = dict(_equalities(looked_at))
+    columns: list[str] = []
+    functions: list[str] = []
+    for target in targets:
+        value = target.val
+        if isinstance(value, ast.MultiAssignRef):
+            row, number = value.source, value.colno or 1
+            value = row.args[number - 1] if isinstance(row, ast.RowExpr) and row.args else None
+        # What is set to itself, or to the value that WHERE asks for, stays.
+        same = isinstance(value, ast.ColumnRef) and _refers_to(value, str(target.name), own)
+        constant = _constant(value)
+        if not same and (constant is _NOT_CONSTANT or fixed.get(str(target.name)) != constant):
+            columns.append(str(target.name))
+    for node in _nodes((tuple(targets), looked_at)):
+        match node:
+            case ast.FuncCall():
+                functions.append(_strings(node.funcname)[-1])
+            case ast.SQLValueFunction(op=enums.SQLValueFunctionOp() as which):
+                functions.append(which.name.removeprefix("SVFOP_").removesuffix("_N").lower())
+    return Update(table, upsert, tuple(columns), tuple(functions))
+
+
+def _equalities(condition: object) -> Iterator[tuple[str, object]]:
+    """Yield the columns that a condition demands to be equal to constants."""
+    match condition:
+        case tuple():
+            for part in condition:
+                yield from _equalities(part)
+        case ast.BoolExpr(boolop=enums.BoolExprType.AND_EXPR):
+            yield from _equalities(condition.args)
+        case ast.A_Expr(lexpr=ast.ColumnRef() as column, rexpr=value):
+            constant = _constant(value)
+            if _strings(condition.name) == ["="] and constant is not _NOT_CONSTANT:
+                yield _strings(column.fields)[-1], constant
+
+
+def _refers_to(reference: ast.ColumnRef, column: str, own: set[str]) -> bool:
+    *qualifiers, name = _strings(reference.fields)
+    return name == column and (not qualifiers or qualifiers[-1] in own)
+
+
+def _create_table(statement: ast.CreateStmt) -> Iterator[Action]:
+    name = _name(statement.relation)
+    # A partition is where its parent is, with the parent's columns.
+    if name is None or statement.partbound is not None:
+        return
+    table = Table(name)
+    for element in statement.tableElts or ():
+        match element:
+            case ast.ColumnDef():
+                _add_column(table, element)
+            case ast.Constraint():
+                _add_constraint(table, element)
+    yield CreateTable(name, table, statement.if_not_exists is True)
+
+
+def _alter_table(table: Name, command: ast.AlterTableCmd) -> Iterator[Action]:
+    match command:
+        case ast.AlterTableCmd(subtype=_Type.AT_AddColumn, def_=ast.ColumnDef() as definition):
+            part = Table(table)
+            _add_column(part, definition)
+            yield AddColumn(table, part)
+        case ast.AlterTableCmd(subtype=_Type.AT_DropColumn, name=str(column)):
+            yield DropColumn(table, column)
+        case ast.AlterTableCmd(
+            subtype=_Type.AT_AlterColumnType, name=str(column), def_=ast.ColumnDef() as definition
+        ):
+            definition.colname = column
+            yield AlterColumn(table, column, retyped=_column(table, definition))
+        case ast.AlterTableCmd(subtype=_Type.AT_ColumnDefault, name=str(column), def_=default):
+            new = Column(column, sequence=_sequence(default))
+            yield AlterColumn(table, column, new_default=new)
+        case ast.AlterTableCmd(subtype=_Type.AT_AddConstraint, def_=ast.Constraint() as definition):
+            part = Table(table)
+            _add_constraint(part, definition)
+            yield from (AddKey(table, key) for key in part.keys)
+            yield from (AddForeignKey(table, key) for key in part.foreign_keys)
+        case ast.AlterTableCmd(subtype=_Type.AT_DropConstraint, name=str(name)):
+            yield DropConstraint(table, name)
+        case ast.AlterTableCmd(subtype=_Type.AT_DetachPartition, def_=ast.PartitionCmd() as which):
+            if which.concurrent:
+                yield RunConcurrently()
+
+
+def _add_column(table: Table, definition: ast.ColumnDef) -> None:
+    column = _column(table.name, definition)
+    table.columns[column.name] = column
+    for constraint in definition.constraints or ():
+        _add_constraint(table, constraint, column.name)
+
+
+def _column(table: Name, definition: ast.ColumnDef) -> Column:
+    name, type_ = str(definition.colname), definition.typeName
+    known = _strings(type_.names)[-1] if type_ is not None else ""
+    array = "[]" if type_ is not None and type_.arrayBounds else ""
+    bare = (_SERIALS.get(known) or _TYPES.get(known) or known.upper()) + array
+    modifiers = [_constant(one) for one in (type_.typmods if type_ is not None else None) or ()]
+    collation = definition.collClause
+    kinds = {one.contype: one for one in definition.constraints or ()}
+    default = kinds.get(_Constraint.CONSTR_DEFAULT)
+    return Column(
+        name,
+        type=bare or None,
+        full_type=(bare + (f"({', '.join(map(str, modifiers))})" if modifiers else "")) or None,
+        collation=_strings(collation.collname)[-1] if collation is not None else None,
+        identity=_Constraint.CONSTR_IDENTITY in kinds,
+        serial=known in _SERIALS,
+        generated=_Constraint.CONSTR_GENERATED in kinds,
+        sequence=f"{table.name}_{name}_seq"
+        if known in _SERIALS
+        else _sequence(default.raw_expr if default is not None else None),
+    )
+
+
+def _sequence(default: object) -> str | None:
+    for node in _nodes(default):
+        if isinstance(node, ast.FuncCall) and _strings(node.funcname)[-1] == "nextval":
+            value = _constant((node.args or (None,))[0])
+            return ".".join(_strings_of_name(value)) if isinstance(value, str) else None
+    return None
+
+
+def _add_constraint(table: Table, constraint: ast.Constraint, of_column: str | None = None) -> None:
+    """Add a constraint of a table, or one that stands at a column."""
+    own = None if of_column is None else (of_column,)
+    name = constraint.conname
+    match constraint.contype:
+        case _Constraint.CONSTR_PRIMARY | _Constraint.CONSTR_UNIQUE as kind:
+            columns = own or tuple(_strings(constraint.keys))
+            if columns:  # It has none if it takes over an index.
+                table.keys.append(
+                    Key(
+                        "primary key"
+                        if kind == _Constraint.CONSTR_PRIMARY
+                        else "unique constraint",
+                        name,
+                        columns,
+                        tuple(_strings(constraint.including)),
+                    )
+                )
+        case _Constraint.CONSTR_EXCLUSION:
+            elements = [
+                (element.name, _strings(operator)[-1])
+                for element, operator in constraint.exclusions or ()
+            ]
+            table.keys.append(
+                Key(
+                    "exclusion constraint",
+                    name,
+                    tuple(column for column, operator in elements if column and operator == "="),
+                    has_expression=any(column is None for column, _ in elements),
+                )
+            )
+        case _Constraint.CONSTR_FOREIGN:
+            target = _name(constraint.pktable)
+            if target is not None:
+                listed = _strings(constraint.fk_del_set_cols)
+                on_delete = _ACTIONS.get(str(constraint.fk_del_action), "NO ACTION")
+                table.foreign_keys.append(
+                    ForeignKey(
+                        name,
+                        own or tuple(_strings(constraint.fk_attrs)),
+                        target,
+                        tuple(_strings(constraint.pk_attrs)),
+                        on_delete + (f" ({', '.join(listed)})" if listed else ""),
+                        _ACTIONS.get(str(constraint.fk_upd_action), "NO ACTION"),
+                    )
+                )
+
+
+def _block(statement: ast.DoStmt) -> Iterator[Action]:
+    """Yield what the statements of a DO block do."""
+    options = {one.defname: one.arg.sval for one in statement.args or ()}
+    if options.get("language", "plpgsql") != "plpgsql":
+        return
+    try:
+        tree = parse_plpgsql(f"DO {dollar_quote(options.get('as', ''), 'block')}")
+    except Error:
+        return
+    for query, is_expression in _queries(tree):
+        yield from actions_of(f"SELECT {query}" if is_expression else query)
+
+
+def _queries(tree: Any) -> Iterator[tuple[str, bool]]:
+    """Yield the SQL in the tree of a PL/pgSQL block, and whether it is an expression."""
+    match tree:
+        case list():
+            for branch in tree:
+                yield from _queries(branch)
+        case {"PLpgSQL_stmt_dynexecute": {"query": {"PLpgSQL_expr": {"query": str(query)}}}}:
+            # EXECUTE of a literal; only a run could tell the others.
+            value = _constant(_expression(query))
+            if isinstance(value, str):
+                yield value, False
+        case {"PLpgSQL_expr": {"query": str(query)} as expression}:
+            mode = expression.get("parseMode", 0)
+            yield (query, mode != 0) if mode < 3 else (query.partition(":=")[2] or query, True)
+        case dict():
+            for branch in tree.values():
+                yield from _queries(branch)
+
+
+def _expression(text: str) -> ast.Node | None:
+    try:
+        (statement,) = parse_sql(f"SELECT {text}")
+    except (Error, ValueError):
+        return None
+    select = statement.stmt
+    targets = select.targetList if isinstance(select, ast.SelectStmt) else None
+    return targets[0].val if targets else None
+
+
+class _NotConstant:
+    """The value of an expression that is not a constant."""
+
+
+_NOT_CONSTANT: Final = _NotConstant()
+
+
+def _constant(node: object) -> object:
+    """Return the value of a constant, with or without a cast; _NOT_CONSTANT for all else."""
+    match node:
+        case ast.TypeCast(arg=argument):
+            return _constant(argument)
+        case ast.A_Const(isnull=True):
+            return None
+        case ast.A_Const(val=ast.String(sval=str(text))) if UNKNOWN_TEXT not in text:
+            return text
+        case ast.A_Const(val=ast.Integer(ival=number)):
+            return number
+        case ast.A_Const(val=ast.Boolean(boolval=truth)):
+            return truth
+    return _NOT_CONSTANT
+
+
+def _relation(value: object) -> Name | None:
+    """Return the relation that a text names, as a cast to regclass reads it."""
+    if not isinstance(value, str):
+        return None
+    *schema, name = _strings_of_name(value) or [""]
+    return Name(schema[-1] if schema else None, name) if name else None
+
+
+def _strings_of_name(text: str) -> list[str]:
+    parts = re.findall(r'"((?:[^"]|"")+)"|([^."\s]+)', text)
+    return [quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in parts]
+
+
+def _name(relation: ast.RangeVar | None) -> Name | None:
+    """Return the name of a relation; None if it is temporary, or only a run could tell it."""
+    if relation is None or relation.relname is None or relation.relpersistence == "t":
+        return None
+    name = Name(relation.schemaname, relation.relname)
+    return None if UNKNOWN_TEXT in str(name) else name
+
+
+def _dotted(parts: Iterable[Any]) -> Name:
+    *schema, name = _strings(parts)
+    return Name(schema[-1] if schema else None, name)
+
+
+def _strings(nodes: Iterable[Any] | None) -> list[str]:
+    return [str(getattr(node, "sval", "*")) for node in nodes or ()]
+
+
+def _nodes(value: object) -> Iterator[ast.Node]:
+    """Yield all nodes in a node or a tuple, each before those below it."""
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case ast.Node() as node:
+                yield node
+                waiting += [getattr(node, name) for name in reversed(list(node))]
+            case tuple() as several:
+                waiting += reversed(several)
