@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from sqlalchemy import (
     BinaryExpression,
@@ -299,60 +299,62 @@ class Table:
         return name == f"{table}_{columns}_key"
 
 
-# What an event does. Each names the table first, where it is about one.
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What an event does: one of the classes below."""
 
 
 @dataclass(frozen=True, slots=True)
-class CreateTable:
-    """CREATE TABLE."""
+class TableAction(Action):
+    """What an event does to a table."""
 
     table: Name
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTable(TableAction):
+    """CREATE TABLE."""
+
     created: Table
     if_not_exists: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class DropTable:
+class DropTable(TableAction):
     """DROP TABLE."""
 
-    table: Name
-
 
 @dataclass(frozen=True, slots=True)
-class RenameTable:
-    """ALTER TABLE ... RENAME TO."""
+class RenameTable(TableAction):
+    """ALTER TABLE ... RENAME TO, and ... SET SCHEMA."""
 
-    table: Name
     new: Name
 
 
 @dataclass(frozen=True, slots=True)
-class AddColumn:
-    """ALTER TABLE ... ADD COLUMN; `part` is a table of the new column and its constraints."""
+class Extend(TableAction):
+    """ALTER TABLE ... ADD, and CREATE INDEX; `part` has the new columns, keys and foreign keys."""
 
-    table: Name
     part: Table
 
 
 @dataclass(frozen=True, slots=True)
-class DropColumn:
+class DropColumn(TableAction):
     """ALTER TABLE ... DROP COLUMN."""
 
-    table: Name
     column: str
 
 
 @dataclass(frozen=True, slots=True)
-class AlterColumn:
-    """A new name, type or default of a column.
+class AlterColumn(TableAction):
+    """ALTER TABLE ... ALTER COLUMN, and ... RENAME COLUMN.
 
     Attributes:
+        column: The column.
         new_name: None if it keeps its name.
         retyped: A column of the new type, None if it keeps its type.
         new_default: A column with the new default, None if it keeps its default.
     """
 
-    table: Name
     column: str
     new_name: str | None = None
     retyped: Column | None = None
@@ -360,38 +362,21 @@ class AlterColumn:
 
 
 @dataclass(frozen=True, slots=True)
-class AddKey:
-    """A new unique index, or a new constraint of what a `Key` can be."""
-
-    table: Name
-    key: Key
-
-
-@dataclass(frozen=True, slots=True)
-class AddForeignKey:
-    """ALTER TABLE ... ADD FOREIGN KEY."""
-
-    table: Name
-    key: ForeignKey
-
-
-@dataclass(frozen=True, slots=True)
-class DropConstraint:
+class DropConstraint(TableAction):
     """ALTER TABLE ... DROP CONSTRAINT."""
 
-    table: Name
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class DropIndex:
-    """DROP INDEX, which need not name the table."""
+class DropIndex(Action):
+    """DROP INDEX, which does not name the table."""
 
     index: Name
 
 
 @dataclass(frozen=True, slots=True)
-class Distribute:
+class Distribute(TableAction):
     """`create_distributed_table`, its concurrent form, and `create_reference_table`.
 
     Attributes:
@@ -399,16 +384,14 @@ class Distribute:
         placement: None if only a run of the migration could tell.
     """
 
-    table: Name
     function: str
     placement: Placement | None
 
 
 @dataclass(frozen=True, slots=True)
-class AlterDistribution:
+class AlterDistribution(TableAction):
     """`alter_distributed_table`; what is None stays."""
 
-    table: Name
     column: str | None = None
     colocate_with: str | None = None
     colocate_schema: str | None = None
@@ -416,22 +399,18 @@ class AlterDistribution:
 
 
 @dataclass(frozen=True, slots=True)
-class Undistribute:
+class Undistribute(TableAction):
     """`undistribute_table`; `reversible` if it says how the table was distributed."""
 
-    table: Name
     reversible: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """INSERT or COPY FROM."""
-
-    table: Name
+class Fill(TableAction):
+    """INSERT, or COPY FROM."""
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
+class Update(TableAction):
     """UPDATE, or ON CONFLICT DO UPDATE of an INSERT.
 
     Attributes:
@@ -440,57 +419,28 @@ class Update:
         functions: The functions that it calls, also in WHERE.
     """
 
-    table: Name
     upsert: bool
     columns: tuple[str, ...]
     functions: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CreateTrigger:
+class CreateTrigger(TableAction):
     """CREATE TRIGGER."""
 
-    table: Name
 
-
-@dataclass(frozen=True, slots=True)
-class AllowTriggers:
+class AllowTriggers(Action):
     """A setting of citus.enable_unsafe_triggers."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunConcurrently:
+class RunConcurrently(Action):
     """Something CONCURRENTLY, beside the event of what it does."""
 
 
 @dataclass(frozen=True, slots=True)
-class EndMigration:
+class EndMigration(Action):
     """The end of `upgrade`; `irreversible` if `downgrade` does nothing, and `upgrade` something."""
 
     irreversible: bool
-
-
-Action: TypeAlias = (
-    CreateTable
-    | DropTable
-    | RenameTable
-    | AddColumn
-    | DropColumn
-    | AlterColumn
-    | AddKey
-    | AddForeignKey
-    | DropConstraint
-    | DropIndex
-    | Distribute
-    | AlterDistribution
-    | Undistribute
-    | Fill
-    | Update
-    | CreateTrigger
-    | AllowTriggers
-    | RunConcurrently
-    | EndMigration
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -581,7 +531,7 @@ class Model:
             for link in reversed(chain):
                 self._place(link, link.placement)
 
-    def apply(self, event: Event) -> list[Table]:  # noqa: C901 - one case for each action
+    def apply(self, event: Event) -> list[Table]:
         """Let an event happen; return the tables to be judged anew.
 
         These are the table that has changed, those whose foreign keys lead to it if they depend on
@@ -589,69 +539,58 @@ class Model:
         """
         action, place = event.action, event.place
         match action:
-            case CreateTable(if_not_exists=True) if self.find(action.table) is not None:
-                return []
-            case CreateTable():
-                self._drop(action.table)
-                action.created.place = place
-                return [action.created, *self._add(action.created)]
-            case DropTable():
-                self._drop(action.table)
-                return []
-            case DropIndex():
-                owner = self._index_owners.pop(_with_schema(action.index), None)
-                table = None if owner is None else self.find(owner)
-                if table is None:
-                    return []
-                table.keys = [
-                    key
-                    for key in table.keys
-                    if (key.kind, key.name) != ("unique index", action.index.name)
-                ]
-                return [table]
-            case RenameTable():
-                renamed = self.find(action.table)
-                return [] if renamed is None else self._rename(renamed, action.new)
             case AllowTriggers():
                 self.allows_triggers = True
-                return []
             case EndMigration():
                 self.allows_triggers = False
-                return []
-            case RunConcurrently() | Update():
-                return []
-        table = self.find(action.table)
-        if table is None:
-            table = Table(action.table, placement=Placement(kind="unknown"), place=place)
-            self._add(table)
+            case DropIndex(index=index):
+                owner = self._index_owners.pop(_with_schema(index), None)
+                table = None if owner is None else self.find(owner)
+                if table is not None:
+                    dropped = ("unique index", index.name)
+                    table.keys = [key for key in table.keys if (key.kind, key.name) != dropped]
+            case CreateTable(if_not_exists=True) if self.find(action.table) is not None:
+                pass
+            case CreateTable(created=created):
+                self._drop(action.table)
+                created.place = place
+                return [created, *self._add(created)]
+            case DropTable():
+                self._drop(action.table)
+            case TableAction() if not isinstance(action, Update):
+                table = self.find(action.table)
+                if table is None:
+                    table = Table(action.table, placement=Placement(kind="unknown"), place=place)
+                    self._add(table)
+                return self._alter(table, action, place)
+        return []
+
+    def _alter(  # noqa: C901 - one case for each action
+        self, table: Table, action: TableAction, place: Place
+    ) -> list[Table]:
         match action:
-            case AddColumn(part=part):
+            case Extend(part=part):
                 for column in part.columns.values():
                     table.columns[column.name] = replace(column, place=column.place or place)
-                    self._number(table, column)
                 table.keys += [replace(key, place=key.place or place) for key in part.keys]
-                return [table, *self._add_foreign_keys(table, part.foreign_keys, place)]
+                table.foreign_keys += [
+                    replace(key, place=key.place or place) for key in part.foreign_keys
+                ]
+                return [table, *self._note(table, part)]
             case DropColumn(column=name):
                 # PostgreSQL drops keys with their columns.
                 table.columns.pop(name, None)
-                table.keys = [
-                    key for key in table.keys if name not in (*key.columns, *key.included)
-                ]
+                table.keys = [one for one in table.keys if name not in one.columns + one.included]
                 kept = [key for key in table.foreign_keys if name not in key.columns]
                 self._set_foreign_keys(table, kept)
             case AlterColumn():
                 return self._alter_column(table, action)
-            case AddKey(key=key):
-                if key.kind == "unique index" and key.name is not None:
-                    index = Name(table.name.schema, key.name)
-                    self._index_owners[_with_schema(index)] = table.name
-                table.keys.append(replace(key, place=key.place or place))
-            case AddForeignKey(key=foreign_key):
-                return [table, *self._add_foreign_keys(table, [foreign_key], place)]
             case DropConstraint(name=name):
                 table.keys = [key for key in table.keys if not table.is_called(key, name)]
                 kept = [key for key in table.foreign_keys if not table.is_called(key, name)]
                 self._set_foreign_keys(table, kept)
+            case RenameTable(new=new):
+                return self._rename(table, new)
             case Distribute(placement=placement):
                 return [] if placement is None else self._redistribute(table, placement)
             case AlterDistribution():
@@ -660,22 +599,24 @@ class Model:
                 return self._redistribute(table, Placement())
             case Fill():
                 table.filled = place
-                return []
             case CreateTrigger():
                 table.has_trigger = True
-                return []
         return [table]
 
     def _add(self, table: Table) -> list[Table]:
         """Add a table; return those that Citus takes over with it."""
         self._tables[_with_schema(table.name)] = table
-        for column in table.columns.values():
+        return self._note(table, table)
+
+    def _note(self, table: Table, part: Table) -> list[Table]:
+        """Take note of new columns and keys; return the tables that Citus takes over for them."""
+        for column in part.columns.values():
             self._number(table, column)
-        for key in table.keys:
+        for key in part.keys:
             if key.kind == "unique index" and key.name is not None:
                 index = Name(table.name.schema, key.name)
                 self._index_owners[_with_schema(index)] = table.name
-        self._refer(table)
+        self._refer(part)
         return self._tie(table)
 
     def _drop(self, name: Name) -> None:
@@ -795,14 +736,6 @@ class Model:
 
     def _referring(self, table: Table) -> list[Table]:
         return [self._tables[one] for one in self._referrers.get(_with_schema(table.name), ())]
-
-    def _add_foreign_keys(
-        self, table: Table, keys: Iterable[ForeignKey], place: Place
-    ) -> list[Table]:
-        """Add foreign keys; return the tables that Citus takes over because of them."""
-        table.foreign_keys += [replace(key, place=key.place or place) for key in keys]
-        self._refer(table)
-        return self._tie(table)
 
     def _set_foreign_keys(self, table: Table, keys: list[ForeignKey]) -> None:
         if keys != table.foreign_keys:

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from citus_analytics.lint.model import (
-    AddColumn,
-    AddKey,
     AlterColumn,
     CreateTrigger,
     Distribute,
     DropColumn,
     EndMigration,
     Event,
+    Extend,
     ForeignKey,
     Model,
     Place,
@@ -793,7 +792,7 @@ def _distribution_column_changed(model: Model, event: Event) -> Iterator[Fault]:
 )
 def _numbered_column_added(model: Model, event: Event) -> Iterator[Fault]:
     match event.action:
-        case AddColumn(table, part) if model.placement(table).spread:
+        case Extend(table, part) if model.placement(table).spread:
             if any(column.identity or column.serial for column in part.columns.values()):
                 yield _event_fault(
                     event,
@@ -835,8 +834,8 @@ def _trigger(model: Model, event: Event) -> Iterator[Fault]:
 )
 def _unnamed_exclusion(model: Model, event: Event) -> Iterator[Fault]:
     match event.action:
-        case AddKey(table, key) if model.placement(table).spread:
-            if key.kind == "exclusion constraint" and key.name is None and key.has_expression:
+        case Extend(table, part) if model.placement(table).spread:
+            if any(key.name is None and key.has_expression for key in part.keys):
                 yield _event_fault(
                     event,
                     f"the exclusion constraint that table {str(table)!r} gets has no name, and "

@@ -9,6 +9,7 @@ are taken: what may happen is looked at as if it did.
 from __future__ import annotations
 
 import ast
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -27,9 +28,6 @@ from citus_analytics.lint.model import (
     PLACE,
     UNKNOWN_TEXT,
     Action,
-    AddColumn,
-    AddForeignKey,
-    AddKey,
     AlterColumn,
     AlterDistribution,
     Column,
@@ -41,6 +39,7 @@ from citus_analytics.lint.model import (
     DropTable,
     EndMigration,
     Event,
+    Extend,
     Fill,
     ForeignKey,
     Key,
@@ -383,8 +382,10 @@ class _Reader:
                 f"{self._path}:{call.lineno} has SQL, which cannot be read without the package "
                 "pglast: install citus_analytics[lint]."
             ) from error
-        if isinstance(call.func, ast.Attribute) and call.func.attr != "exec_driver_sql":
-            # `:name` is a parameter.
+        # Parameters are `:name` for SQLAlchemy, and `%s` for the driver.
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "exec_driver_sql":
+            text = re.sub(r"%(\(\w+\))?s", "$1", text).replace("%%", "%")
+        elif ":" in text:
             with suppress(SQLAlchemyError):
                 text = str(sa.text(text).compile(dialect=_DIALECT))
         return sql.actions_of(text)
@@ -559,6 +560,9 @@ def _actions(operation: str, arguments: dict[str, object]) -> Iterator[Action]: 
         value = arguments.get(name)
         return value if isinstance(value, list) and UNKNOWN not in value else None
 
+    def with_key(key: Key) -> Extend:
+        return Extend(name, Table(name, keys=[key]))
+
     if arguments.get("postgresql_concurrently") is True:
         yield RunConcurrently()
     schema = string("schema") or string("source_schema")
@@ -590,7 +594,7 @@ def _actions(operation: str, arguments: dict[str, object]) -> Iterator[Action]: 
         case "add_column":
             column = arguments.get("column")
             if isinstance(column, DeclaredColumn):
-                yield AddColumn(name, _table_of(name, [column]))
+                yield Extend(name, _table_of(name, [column]))
         case "drop_column":
             if column := string("column_name"):
                 yield DropColumn(name, column)
@@ -599,15 +603,15 @@ def _actions(operation: str, arguments: dict[str, object]) -> Iterator[Action]: 
                 yield _alter_column(name, column, string("new_column_name"), arguments)
         case "create_index" if arguments.get("unique") is True and columns:
             compared = tuple(filter(None, map(column_name, columns)))
-            yield AddKey(name, Key("unique index", string("index_name"), compared, included))
+            yield with_key(Key("unique index", string("index_name"), compared, included))
         case "create_unique_constraint" if columns:
-            yield AddKey(name, Key("unique constraint", constraint, tuple(columns), included))
+            yield with_key(Key("unique constraint", constraint, tuple(columns), included))
         case "create_primary_key" if columns:
-            yield AddKey(name, Key("primary key", constraint, tuple(columns)))
+            yield with_key(Key("primary key", constraint, tuple(columns)))
         case "create_exclude_constraint":
             elements = listed("items") or []
             if elements and all(isinstance(one, list) and UNKNOWN not in one for one in elements):
-                yield AddKey(name, read_exclusion(constraint, elements))
+                yield with_key(read_exclusion(constraint, elements))
         case "create_foreign_key":
             local, remote = listed("local_cols"), listed("remote_cols")
             if (target := string("referent_table")) and local and remote:
@@ -619,7 +623,7 @@ def _actions(operation: str, arguments: dict[str, object]) -> Iterator[Action]: 
                     foreign_key_action(string("ondelete")),
                     foreign_key_action(string("onupdate")),
                 )
-                yield AddForeignKey(name, foreign_key)
+                yield Extend(name, Table(name, foreign_keys=[foreign_key]))
         case "drop_constraint":
             if constraint is not None:
                 yield DropConstraint(name, constraint)

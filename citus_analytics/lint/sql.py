@@ -15,9 +15,6 @@ from pglast import Error, ast, enums, parse_plpgsql, parse_sql, split
 from citus_analytics.lint.model import (
     UNKNOWN_TEXT,
     Action,
-    AddColumn,
-    AddForeignKey,
-    AddKey,
     AllowTriggers,
     AlterColumn,
     AlterDistribution,
@@ -29,6 +26,7 @@ from citus_analytics.lint.model import (
     DropConstraint,
     DropIndex,
     DropTable,
+    Extend,
     Fill,
     ForeignKey,
     Key,
@@ -199,7 +197,8 @@ def _statement(statement: ast.Node | None) -> Iterator[Action]:  # noqa: C901 - 
                 included = tuple(
                     part.name for part in statement.indexIncludingParams or () if part.name
                 )
-                yield AddKey(table, Key("unique index", statement.idxname, columns, included))
+                key = Key("unique index", statement.idxname, columns, included)
+                yield Extend(table, Table(table, keys=[key]))
         case ast.ReindexStmt():
             if any(parameter.defname == "concurrently" for parameter in statement.params or ()):
                 yield RunConcurrently()
@@ -337,7 +336,7 @@ def _alter_table(table: Name, command: ast.AlterTableCmd) -> Iterator[Action]:
         case ast.AlterTableCmd(subtype=_Type.AT_AddColumn, def_=ast.ColumnDef() as definition):
             part = Table(table)
             _add_column(part, definition)
-            yield AddColumn(table, part)
+            yield Extend(table, part)
         case ast.AlterTableCmd(subtype=_Type.AT_DropColumn, name=str(column)):
             yield DropColumn(table, column)
         case ast.AlterTableCmd(
@@ -351,8 +350,7 @@ def _alter_table(table: Name, command: ast.AlterTableCmd) -> Iterator[Action]:
         case ast.AlterTableCmd(subtype=_Type.AT_AddConstraint, def_=ast.Constraint() as definition):
             part = Table(table)
             _add_constraint(part, definition)
-            yield from (AddKey(table, key) for key in part.keys)
-            yield from (AddForeignKey(table, key) for key in part.foreign_keys)
+            yield Extend(table, part)
         case ast.AlterTableCmd(subtype=_Type.AT_DropConstraint, name=str(name)):
             yield DropConstraint(table, name)
         case ast.AlterTableCmd(subtype=_Type.AT_DetachPartition, def_=ast.PartitionCmd() as which):
