@@ -9,7 +9,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
-from benchmarks import bulk_loading, capture_cost, loading, query_overhead, rollup_cost
+from benchmarks import bulk_loading, capture_cost, linting, loading, query_overhead, rollup_cost
 from benchmarks.database import embedded_database, migrated
 from benchmarks.figures import as_records, as_table
 from benchmarks.timing import say
@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "loading": loading.measure,
     "bulk_loading": bulk_loading.measure,
     "rollup_cost": rollup_cost.measure,
+    "linting": linting.measure,
 }
 
 

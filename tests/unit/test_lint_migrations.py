@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import cProfile
 from itertools import permutations
 from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmarks import linting
 from citus_analytics.errors import ArgumentError
 from citus_analytics.lint import lint_migrations
 from tests.lint_pages import write_migrations
 from tests.lint_sources import CLICKS, DISTRIBUTED, LATE, codes, lint, migration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -186,3 +189,70 @@ def test_folders_without_migrations(tmp_path: Path) -> None:
     (tmp_path / "0001.py").write_text("revision = '1'\ndef upgrade(:\n")
     with pytest.raises(ArgumentError, match=r"0001\.py cannot be read as Python"):
         lint_migrations(tmp_path)
+
+
+@pytest.mark.parametrize("upgrade", [linting.own_table, linting.shared_table])
+def test_work_grows_with_the_number_of_migrations_alone(
+    upgrade: Callable[[int], str], tmp_path: Path
+) -> None:
+    """Counted are calls of functions, which are the same on every machine."""
+
+    def calls(count: int) -> int:
+        folder = tmp_path / str(count)
+        linting.write(folder, count, upgrade)
+        profile = cProfile.Profile(builtins=False)
+        profile.runcall(lint_migrations, folder)
+        return sum(entry.callcount for entry in profile.getstats())
+
+    calls(5)  # SQLAlchemy prepares much at its first use.
+    # A table with more columns takes a bit longer to judge. Square growth would be 16.
+    assert calls(160) < 5 * calls(40)
+
+
+def test_arguments_that_are_gathered_elsewhere(tmp_path: Path) -> None:
+    source = """\
+    op.create_table(**arguments())
+    t = op.create_table(*arguments())
+    op.create_table(**{"table_name": "clicks"})
+    columns = [sa.Column("k", sa.BigInteger()), sa.Column("v", sa.Integer(), unique=True)]
+    op.create_table("clicks", *columns)
+    op.create_table("taps", *columns)
+    op.create_distributed_table(**{"table_name": "taps", "column": "k"})
+    """
+    assert codes(tmp_path, source) == ["CA001"]
+
+
+def test_tables_with_a_dot_in_their_name(tmp_path: Path) -> None:
+    table = CLICKS.replace("clicks", "a.b")
+    distribute = 'op.create_distributed_table("a.b", "k")'
+    other = CLICKS + '\nop.create_distributed_table("clicks", "k", colocate_with="a.b")'
+    assert codes(tmp_path, f"{table}\n{distribute}", other) == []
+
+
+@pytest.mark.parametrize("column", ['"k"', 'sa.column("k")', 'sa.column("k").collate("C")'])
+def test_exclusion_constraints_as_alembic_renders_them(tmp_path: Path, column: str) -> None:
+    top = "from sqlalchemy.dialects import postgresql"
+    table = CLICKS.removesuffix(")") + f", postgresql.ExcludeConstraint(({column}, '='), name='x'))"
+    source = migration(f"{table}\n{LATE}", top=top)
+    assert lint_migrations(write_migrations(tmp_path, source)) == []
+
+
+def test_tables_of_other_folders_are_not_known(tmp_path: Path) -> None:
+    """What only changes a table tells nothing of where its rows are."""
+    fill = 'op.add_column("users", sa.Column("v", sa.Text()))\nop.execute("COPY users FROM \'/x\'")'
+    key = 'op.create_foreign_key("f", "clicks", "users", ["k"], ["id"])'
+    assert codes(tmp_path, f"{DISTRIBUTED}\n{fill}\n{key}") == []
+
+
+def test_a_partner_may_go(tmp_path: Path) -> None:
+    """A table stays where it is, whatever becomes of the one that it was colocated with."""
+    partner = DISTRIBUTED.replace("clicks", "partner")
+    follower = f'{CLICKS}\nop.create_distributed_table("clicks", "k", colocate_with="partner")'
+    touch = 'op.drop_table("partner")\nop.add_column("clicks", sa.Column("w", sa.Text()))'
+    assert codes(tmp_path, partner, follower, touch) == []
+
+
+def test_a_way_back_by_way_of_a_local_table(tmp_path: Path) -> None:
+    back = 'op.undistribute_table("clicks")\nop.drop_column("clicks", "k")'
+    folder = write_migrations(tmp_path, migration(DISTRIBUTED, downgrade=back))
+    assert lint_migrations(folder) == []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from citus_analytics.errors import ArgumentError
 from citus_analytics.lint import lint_migrations
 from tests.lint_pages import write_migrations
 from tests.lint_sources import CLICKS, DISTRIBUTED, LATE, codes, migration
@@ -149,20 +149,26 @@ def test_parameters_of_the_driver(tmp_path: Path) -> None:
 
 
 def test_names_that_only_a_run_could_tell(tmp_path: Path) -> None:
-    source = f"""\
-    {DISTRIBUTED}
-    op.execute(f"UPDATE {{unknown()}} SET k = 1")
-    op.execute(f"SELECT create_distributed_table('{{unknown()}}', 'k')")
-    op.execute(unknown())
-    """
-    assert codes(tmp_path, source) == []
+    statements = (
+        'op.execute(f"UPDATE {unknown()} SET k = 1")',
+        "op.execute(f\"SELECT create_distributed_table('{unknown()}', 'k')\")",
+        "op.execute(unknown())",
+    )
+    assert codes(tmp_path, "\n".join([DISTRIBUTED, *statements])) == []
 
 
-def test_sql_without_a_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sql_without_a_parser(tmp_path: Path) -> None:
     """The extra `lint` is asked for by those who have SQL, and by nobody else."""
-    folder = write_migrations(tmp_path / "sql", migration("op.execute('SELECT 1')"))
-    monkeypatch.delitem(sys.modules, "citus_analytics.lint.sql", raising=False)
-    monkeypatch.setitem(sys.modules, "pglast", None)
-    with pytest.raises(ArgumentError, match=r"0001\.py:7 has SQL.*install citus_analytics\[lint\]"):
-        lint_migrations(folder)
-    assert codes(tmp_path / "none", DISTRIBUTED) == []
+    with_sql = write_migrations(tmp_path / "sql", migration("op.execute('SELECT 1')"))
+    without = write_migrations(tmp_path / "none", migration(DISTRIBUTED))
+    program = (
+        "import sys; sys.modules['pglast'] = None\n"
+        "from citus_analytics.cli import main; sys.exit(main(['lint', sys.argv[1]]))"
+    )
+    ended = [
+        subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True)
+        for folder in (with_sql, without)
+    ]
+    assert [one.returncode for one in ended] == [2, 0]
+    assert "0001.py:7 has SQL" in ended[0].stderr
+    assert "install citus_analytics[lint]" in ended[0].stderr
