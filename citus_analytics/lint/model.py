@@ -476,7 +476,7 @@ class Model:
         # All by names with a schema. The inner dictionaries are sets that keep their order.
         self._tables: dict[Name, Table] = {}
         self._referrers: dict[Name, dict[Name, None]] = {}
-        self._index_owners: dict[Name, Name] = {}
+        self._index_owners: dict[Name, Table] = {}
         self._numbered: dict[str, dict[tuple[Table, str], None]] = {}
         self._groups: dict[Group, Table] = {}
         self._tied: set[Table] | None = None
@@ -544,8 +544,7 @@ class Model:
             case EndMigration():
                 self.allows_triggers = False
             case DropIndex(index=index):
-                owner = self._index_owners.pop(_with_schema(index), None)
-                table = None if owner is None else self.find(owner)
+                table = self._index_owners.pop(_with_schema(index), None)
                 if table is not None:
                     dropped = ("unique index", index.name)
                     table.keys = [key for key in table.keys if (key.kind, key.name) != dropped]
@@ -599,8 +598,10 @@ class Model:
                 return self._redistribute(table, Placement())
             case Fill():
                 table.filled = place
+                return []
             case CreateTrigger():
                 table.has_trigger = True
+                return []
         return [table]
 
     def _add(self, table: Table) -> list[Table]:
@@ -615,9 +616,9 @@ class Model:
         for key in part.keys:
             if key.kind == "unique index" and key.name is not None:
                 index = Name(table.name.schema, key.name)
-                self._index_owners[_with_schema(index)] = table.name
+                self._index_owners[_with_schema(index)] = table
         self._refer(part)
-        return self._tie(table)
+        return self._tie(table) if part is table or part.foreign_keys else []
 
     def _drop(self, name: Name) -> None:
         table = self.find(name)
