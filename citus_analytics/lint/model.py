@@ -244,6 +244,7 @@ class Table:
         refusal: Why it cannot be colocated with the table that it names.
         filled: Where a migration gives it rows.
         has_trigger: Whether it has a trigger.
+        partitioned: Whether it is a table of partitions.
     """
 
     name: Name
@@ -257,6 +258,7 @@ class Table:
     refusal: str | None = None
     filled: Place | None = None
     has_trigger: bool = False
+    partitioned: bool = False
 
     @property
     def distribution_column(self) -> Column | None:
@@ -411,17 +413,22 @@ class Fill(TableAction):
 
 @dataclass(frozen=True, slots=True)
 class Update(TableAction):
-    """UPDATE, or ON CONFLICT DO UPDATE of an INSERT.
+    """UPDATE, DELETE, MERGE, or ON CONFLICT DO UPDATE of an INSERT.
 
     Attributes:
-        upsert: Whether it is the latter.
+        statement: Which of the four.
         columns: The columns that may get another value.
         functions: The functions that it calls, also in WHERE.
+        conditional: Those among them that are called in CASE or COALESCE.
+        of_columns: The functions, operators (such as "+") and casts (such as "::date") of which a
+            column of the table is an operand, each with the column.
     """
 
-    upsert: bool
+    statement: Literal["UPDATE", "DELETE", "MERGE", "DO UPDATE"]
     columns: tuple[str, ...]
     functions: tuple[str, ...]
+    conditional: tuple[str, ...]
+    of_columns: tuple[tuple[str, str], ...]
 
 
 class CreateTrigger(TableAction):
@@ -840,6 +847,7 @@ def read_table(table: DeclaredTable) -> Table:
             _read_foreign_key(one) for one in constraints if isinstance(one, ForeignKeyConstraint)
         ],
         placement=Placement.of(declared_distribution(table)),
+        partitioned=table.dialect_kwargs.get("postgresql_partition_by") is not None,
     )
 
 

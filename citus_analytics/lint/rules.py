@@ -603,6 +603,22 @@ def _single_shard(_: Model, table: Table) -> Iterator[Fault]:
         )
 
 
+@table_rule(
+    "CA021",
+    "A partitioned reference table",
+    "Citus has partitions of distributed tables alone.",
+)
+def _partitioned_reference(_: Model, table: Table) -> Iterator[Fault]:
+    if table.partitioned and table.placement.kind == "reference":
+        name = str(table.name)
+        yield Fault(
+            f"table {name!r} is partitioned, and is to be a reference table: Citus only has "
+            "partitions of distributed tables. Leave the partitions out, or distribute it.",
+            name,
+            table.place,
+        )
+
+
 # Events: what migrations do, when, and whether there is a way back.
 
 # Functions that no version of PostgreSQL has as IMMUTABLE, whatever their arguments.
@@ -627,6 +643,23 @@ _STABLE: Final = frozenset(
         "current_time",
         "localtimestamp",
         "localtime",
+    )
+)
+# What of a timestamptz is STABLE: functions, operators and casts.
+_STABLE_OF_TIMES: Final = frozenset(
+    (
+        "age",
+        "date_part",
+        "date_trunc",
+        "extract",
+        "to_char",
+        "+",
+        "-",
+        "::date",
+        "::text",
+        "::time",
+        "::timestamp",
+        "::varchar",
     )
 )
 
@@ -726,35 +759,36 @@ def _undistributed_without_was(_: Model, event: Event) -> Iterator[Fault]:
 @event_rule(
     "CA106",
     "DO UPDATE with a function that is not IMMUTABLE",
-    "Citus refuses now() and the like in ON CONFLICT DO UPDATE on distributed and reference "
-    "tables. PostgreSQL does not, so that tests without Citus pass.",
+    "Citus refuses now() and the like in ON CONFLICT DO UPDATE, and in MERGE, on distributed and "
+    "reference tables. PostgreSQL does not, so that tests without Citus pass.",
 )
 def _stable_upsert(model: Model, event: Event) -> Iterator[Fault]:
     match event.action:
-        case Update(table, upsert=True, functions=functions) if model.placement(table).spread:
-            called = next((one for one in functions if one in _STABLE | _VOLATILE), None)
-            if called is not None:
+        case Update(table, ("DO UPDATE" | "MERGE") as statement) if model.placement(table).spread:
+            called = [one for one in event.action.functions if one in _STABLE | _VOLATILE]
+            if called:
                 yield _event_fault(
                     event,
-                    f"DO UPDATE on table {str(table)!r} calls {called}, which is not IMMUTABLE: "
-                    "Citus refuses it. Insert the value, and use that of excluded instead.",
+                    f"{statement} on table {str(table)!r} calls {called[0]}, which is not "
+                    "IMMUTABLE: Citus refuses it. Insert the value, and use that of excluded (or "
+                    "of the source of MERGE) instead.",
                 )
 
 
 @event_rule(
     "CA107",
-    "UPDATE with a VOLATILE function",
+    "UPDATE or DELETE with a VOLATILE function",
     "Every node would compute its own value, and copies of a reference table would differ.",
 )
 def _volatile_update(model: Model, event: Event) -> Iterator[Fault]:
     match event.action:
-        case Update(table, upsert=False, functions=functions) if model.placement(table).spread:
-            called = next((one for one in functions if one in _VOLATILE), None)
-            if called is not None:
+        case Update(table, ("UPDATE" | "DELETE") as statement) if model.placement(table).spread:
+            called = [one for one in event.action.functions if one in _VOLATILE]
+            if called:
                 yield _event_fault(
                     event,
-                    f"UPDATE of table {str(table)!r} calls {called}, which is VOLATILE: it would "
-                    "be another value on every node. Compute it in the client, or use now().",
+                    f"{statement} of table {str(table)!r} calls {called[0]}, which is VOLATILE: it "
+                    "would be another value on every node. Compute it in the client, or use now().",
                 )
 
 
@@ -844,6 +878,73 @@ def _unnamed_exclusion(model: Model, event: Event) -> Iterator[Fault]:
                 )
 
 
+@event_rule(
+    "CA112",
+    "UPDATE or DELETE with a STABLE function of a column",
+    "What depends on the time zone of a session, such as a timestamptz plus an interval, would "
+    "have to be computed by the workers, whose sessions may have another one.",
+)
+def _stable_of_column(model: Model, event: Event) -> Iterator[Fault]:
+    match event.action:
+        case Update(name, ("UPDATE" | "DELETE") as statement, of_columns=of_columns):
+            table = model.find(name)
+            if table is None or not table.placement.spread:
+                return
+            for function, column_name in of_columns:
+                column = table.columns.get(column_name)
+                type_ = column.type if column is not None else None
+                if function in _STABLE_OF_TIMES and type_ == "TIMESTAMP WITH TIME ZONE":
+                    yield _event_fault(
+                        event,
+                        f"{statement} of table {str(name)!r} uses {function} on column "
+                        f"{column_name!r}, which is STABLE, as it depends on the time zone: Citus "
+                        "refuses it. Convert the column with AT TIME ZONE 'UTC' first, and the "
+                        "result back.",
+                    )
+                    return
+
+
+@event_rule(
+    "CA113",
+    "UPDATE or DELETE with CASE or COALESCE of a function that is not IMMUTABLE",
+    "Citus computes now() and the like once, before it sends the statement to the workers. It "
+    "cannot in CASE and COALESCE, where they may not be needed.",
+)
+def _stable_in_condition(model: Model, event: Event) -> Iterator[Fault]:
+    match event.action:
+        case Update(table, ("UPDATE" | "DELETE") as statement) if model.placement(table).spread:
+            called = [one for one in event.action.conditional if one in _STABLE]
+            if called:
+                yield _event_fault(
+                    event,
+                    f"{statement} of table {str(table)!r} calls {called[0]} in CASE or COALESCE, "
+                    "where Citus allows IMMUTABLE functions only. Use two statements with WHERE.",
+                )
+
+
+@event_rule(
+    "CA114",
+    "A column with a sequence for its default is added to a table with rows",
+    "The rows that are there would get their values on the workers. Citus adds such a column only "
+    "while the table is empty.",
+)
+def _sequence_on_rows(model: Model, event: Event) -> Iterator[Fault]:
+    match event.action:
+        case Extend(name, part):
+            table = model.find(name)
+            if table is None or not table.placement.spread or table.filled is None:
+                return
+            for column in part.columns.values():
+                if column.sequence is not None and not (column.serial or column.identity):
+                    yield _event_fault(
+                        event,
+                        f"column {column.name!r} takes its default from a sequence, and is added "
+                        f"to table {str(name)!r}, which has rows "
+                        f"({table.filled.path}:{table.filled.line}): Citus refuses it. Add the "
+                        "column first, and set its default afterwards.",
+                    )
+
+
 def _event_fault(event: Event, message: str) -> Fault:
     return Fault(message, event.revision, event.place)
 
@@ -869,6 +970,7 @@ TABLE_RULES: Final[tuple[TableRule, ...]] = (
     _no_such_partner,
     _single_shard,
     _narrow_identity,
+    _partitioned_reference,
 )
 EVENT_RULES: Final[tuple[EventRule, ...]] = (
     _concurrently_in_transaction,
@@ -882,6 +984,9 @@ EVENT_RULES: Final[tuple[EventRule, ...]] = (
     _numbered_column_added,
     _trigger,
     _unnamed_exclusion,
+    _stable_of_column,
+    _stable_in_condition,
+    _sequence_on_rows,
 )
 
 RULES: Final[dict[str, Rule]] = {

@@ -585,7 +585,9 @@ def _actions(operation: str, arguments: dict[str, object]) -> Iterator[Action]: 
             items = arguments.get("items")
             known = items if isinstance(items, list) else []
             parts = [item for item in known if isinstance(item, SchemaItem)]
-            yield CreateTable(name, _table_of(name, parts), arguments.get("if_not_exists") is True)
+            created = _table_of(name, parts)
+            created.partitioned = arguments.get("postgresql_partition_by") is not None
+            yield CreateTable(name, created, arguments.get("if_not_exists") is True)
         case "drop_table":
             yield DropTable(name)
         case "rename_table":

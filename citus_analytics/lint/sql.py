@@ -8,7 +8,7 @@ are taken. What the grammar does not accept is left out: the server will say wha
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pglast import Error, ast, enums, parse_plpgsql, parse_sql, split
 
@@ -128,27 +128,34 @@ def _parsed_one_by_one(sql: str) -> Iterator[ast.RawStmt]:
 
 def _statement(statement: ast.Node | None) -> Iterator[Action]:  # noqa: C901 - one case for each
     match statement:
-        case ast.SelectStmt() | ast.DeleteStmt() | ast.CallStmt():
+        case ast.SelectStmt() | ast.CallStmt():
             yield from _parts(statement)
-        case ast.InsertStmt(onConflictClause=conflict):
+        case ast.InsertStmt(relation=ast.RangeVar() as relation, onConflictClause=conflict):
             yield from _parts(statement)
-            if (table := _name(statement.relation)) is not None:
+            if (table := _name(relation)) is not None:
                 yield Fill(table)
                 if conflict is not None and conflict.targetList:
-                    yield _update(table, conflict.targetList, conflict.whereClause, upsert=True)
-        case ast.UpdateStmt():
+                    sets, condition = conflict.targetList, conflict.whereClause
+                    yield _update("DO UPDATE", relation, table, sets, condition)
+        case ast.UpdateStmt(relation=ast.RangeVar() as relation):
             yield from _parts(statement)
-            if (table := _name(statement.relation)) is not None:
-                looked_at = (statement.whereClause, statement.fromClause)
-                yield _update(table, statement.targetList or (), looked_at, statement.relation)
-        case ast.MergeStmt():
+            if (table := _name(relation)) is not None:
+                clauses = (statement.whereClause, statement.fromClause)
+                yield _update("UPDATE", relation, table, statement.targetList or (), clauses)
+        case ast.DeleteStmt(relation=ast.RangeVar() as relation):
             yield from _parts(statement)
-            if (table := _name(statement.relation)) is not None:
+            if (table := _name(relation)) is not None:
+                clauses = (statement.whereClause, statement.usingClause)
+                yield _update("DELETE", relation, table, (), clauses)
+        case ast.MergeStmt(relation=ast.RangeVar() as relation):
+            yield from _parts(statement)
+            if (table := _name(relation)) is not None:
                 for when in statement.mergeWhenClauses or ():
                     if when.commandType == enums.CmdType.CMD_INSERT:
                         yield Fill(table)
                     elif when.commandType == enums.CmdType.CMD_UPDATE:
-                        yield _update(table, when.targetList or (), when.condition)
+                        conditions = (when.condition, statement.joinCondition)
+                        yield _update("MERGE", relation, table, when.targetList or (), conditions)
         case ast.CopyStmt(is_from=True):
             if (table := _name(statement.relation)) is not None:
                 yield Fill(table)
@@ -264,56 +271,92 @@ def _call(call: ast.FuncCall) -> Iterator[Action]:  # noqa: C901
 
 
 def _update(
+    kind: Literal["UPDATE", "DELETE", "MERGE", "DO UPDATE"],
+    relation: ast.RangeVar,
     table: Name,
-    targets: Iterable[ast.ResTarget],
+    targets: tuple[ast.ResTarget, ...],
     looked_at: object,
-    relation: ast.RangeVar | None = None,
-    *,
-    upsert: bool = False,
 ) -> Update:
-    """Return an UPDATE: what it sets, and what it calls there and in the clauses `looked_at`."""
-    own = {table.name, "excluded" if upsert else table.name}
-    if relation is not None and relation.alias is not None:
-        own.add(str(relation.alias.aliasname))
-    fixed = dict(_equalities(looked_at))
+    """Return what a statement sets, and what it calls there and in the clauses `looked_at`."""
+    own = {relation.alias.aliasname if relation.alias is not None else table.name}
+    equalities = list(_equalities(looked_at, own))
     columns: list[str] = []
-    functions: list[str] = []
     for target in targets:
-        value = target.val
+        name, value = str(target.name), target.val
         if isinstance(value, ast.MultiAssignRef):
             row, number = value.source, value.colno or 1
             value = row.args[number - 1] if isinstance(row, ast.RowExpr) and row.args else None
-        # What is set to itself, or to the value that WHERE asks for, stays.
-        same = isinstance(value, ast.ColumnRef) and _refers_to(value, str(target.name), own)
-        constant = _constant(value)
-        if not same and (constant is _NOT_CONSTANT or fixed.get(str(target.name)) != constant):
-            columns.append(str(target.name))
-    for node in _nodes((tuple(targets), looked_at)):
+        # What is set to itself, or to what WHERE or the conflict says that it is, stays.
+        itself = _column_of(value, own | {"excluded"} if kind == "DO UPDATE" else own) == name
+        if not itself and (name, _operand(value)) not in equalities:
+            columns.append(name)
+    clauses = (targets, looked_at)
+    conditional: list[str] = []
+    of_columns: list[tuple[str, str]] = []
+    for node in _nodes(clauses):
+        operands: tuple[object, ...] = ()
+        match node:
+            case ast.CaseExpr() | ast.CoalesceExpr():
+                conditional += _functions(node)
+            case ast.FuncCall():
+                name, operands = _strings(node.funcname)[-1], node.args or ()
+            case ast.TypeCast(typeName=ast.TypeName() as type_):
+                name, operands = f"::{_strings(type_.names)[-1]}", (node.arg,)
+            case ast.A_Expr():
+                name, operands = _strings(node.name)[-1], (node.lexpr, node.rexpr)
+                if name == "-" and not _is_interval(node.rexpr):
+                    continue
+        of_columns += [(name, column) for one in operands if (column := _column_of(one, own))]
+    functions = tuple(_functions(clauses))
+    return Update(table, kind, tuple(columns), functions, tuple(conditional), tuple(of_columns))
+
+
+def _functions(value: object) -> Iterator[str]:
+    for node in _nodes(value):
         match node:
             case ast.FuncCall():
-                functions.append(_strings(node.funcname)[-1])
+                yield _strings(node.funcname)[-1]
             case ast.SQLValueFunction(op=enums.SQLValueFunctionOp() as which):
-                functions.append(which.name.removeprefix("SVFOP_").removesuffix("_N").lower())
-    return Update(table, upsert, tuple(columns), tuple(functions))
+                yield which.name.removeprefix("SVFOP_").removesuffix("_N").lower()
 
 
-def _equalities(condition: object) -> Iterator[tuple[str, object]]:
-    """Yield the columns that a condition demands to be equal to constants."""
+def _equalities(condition: object, own: set[str | None]) -> Iterator[tuple[str, object]]:
+    """Yield the columns of a table that a condition demands to be equal to something."""
     match condition:
         case tuple():
             for part in condition:
-                yield from _equalities(part)
+                yield from _equalities(part, own)
         case ast.BoolExpr(boolop=enums.BoolExprType.AND_EXPR):
-            yield from _equalities(condition.args)
-        case ast.A_Expr(lexpr=ast.ColumnRef() as column, rexpr=value):
-            constant = _constant(value)
-            if _strings(condition.name) == ["="] and constant is not _NOT_CONSTANT:
-                yield _strings(column.fields)[-1], constant
+            yield from _equalities(condition.args, own)
+        case ast.A_Expr(lexpr=left, rexpr=right) if _strings(condition.name) == ["="]:
+            for one, other in ((left, right), (right, left)):
+                if (column := _column_of(one, own)) is not None:
+                    yield column, _operand(other)
 
 
-def _refers_to(reference: ast.ColumnRef, column: str, own: set[str]) -> bool:
-    *qualifiers, name = _strings(reference.fields)
-    return name == column and (not qualifiers or qualifiers[-1] in own)
+def _column_of(value: object, own: set[str | None]) -> str | None:
+    """Return the column of a table, known by the names `own`, that an expression is."""
+    if not isinstance(value, ast.ColumnRef):
+        return None
+    *qualifiers, name = _strings(value.fields)
+    return name if not qualifiers or qualifiers[-1] in own else None
+
+
+def _operand(value: object) -> object:
+    """Return something that is equal for equal constants, and for equal columns."""
+    if isinstance(value, ast.ColumnRef):
+        return tuple(_strings(value.fields))
+    constant = _constant(value)
+    return object() if constant is _NOT_CONSTANT else constant
+
+
+def _is_interval(value: object) -> bool:
+    match value:
+        case ast.TypeCast(typeName=ast.TypeName() as type_):
+            return _strings(type_.names)[-1] == "interval"
+        case ast.FuncCall():
+            return _strings(value.funcname)[-1] == "make_interval"
+    return False
 
 
 def _create_table(statement: ast.CreateStmt) -> Iterator[Action]:
@@ -321,7 +364,7 @@ def _create_table(statement: ast.CreateStmt) -> Iterator[Action]:
     # A partition is where its parent is, with the parent's columns.
     if name is None or statement.partbound is not None:
         return
-    table = Table(name)
+    table = Table(name, partitioned=statement.partspec is not None)
     for element in statement.tableElts or ():
         match element:
             case ast.ColumnDef():

@@ -58,6 +58,28 @@ if TYPE_CHECKING:
         ("UPDATE clicks AS c SET k = c.k", []),
         ("UPDATE clicks SET k = o.k FROM o WHERE o.v = clicks.v", ["CA108"]),
         ("UPDATE clicks SET (v, k) = (2, 3)", ["CA108"]),
+        ("UPDATE clicks SET k = o.k FROM o WHERE o.k = clicks.k", []),
+        ("UPDATE clicks SET k = k + 1", ["CA108"]),
+        # What is not IMMUTABLE.
+        ("DELETE FROM clicks WHERE random() < 0.5", ["CA107"]),
+        ("UPDATE clicks SET at = at + interval '1 day'", ["CA112"]),
+        ("UPDATE clicks AS c SET v = 1 WHERE c.at::date = '2026-01-01'", ["CA112"]),
+        ("DELETE FROM clicks WHERE date_trunc('day', at) < now()", ["CA112"]),
+        ("DELETE FROM clicks WHERE at < now() - interval '1 day'", []),
+        ("UPDATE clicks SET v = v + 1 WHERE at - now() > '1 day'", []),
+        ("UPDATE clicks SET at = (at AT TIME ZONE 'UTC' + interval '1 day')", []),
+        ("UPDATE clicks SET at = coalesce(at, now())", ["CA113"]),
+        ("UPDATE clicks SET at = CASE WHEN v = 1 THEN now() ELSE at END", ["CA113"]),
+        ("UPDATE clicks SET at = greatest(at, now())", []),
+        (
+            "MERGE INTO clicks USING o ON o.k = clicks.k WHEN MATCHED THEN UPDATE SET at = now()",
+            ["CA106"],
+        ),
+        ("ALTER TABLE clicks ADD COLUMN n bigint DEFAULT nextval('s')", []),
+        (
+            "INSERT INTO clicks VALUES (1); ALTER TABLE clicks ADD n bigint DEFAULT nextval('s')",
+            ["CA114"],
+        ),
         # Bodies of functions are not executed, DO blocks are.
         ("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'UPDATE clicks SET k = 1'", []),
         (
@@ -96,8 +118,9 @@ if TYPE_CHECKING:
     ],
 )
 def test_sql_text(tmp_path: Path, sql: str, found: list[str]) -> None:
-    assert codes(tmp_path / "on", DISTRIBUTED, f"op.execute({sql!r})") == found
-    assert codes(tmp_path / "off", CLICKS, f"op.execute({sql!r})") == []
+    at = 'op.add_column("clicks", sa.Column("at", sa.DateTime(timezone=True)))'
+    assert codes(tmp_path / "on", DISTRIBUTED, at, f"op.execute({sql!r})") == found
+    assert codes(tmp_path / "off", CLICKS, at, f"op.execute({sql!r})") == []
 
 
 @pytest.mark.parametrize(
