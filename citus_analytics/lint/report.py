@@ -74,7 +74,7 @@ def require_codes(codes: Collection[str], where: str) -> None:
     unknown = [code for code in codes if code not in RULES]
     if unknown:
         raise ArgumentError(
-            f"{where} ignores {', '.join(map(repr, unknown))}, which is no code of the linter; "
+            f"{where} ignores {', '.join(map(repr, unknown))}, which is not a code of the linter; "
             f"they go from {min(RULES)} to {max(RULES)}."
         )
 
@@ -92,7 +92,7 @@ def ignore(table: Table, code: str, *, reason: str) -> None:
     """
     if code not in RULES:
         raise DeclarationError(
-            f"table {table.key!r} ignores {code!r}, which is no code of the linter; they go from "
+            f"table {table.key!r} ignores {code!r}, which is not a code of the linter; they go from "
             f"{min(RULES)} to {max(RULES)}."
         )
     if not reason.strip():

@@ -666,7 +666,7 @@ _STABLE_OF_TIMES: Final = frozenset(
 
 @event_rule(
     "CA101",
-    "Something concurrent in a transaction",
+    "A concurrent operation in a transaction",
     "CREATE INDEX CONCURRENTLY and create_distributed_table_concurrently commit several times "
     "on their own. The server refuses them in the transaction of a migration.",
 )
@@ -693,7 +693,7 @@ def _distributed_with_rows(model: Model, event: Event) -> Iterator[Fault]:
             if table is not None and (filled := table.filled) is not None:
                 yield _event_fault(
                     event,
-                    f"table {str(name)!r} has got rows by now ({filled.path}:{filled.line}): "
+                    f"table {str(name)!r} already has rows ({filled.path}:{filled.line}): "
                     "moving them to the shards blocks all writers until the migration commits. "
                     "Distribute the table before rows come, or use "
                     "create_distributed_table_concurrently.",
@@ -741,7 +741,7 @@ def _no_way_back(_: Model, event: Event) -> Iterator[Fault]:
 
 @event_rule(
     "CA105",
-    "undistribute_table does not say what was",
+    "undistribute_table does not say how the table was distributed",
     "Without was= the operation cannot be reversed: nothing else tells how to distribute the "
     "table again.",
     "warning",
@@ -787,14 +787,14 @@ def _volatile_update(model: Model, event: Event) -> Iterator[Fault]:
             if called:
                 yield _event_fault(
                     event,
-                    f"{statement} of table {str(table)!r} calls {called[0]}, which is VOLATILE: it "
-                    "would be another value on every node. Compute it in the client, or use now().",
+                    f"{statement} of table {str(table)!r} calls {called[0]}, which is VOLATILE: "
+                    "every node would compute another value. Compute it in the client, or use now().",
                 )
 
 
 @event_rule(
     "CA108",
-    "A change of the distribution column",
+    "The distribution column is changed",
     "The distribution column decides where rows are. It cannot be dropped, nor get another "
     "type, nor can a row get another value.",
 )

@@ -37,6 +37,7 @@ from citus_analytics.lint.model import (
     Table,
     Undistribute,
     Update,
+    read_exclusion,
 )
 from citus_analytics.sql import dollar_quote
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _Type = enums.AlterTableType
+_Object = enums.ObjectType
 _Constraint = enums.ConstrType
 
 # The parameters of Citus's functions.
@@ -126,89 +128,88 @@ def _parsed_one_by_one(sql: str) -> Iterator[ast.RawStmt]:
             continue
 
 
-def _statement(statement: ast.Node | None) -> Iterator[Action]:  # noqa: C901 - one case for each
+def _statement(statement: Any) -> Iterator[Action]:  # noqa: C901 - one case for each
     match statement:
-        case ast.SelectStmt() | ast.CallStmt():
-            yield from _parts(statement)
-        case ast.InsertStmt(relation=ast.RangeVar() as relation, onConflictClause=conflict):
-            yield from _parts(statement)
-            if (table := _name(relation)) is not None:
-                yield Fill(table)
-                if conflict is not None and conflict.targetList:
-                    sets, condition = conflict.targetList, conflict.whereClause
-                    yield _update("DO UPDATE", relation, table, sets, condition)
-        case ast.UpdateStmt(relation=ast.RangeVar() as relation):
-            yield from _parts(statement)
-            if (table := _name(relation)) is not None:
-                clauses = (statement.whereClause, statement.fromClause)
-                yield _update("UPDATE", relation, table, statement.targetList or (), clauses)
-        case ast.DeleteStmt(relation=ast.RangeVar() as relation):
-            yield from _parts(statement)
-            if (table := _name(relation)) is not None:
-                clauses = (statement.whereClause, statement.usingClause)
-                yield _update("DELETE", relation, table, (), clauses)
-        case ast.MergeStmt(relation=ast.RangeVar() as relation):
-            yield from _parts(statement)
-            if (table := _name(relation)) is not None:
-                for when in statement.mergeWhenClauses or ():
-                    if when.commandType == enums.CmdType.CMD_INSERT:
-                        yield Fill(table)
-                    elif when.commandType == enums.CmdType.CMD_UPDATE:
-                        conditions = (when.condition, statement.joinCondition)
-                        yield _update("MERGE", relation, table, when.targetList or (), conditions)
-        case ast.CopyStmt(is_from=True):
-            if (table := _name(statement.relation)) is not None:
-                yield Fill(table)
+        case ast.DropStmt(concurrent=True) | ast.IndexStmt(concurrent=True):
+            yield RunConcurrently()
+        case ast.ReindexStmt(params=params):
+            if any(parameter.defname == "concurrently" for parameter in params or ()):
+                yield RunConcurrently()
         case ast.DoStmt():
             yield from _block(statement)
         case ast.VariableSetStmt(name="citus.enable_unsafe_triggers", args=args):
             if args and _constant(args[0]) in ("on", "true", "yes", 1, True):
                 yield AllowTriggers()
+        case (
+            ast.SelectStmt()
+            | ast.CallStmt()
+            | ast.InsertStmt()
+            | ast.UpdateStmt()
+            | ast.DeleteStmt()
+            | ast.MergeStmt()
+        ):
+            yield from _parts(statement)
+    if isinstance(statement, ast.DropStmt):
+        for parts in statement.objects or ():
+            if statement.removeType == _Object.OBJECT_TABLE:
+                yield DropTable(_dotted(parts))
+            elif statement.removeType == _Object.OBJECT_INDEX:
+                yield DropIndex(_dotted(parts))
+    # The rest is about one table.
+    into = statement.into if isinstance(statement, ast.CreateTableAsStmt) else None
+    relation = into.rel if into is not None else getattr(statement, "relation", None)
+    table = _name(relation)
+    if relation is None or table is None:
+        return
+    match statement:
+        case ast.InsertStmt(onConflictClause=conflict):
+            yield Fill(table)
+            if conflict is not None and conflict.targetList:
+                sets, condition = conflict.targetList, conflict.whereClause
+                yield _update("DO UPDATE", relation, table, sets, condition)
+        case ast.UpdateStmt(targetList=sets, whereClause=condition, fromClause=others):
+            yield _update("UPDATE", relation, table, sets or (), (condition, others))
+        case ast.DeleteStmt(whereClause=condition, usingClause=others):
+            yield _update("DELETE", relation, table, (), (condition, others))
+        case ast.MergeStmt(mergeWhenClauses=clauses):
+            for when in clauses or ():
+                if when.commandType == enums.CmdType.CMD_INSERT:
+                    yield Fill(table)
+                elif when.commandType == enums.CmdType.CMD_UPDATE:
+                    conditions = (when.condition, statement.joinCondition)
+                    yield _update("MERGE", relation, table, when.targetList or (), conditions)
+        case ast.CopyStmt(is_from=True):
+            yield Fill(table)
         case ast.CreateTrigStmt():
-            if (table := _name(statement.relation)) is not None:
-                yield CreateTrigger(table)
-        case ast.CreateStmt():
-            yield from _create_table(statement)
-        case ast.CreateTableAsStmt(objtype=enums.ObjectType.OBJECT_TABLE):
-            if statement.into and (table := _name(statement.into.rel)) is not None:
-                yield CreateTable(table, Table(table), statement.if_not_exists is True)
-                yield Fill(table)
-        case ast.AlterTableStmt(objtype=enums.ObjectType.OBJECT_TABLE):
-            if (table := _name(statement.relation)) is not None:
-                for command in statement.cmds or ():
-                    yield from _alter_table(table, command)
-        case ast.RenameStmt(newname=str(new)):
-            table = _name(statement.relation)
-            if table is None:
-                return
-            if statement.renameType == enums.ObjectType.OBJECT_TABLE:
-                yield RenameTable(table, Name(table.schema, new))
-            elif statement.renameType == enums.ObjectType.OBJECT_COLUMN and statement.subname:
-                yield AlterColumn(table, statement.subname, new_name=new)
-        case ast.AlterObjectSchemaStmt(objectType=enums.ObjectType.OBJECT_TABLE):
-            if (table := _name(statement.relation)) is not None and statement.newschema:
-                yield RenameTable(table, Name(statement.newschema, table.name))
-        case ast.DropStmt():
-            if statement.concurrent:
-                yield RunConcurrently()
-            for parts in statement.objects or ():
-                if statement.removeType == enums.ObjectType.OBJECT_TABLE:
-                    yield DropTable(_dotted(parts))
-                elif statement.removeType == enums.ObjectType.OBJECT_INDEX:
-                    yield DropIndex(_dotted(parts))
-        case ast.IndexStmt():
-            if statement.concurrent:
-                yield RunConcurrently()
-            if statement.unique and (table := _name(statement.relation)) is not None:
-                columns = tuple(part.name for part in statement.indexParams or () if part.name)
-                included = tuple(
-                    part.name for part in statement.indexIncludingParams or () if part.name
-                )
-                key = Key("unique index", statement.idxname, columns, included)
-                yield Extend(table, Table(table, keys=[key]))
-        case ast.ReindexStmt():
-            if any(parameter.defname == "concurrently" for parameter in statement.params or ()):
-                yield RunConcurrently()
+            yield CreateTrigger(table)
+        case ast.CreateStmt(partbound=None):  # A partition is where its parent is.
+            created = Table(table, partitioned=statement.partspec is not None)
+            for element in statement.tableElts or ():
+                match element:
+                    case ast.ColumnDef():
+                        _add_column(created, element)
+                    case ast.Constraint():
+                        _add_constraint(created, element)
+            yield CreateTable(table, created, statement.if_not_exists is True)
+        case ast.CreateTableAsStmt(objtype=_Object.OBJECT_TABLE):
+            yield CreateTable(table, Table(table), statement.if_not_exists is True)
+            yield Fill(table)
+        case ast.AlterTableStmt(objtype=_Object.OBJECT_TABLE):
+            for command in statement.cmds or ():
+                yield from _alter_table(table, command)
+        case ast.RenameStmt(renameType=_Object.OBJECT_TABLE, newname=str(new)):
+            yield RenameTable(table, Name(table.schema, new))
+        case ast.RenameStmt(renameType=_Object.OBJECT_COLUMN, subname=str(old), newname=str(new)):
+            yield AlterColumn(table, old, new_name=new)
+        case ast.AlterObjectSchemaStmt(objectType=_Object.OBJECT_TABLE, newschema=str(schema)):
+            yield RenameTable(table, Name(schema, table.name))
+        case ast.IndexStmt(unique=True):
+            columns = tuple(part.name for part in statement.indexParams or () if part.name)
+            extra = statement.indexIncludingParams or ()
+            included = tuple(part.name for part in extra if part.name)
+            part = Table(table)
+            _add_key(part, Key("unique index", statement.idxname, columns, included))
+            yield Extend(table, part)
 
 
 def _parts(statement: ast.Node) -> Iterator[Action]:
@@ -359,21 +360,6 @@ def _is_interval(value: object) -> bool:
     return False
 
 
-def _create_table(statement: ast.CreateStmt) -> Iterator[Action]:
-    name = _name(statement.relation)
-    # A partition is where its parent is, with the parent's columns.
-    if name is None or statement.partbound is not None:
-        return
-    table = Table(name, partitioned=statement.partspec is not None)
-    for element in statement.tableElts or ():
-        match element:
-            case ast.ColumnDef():
-                _add_column(table, element)
-            case ast.Constraint():
-                _add_constraint(table, element)
-    yield CreateTable(name, table, statement.if_not_exists is True)
-
-
 def _alter_table(table: Name, command: ast.AlterTableCmd) -> Iterator[Action]:
     match command:
         case ast.AlterTableCmd(subtype=_Type.AT_AddColumn, def_=ast.ColumnDef() as definition):
@@ -439,37 +425,30 @@ def _sequence(default: object) -> str | None:
     return None
 
 
+def _add_key(table: Table, key: Key) -> None:
+    if not any(UNKNOWN_TEXT in column for column in key.columns):
+        table.keys.append(key)
+
+
 def _add_constraint(table: Table, constraint: ast.Constraint, of_column: str | None = None) -> None:
     """Add a constraint of a table, or one that stands at a column."""
     own = None if of_column is None else (of_column,)
     name = constraint.conname
     match constraint.contype:
-        case _Constraint.CONSTR_PRIMARY | _Constraint.CONSTR_UNIQUE as kind:
+        case _Constraint.CONSTR_PRIMARY | _Constraint.CONSTR_UNIQUE:
+            is_primary = constraint.contype == _Constraint.CONSTR_PRIMARY
+            kind: Literal["primary key", "unique constraint"] = (
+                "primary key" if is_primary else "unique constraint"
+            )
             columns = own or tuple(_strings(constraint.keys))
             if columns:  # It has none if it takes over an index.
-                table.keys.append(
-                    Key(
-                        "primary key"
-                        if kind == _Constraint.CONSTR_PRIMARY
-                        else "unique constraint",
-                        name,
-                        columns,
-                        tuple(_strings(constraint.including)),
-                    )
-                )
+                _add_key(table, Key(kind, name, columns, tuple(_strings(constraint.including))))
         case _Constraint.CONSTR_EXCLUSION:
             elements = [
                 (element.name, _strings(operator)[-1])
                 for element, operator in constraint.exclusions or ()
             ]
-            table.keys.append(
-                Key(
-                    "exclusion constraint",
-                    name,
-                    tuple(column for column, operator in elements if column and operator == "="),
-                    has_expression=any(column is None for column, _ in elements),
-                )
-            )
+            _add_key(table, read_exclusion(name, elements))
         case _Constraint.CONSTR_FOREIGN:
             target = _name(constraint.pktable)
             if target is not None:
