@@ -92,8 +92,8 @@ def ignore(table: Table, code: str, *, reason: str) -> None:
     """
     if code not in RULES:
         raise DeclarationError(
-            f"table {table.key!r} ignores {code!r}, which is not a code of the linter; they go from "
-            f"{min(RULES)} to {max(RULES)}."
+            f"table {table.key!r} ignores {code!r}, which is not a code of the linter; they go "
+            f"from {min(RULES)} to {max(RULES)}."
         )
     if not reason.strip():
         raise DeclarationError(

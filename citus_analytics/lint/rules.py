@@ -788,7 +788,8 @@ def _volatile_update(model: Model, event: Event) -> Iterator[Fault]:
                 yield _event_fault(
                     event,
                     f"{statement} of table {str(table)!r} calls {called[0]}, which is VOLATILE: "
-                    "every node would compute another value. Compute it in the client, or use now().",
+                    "every node would compute another value. Compute it in the client, or use "
+                    "now().",
                 )
 
 
