@@ -16,6 +16,7 @@ from sqlalchemy import (
     ColumnClause,
     ForeignKeyConstraint,
     PrimaryKeyConstraint,
+    TextClause,
     UnaryExpression,
     UniqueConstraint,
 )
@@ -824,6 +825,9 @@ _NEXTVAL = re.compile(r"""nextval\(\s*E?'"?([^'"]+)"?'""", re.IGNORECASE)
 _TYPE = re.compile(
     r"(?P<type>.+?)(?= DEFAULT | NOT NULL| NULL\b| GENERATED | COLLATE | CONSTRAINT |$)", re.DOTALL
 )
+_ORDERED = re.compile(
+    r"(?P<column>\"[^\"]+\"|\w+)(\s+(ASC|DESC))?(\s+NULLS\s+(FIRST|LAST))?", re.IGNORECASE
+)
 _COLLATE = re.compile(r" COLLATE (?P<collation>\"[^\"]+\"|\S+)")
 
 
@@ -966,8 +970,11 @@ def column_name(part: object) -> str | None:
         match part:
             case str():
                 return part
-            case ColumnClause():
-                return None if part.is_literal else part.name
+            case ColumnClause(is_literal=False):
+                return part.name
+            case TextClause() | ColumnClause():  # Alembic renders an order as text.
+                ordered = _ORDERED.fullmatch(str(part))
+                return ordered["column"].strip('"') if ordered else None
             case UnaryExpression() if part.modifier is not None:
                 part = part.element
             case BinaryExpression() if part.operator is operators.collate:

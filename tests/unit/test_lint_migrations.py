@@ -222,6 +222,12 @@ def test_arguments_that_are_gathered_elsewhere(tmp_path: Path) -> None:
     assert codes(tmp_path, source) == ["CA001"]
 
 
+@pytest.mark.parametrize("part", ["'k'", "sa.text('k DESC')", "sa.literal_column('k')"])
+def test_indexes_as_alembic_renders_them(tmp_path: Path, part: str) -> None:
+    index = f'op.create_index("i", "clicks", ["v", {part}], unique=True)'
+    assert codes(tmp_path, f"{DISTRIBUTED}\n{index}") == []
+
+
 def test_tables_with_a_dot_in_their_name(tmp_path: Path) -> None:
     table = CLICKS.replace("clicks", "a.b")
     distribute = 'op.create_distributed_table("a.b", "k")'
