@@ -355,9 +355,12 @@ class _Reader:
                     self._depth += 1
                     yield from self.run(function.body)
                     self._depth -= 1
-            case ast.Attribute(attr=name) if name in _RUNS_SQL and call.args:
-                actions = self._sql(call)
-                in_sql = True
+            case ast.Attribute(attr=name) if name in _RUNS_SQL:
+                named_so = [
+                    one.value for one in call.keywords if one.arg in ("sqltext", "statement")
+                ]
+                for text in (*call.args[:1], *named_so):
+                    actions, in_sql = self._sql(text, of_driver=name == "exec_driver_sql"), True
             case ast.Attribute(attr=name, value=owner):
                 value = self.value(owner)
                 if value is OPERATIONS or isinstance(value, _Batch):
@@ -369,9 +372,9 @@ class _Reader:
         for action in actions:
             yield Event(action, place, self._revision, in_sql, self._autocommit, self.downgrade)
 
-    def _sql(self, call: ast.Call) -> Iterator[Action]:
-        text = self.text(call.args[0])
-        if not text.strip():
+    def _sql(self, node: ast.expr, *, of_driver: bool) -> Iterator[Action]:
+        text = self.text(node)
+        if text in ("", UNKNOWN_TEXT):
             return iter(())
         try:
             from citus_analytics.lint import sql
@@ -379,11 +382,11 @@ class _Reader:
             if error.name != "pglast":
                 raise
             raise ArgumentError(
-                f"{self._path}:{call.lineno} has SQL, which cannot be read without the package "
+                f"{self._path}:{node.lineno} has SQL, which cannot be read without the package "
                 "pglast: install citus_analytics[lint]."
             ) from error
         # Parameters are `:name` for SQLAlchemy, and `%s` for the driver.
-        if isinstance(call.func, ast.Attribute) and call.func.attr == "exec_driver_sql":
+        if of_driver:
             text = re.sub(r"%(\(\w+\))?s", "$1", text).replace("%%", "%")
         elif ":" in text:
             with suppress(SQLAlchemyError):

@@ -156,6 +156,7 @@ def test_tables_of_sql(tmp_path: Path, sql: str, found: list[str]) -> None:
         "'UPDATE %s SET k = 1' % TABLE",
         "'UPDATE {} SET k = 1'.format(TABLE)",
         'sa.text("UPDATE clicks SET k = :k")',
+        'sqltext="UPDATE clicks SET k = 1"',
         'sa.text("UPDATE clicks SET k = :k").bindparams(k=1)',
         'sa.table("clicks", sa.column("k")).update().values(k=1)',
     ],
