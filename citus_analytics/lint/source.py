@@ -427,6 +427,11 @@ class _Reader:
                 if node.attr.startswith("_") or not _is_construct(owner):
                     return UNKNOWN
                 return getattr(owner, node.attr, UNKNOWN)
+            case ast.Call(func=ast.Attribute(attr="f", value=owner), args=[name]):
+                # `op.f("...")` is a name that no convention changes.
+                called_on = self.value(owner)
+                is_ours = called_on is OPERATIONS or isinstance(called_on, _Batch)
+                return self.value(name) if is_ours else UNKNOWN
             case ast.Call():
                 return self._constructed(node)
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() as number)):

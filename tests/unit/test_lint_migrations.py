@@ -62,13 +62,27 @@ def test_a_finding_points_to_the_line(tmp_path: Path) -> None:
     [
         'op.drop_constraint("u", "clicks")',
         'op.drop_constraint("u", "clicks", type_="unique")',
+        'op.drop_constraint(op.f("u"), "clicks", type_="unique")',
+        'with op.batch_alter_table("clicks") as b:\n    b.drop_constraint(b.f("u"))',
         'op.drop_column("clicks", "v")',
         'op.drop_table("clicks")',
     ],
 )
 def test_what_is_gone_is_not_judged(tmp_path: Path, back: str) -> None:
     unique = 'op.create_unique_constraint("u", "clicks", ["v"])'
-    assert codes(tmp_path, f"{CLICKS}\n{unique}", f"{back}\n{LATE}") == []
+    assert codes(tmp_path / "a", f"{CLICKS}\n{unique}", f"{back}\n{LATE}") == []
+    unique = unique.replace('"u"', 'op.f("u")')
+    assert codes(tmp_path / "b", f"{CLICKS}\n{unique}", f"{back}\n{LATE}") == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    ['op.drop_index("i")', 'op.drop_index(op.f("i"), "clicks")', 'op.execute("DROP INDEX i")'],
+)
+def test_an_index_that_is_gone_is_not_judged(tmp_path: Path, back: str) -> None:
+    unique = 'op.create_index(op.f("i"), "clicks", ["v"], unique=True)'
+    rename = 'op.rename_table("clicks", "taps")\nop.rename_table("taps", "clicks")'
+    assert codes(tmp_path, f"{CLICKS}\n{unique}\n{rename}", f"{back}\n{LATE}") == []
 
 
 def test_constraints_have_the_names_that_postgresql_gives_them(tmp_path: Path) -> None:
