@@ -10,6 +10,7 @@ development).
 
 from __future__ import annotations
 
+from citus_analytics.copy import LoadResult, Progress, load_csv
 from citus_analytics.errors import (
     ArgumentError,
     CitusAnalyticsError,
@@ -19,20 +20,17 @@ from citus_analytics.errors import (
     RollupError,
     ServerError,
 )
-from citus_analytics.github.gharchive import OldFormatError, Reject
-from citus_analytics.github.ingest import (
+from citus_analytics.github.events import OldFormatError, Reject
+from citus_analytics.github.live import Feed, FollowOptions, Gap, Poll, follow
+from citus_analytics.github.load import (
+    Buffers,
     LoadOptions,
-    LoadResult,
-    Progress,
     load_api_events,
-    load_api_events_async,
-    load_csv,
     load_events,
     load_files,
     load_once,
     load_users,
 )
-from citus_analytics.github.live import Feed, FollowOptions, Gap, Poll, follow
 from citus_analytics.github.models import (
     GITHUB_ROLLUP_1MIN,
     Base,
@@ -114,12 +112,12 @@ __all__ = [
     "distribute",
     "distribution_of",
     # Loading
+    "Buffers",
     "LoadOptions",
     "LoadResult",
     "Progress",
     "Reject",
     "load_api_events",
-    "load_api_events_async",
     "load_csv",
     "load_events",
     "load_files",

@@ -116,6 +116,7 @@ def github() -> Iterator[GitHub]:
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the mark of Citus tests."""
     config.addinivalue_line("markers", "citus: needs a Citus cluster (set by the fixtures).")
+    config.addinivalue_line("markers", "faults: kills, cuts and crowds; slow.")
     config.stash[REPORT] = CitusReport()
     _work_in_memory()
 

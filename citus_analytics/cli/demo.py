@@ -18,7 +18,7 @@ from citus_analytics.cli.failures import ExitError
 from citus_analytics.cli.output import open_screen, write_json
 from citus_analytics.cli.progress import loading, waiting
 from citus_analytics.cli.words import duration, in_utc, loaded, rolled_up, timed
-from citus_analytics.github.ingest import LoadResult, load_events, load_users
+from citus_analytics.github.load import LoadResult, load_events, load_users
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
 from citus_analytics.github.queries import count_events
 from citus_analytics.github.sample import Sample

@@ -15,8 +15,8 @@ from citus_analytics.cli.failures import printable
 from citus_analytics.cli.interrupts import Interrupts
 from citus_analytics.cli.output import log_held_back, open_rejects, write, write_json_line
 from citus_analytics.cli.words import duration, in_utc, plural, rolled_up, timed
-from citus_analytics.github.ingest import write_reject
 from citus_analytics.github.live import GITHUB, Feed, FollowOptions, follow
+from citus_analytics.github.load import write_reject
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
 from citus_analytics.rollups.run import run_rollup
 

@@ -13,11 +13,16 @@ from citus_analytics.cli.failures import Exit, ExitError, printable
 from citus_analytics.cli.output import open_rejects, write, write_json
 from citus_analytics.cli.progress import loading
 from citus_analytics.cli.words import loaded, plural, timed
+from citus_analytics.copy import expand
 from citus_analytics.errors import ArgumentError
-from citus_analytics.github.ingest import LoadOptions, indexes_afterwards, write_reject
-from citus_analytics.github.ingest.files import load_file
-from citus_analytics.github.ingest.indexes import indexes_as_they_are
-from citus_analytics.github.ingest.patterns import expand
+from citus_analytics.github.load import (
+    ENDINGS,
+    LoadOptions,
+    indexes_afterwards,
+    indexes_as_they_are,
+    load_file,
+    write_reject,
+)
 from citus_analytics.github.models import github_events, github_users
 
 if TYPE_CHECKING:
@@ -25,8 +30,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from citus_analytics.github.gharchive import Reject
-    from citus_analytics.github.ingest import LoadResult
+    from citus_analytics.copy import LoadResult
+    from citus_analytics.github.events import Reject
 
 _TABLES: Final = {"events": github_events, "users": github_users}
 _SHOWN: Final = 3
@@ -86,7 +91,7 @@ def load(arguments: Namespace) -> None:
         ExitError: A file of rejects cannot be written, or the load was interrupted.
         ArgumentError: A source would be written to as the file of rejects.
     """
-    sources = [name for source in arguments.source for name in expand(source)]
+    sources = [name for source in arguments.source for name in expand(source, ENDINGS)]
     engine = engine_for(url_of(arguments))
     _check_rejects(arguments.rejects, sources)
     with open_rejects(arguments.rejects) as rejects, timed() as whole:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from rich.progress import Task
 
-    from citus_analytics.github import ingest
+    from citus_analytics import copy
 
-    ProgressCallback: TypeAlias = Callable[[ingest.Progress], None]
+    ProgressCallback: TypeAlias = Callable[[copy.Progress], None]
 
 
 def loading(what: str, rows: int | None = None) -> AbstractContextManager[ProgressCallback]:
@@ -66,7 +66,7 @@ def _bar(what: str, rows: int | None) -> Iterator[ProgressCallback]:
         number = bars.add_task(what, total=rows, amount="")
         task = bars.tasks[0]
 
-        def show(so_far: ingest.Progress) -> None:
+        def show(so_far: copy.Progress) -> None:
             by_bytes = so_far.total_bytes is not None
             bars.update(
                 number,
@@ -78,7 +78,7 @@ def _bar(what: str, rows: int | None) -> Iterator[ProgressCallback]:
         yield show
 
 
-def _amount(so_far: ingest.Progress, task: Task) -> str:
+def _amount(so_far: copy.Progress, task: Task) -> str:
     of = "" if so_far.total_bytes is None else f" of {size(so_far.total_bytes)}"
     rate = so_far.rows / task.elapsed if task.elapsed else 0
     return f"{so_far.rows:,} rows, {rate:,.0f}/s, {size(so_far.bytes)}{of}"

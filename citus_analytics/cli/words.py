@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from citus_analytics.github.ingest import LoadResult
+    from citus_analytics.copy import LoadResult
     from citus_analytics.rollups.run import RollupRun
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from citus_analytics.github.ingest import load_api_events
 from citus_analytics.github.live import Feed, FollowOptions, Gap, follow
+from citus_analytics.github.load import load_api_events
 from citus_analytics.github.models import followed_feeds, github_users
 from tests.database.follow_data import Waits, counts, polls, stored
 from tests.github_api import START, live_event
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pytest
     from sqlalchemy import Engine
 
-    from citus_analytics.github.gharchive import Reject
+    from citus_analytics.github.events import Reject
     from tests.github_api import GitHub
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from citus_analytics.github.gharchive import Reject
+from citus_analytics.github.events import Reject
 from citus_analytics.github.live.told import ToldRejects
 
 

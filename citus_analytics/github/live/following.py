@@ -11,21 +11,25 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from citus_analytics.errors import ArgumentError, LoadError
-from citus_analytics.github.ingest import LoadOptions, LoadResult, RejectCallback
-from citus_analytics.github.ingest.api_events import load_outcomes
-from citus_analytics.github.ingest.files import in_transactions
 from citus_analytics.github.live.client import Client
 from citus_analytics.github.live.pace import LONGEST_WAIT, pause
 from citus_analytics.github.live.polls import Poll, Position, advanced, fetch, gap_before
 from citus_analytics.github.live.positions import read_position, write_next_poll, write_position
 from citus_analytics.github.live.told import ToldRejects
+from citus_analytics.github.load import (
+    LoadOptions,
+    LoadResult,
+    RejectCallback,
+    in_transactions,
+    load_outcomes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection, Engine
 
-    from citus_analytics.github.gharchive import Reject
+    from citus_analytics.github.events import Reject
     from citus_analytics.github.live.answers import Answer
     from citus_analytics.github.live.feed import Feed
     from citus_analytics.github.live.polls import Fetched

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal
 
 from citus_analytics.errors import CitusAnalyticsError
-from citus_analytics.github.gharchive import EventRow, Reject, convert_event
+from citus_analytics.github.events import EventRow, Reject
 from citus_analytics.github.live.answers import Answer, same_origin
 
 if TYPE_CHECKING:
@@ -225,6 +225,9 @@ def _key(outcome: EventRow | Reject) -> tuple[object, ...]:
 def _outcome(event: object, number: int) -> EventRow | Reject:
     if not isinstance(event, dict):
         return Reject(number, "it is no object", repr(event).encode("utf-8", "backslashreplace"))
+    # Only here, because it needs msgspec.
+    from citus_analytics.github.convert import convert_event
+
     try:
         return convert_event(event, line=number)
     except CitusAnalyticsError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from citus_analytics.github.gharchive import Reject
+    from citus_analytics.github.events import Reject
 
 _MOST: Final = 3000
 """As many as the largest poll may have."""
