@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from citus_analytics.errors import LoadError
 from citus_analytics.github.events import (
@@ -153,11 +154,11 @@ def convert(text: Text) -> Iterable[EventRow | Reject]:
     Raises:
         OldFormatError: The event is in the format from before 2015.
     """
+    if text.no_end:
+        return _several(text, _NO_END)
+    if text.too_long:
+        return _several(text, f"the event is longer than can be stored ({text.text[:40]!r}...)")
     try:
-        if text.no_end:
-            _refuse(_NO_END)
-        if text.too_long:
-            _refuse(f"the event is longer than can be stored ({text.text[:40]!r}...)")
         return (_row(text.text, text.line),)
     except _UnusableError as unusable:
         return _several(text, str(unusable))
@@ -203,103 +204,90 @@ def _several(text: Text, reason: str) -> Iterator[EventRow | Reject]:
 
 def _row(text: bytes, line: int) -> EventRow:
     event = _decoded(text)
-    _check_characters(text)
+    if not text.isascii():
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            raise _UnusableError(
+                f"the event is not UTF-8: {error.reason} at byte {error.start}"
+            ) from error
+    if b"\\u0000" in text and _ESCAPED_ZERO.search(text):
+        raise _UnusableError(r"the event has a \u0000, which PostgreSQL's jsonb does not store")
     event_id = _number(event.id, "id")
-    if event.actor is None or event.actor.id is None:
-        _refuse("the event has no actor with an id, which decides where it is stored")
-    user_id = _number(event.actor.id, "actor.id")
+    actor = event.actor
+    if actor is None or actor.id is None:
+        raise _UnusableError("the event has no actor with an id, which decides where it is stored")
+    user_id = _number(actor.id, "actor.id")
     if event.created_at.tzinfo is None:
-        _refuse("created_at has no time zone")
-    created_at = event.created_at.astimezone(UTC)
+        raise _UnusableError("created_at has no time zone")
+    try:
+        created_at = event.created_at.astimezone(UTC)
+    except OverflowError as error:
+        raise _UnusableError(
+            f"created_at is beyond the calendar in UTC: {event.created_at.isoformat()}"
+        ) from error
+    try:
+        repo = _REPO.decode(event.repo)
+    except msgspec.ValidationError as error:
+        raise _UnusableError(f"repo: {error}") from error
     copy = b"%d\t%b\t%b\t%b\t%b\t%b\t%d\t%b\t%b\n" % (
         event_id,
         copy_field(event.type),
         _NULL if event.public is None else b"t" if event.public else b"f",
-        _repo_id(event.repo),
+        _NULL if repo is None or repo.id is None else b"%d" % _number(repo.id, "repo.id"),
         _json(event.payload),
         _json(event.repo),
         user_id,
         _json(event.org),
         created_at.isoformat().encode(),
     )
-    return EventRow(event_id, user_id, created_at, copy, _user(event.actor), line, text)
-
-
-def _decoded(text: bytes) -> _Event:
-    try:
-        return _EVENT.decode(text)
-    except RecursionError:
-        _refuse("the event is nested too deeply")
-    except msgspec.ValidationError as error:
-        _check_format(text)
-        _refuse(str(error))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if b"\0" in text:
-            _refuse("the event has a zero byte")
-        _refuse(str(error))
-
-
-def _check_format(text: bytes) -> None:
-    try:
-        event = _OLD_EVENT.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        return
-    if bytes(event.repository) != b"null" or bytes(event.actor).startswith(b'"'):
-        raise OldFormatError(
-            "this is an event in GH Archive's format from before 2015 (it has a repository, or an "
-            "actor that is a text), which has neither an id of the event nor one of the actor. "
-            "Load the hours from 2015-01-01-0 on."
-        )
-
-
-def _check_characters(text: bytes) -> None:
-    if not text.isascii():
-        try:
-            text.decode()
-        except UnicodeDecodeError as error:
-            _refuse(f"the event is not UTF-8: {error.reason} at byte {error.start}")
-    if b"\\u0000" in text and _ESCAPED_ZERO.search(text):
-        _refuse(r"the event has a \u0000, which PostgreSQL's jsonb does not store")
-
-
-def _number(value: str | int, name: str) -> int:
-    if isinstance(value, str):
-        if not (value.isascii() and value.isdecimal() and len(value) < 20):
-            _refuse(f"{name} is not a number: {value[:40]!r}")
-        value = int(value)
-    if not -_LARGEST <= value <= _LARGEST:
-        _refuse(f"{name} is out of range: {value}")
-    return value
-
-
-def _repo_id(repo: msgspec.Raw) -> bytes:
-    try:
-        decoded = _REPO.decode(repo)
-    except msgspec.ValidationError as error:
-        _refuse(f"repo: {error}")
-    if decoded is None or decoded.id is None:
-        return _NULL
-    return b"%d" % _number(decoded.id, "repo.id")
-
-
-def _json(value: msgspec.Raw) -> bytes:
-    text = bytes(value)
-    if text == b"null":
-        return _NULL
-    if b"\t" in text or b"\n" in text or b"\r" in text:
-        text = text.translate(_WHITE_SPACE)
-    return text.replace(b"\\", b"\\\\")
-
-
-def _user(actor: _Actor) -> UserRecord:
-    return UserRecord(
+    # What is empty is left out.
+    user = UserRecord(
         actor.url or None,
         actor.login or None,
         actor.avatar_url or None,
         actor.gravatar_id or None,
         actor.display_login or None,
     )
+    return EventRow(event_id, user_id, created_at, copy, user, line, text)
 
 
-def _refuse(reason: str) -> NoReturn:
-    raise _UnusableError(reason)
+def _decoded(text: bytes) -> _Event:
+    try:
+        return _EVENT.decode(text)
+    except RecursionError as error:
+        raise _UnusableError("the event is nested too deeply") from error
+    except msgspec.ValidationError as error:
+        with suppress(msgspec.DecodeError, RecursionError):
+            old = _OLD_EVENT.decode(text)
+            if bytes(old.repository) != b"null" or bytes(old.actor).startswith(b'"'):
+                raise OldFormatError(
+                    "this is an event in GH Archive's format from before 2015 (it has a "
+                    "repository, or an actor that is a text), which has neither an id of the event "
+                    "nor one of the actor. Load the hours from 2015-01-01-0 on."
+                ) from error
+        raise _UnusableError(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if b"\0" in text:
+            raise _UnusableError("the event has a zero byte") from error
+        raise _UnusableError(str(error)) from error
+
+
+def _number(value: str | int, name: str) -> int:
+    if isinstance(value, str):
+        if not (value.isascii() and value.isdecimal() and len(value) < 20):
+            raise _UnusableError(f"{name} is not a number: {value[:40]!r}")
+        value = int(value)
+    if not -_LARGEST <= value <= _LARGEST:
+        raise _UnusableError(f"{name} is out of range: {value}")
+    return value
+
+
+def _json(value: msgspec.Raw) -> bytes:
+    """Return JSON as a field of COPY's text format."""
+    text = bytes(value)
+    if text == b"null":
+        return _NULL
+    if b"\t" in text or b"\n" in text or b"\r" in text:
+        text = text.translate(_WHITE_SPACE)
+    return text.replace(b"\\", b"\\\\")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, Final
@@ -208,7 +209,7 @@ class ParallelLoad:
         parts = (
             Input(
                 name=self._source.name,
-                blocks=lambda chunk=chunk: iter(chunk.blocks),  # type: ignore[misc]
+                blocks=partial(iter, chunk.blocks),
                 repeatable=True,
                 first_line=chunk.first_line,
             )

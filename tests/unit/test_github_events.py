@@ -103,6 +103,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "no type": (line(1, type=None), "missing required field `type`"),
     "no time": (line(1, created_at="noon"), "Invalid RFC3339 encoded datetime"),
     "no time zone": (line(1, created_at="2025-01-01T12:00:00"), "created_at has no time zone"),
+    "before the calendar": (line(1, created_at="0001-01-01T00:00:00+14:00"), "in UTC"),
+    "after the calendar": (line(1, created_at="9999-12-31T23:59:59-01:00"), "in UTC"),
     "zero byte": (line(1).replace(b"tab", b"t\0b"), "zero byte"),
     "only zero bytes": (b"\0" * 100, "zero byte"),
     "escaped zero": (line(1, payload="a\0b"), r"has a \u0000"),
