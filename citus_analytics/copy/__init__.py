@@ -7,7 +7,7 @@ CSV in the layout of a table goes to the server as the bytes that it is, exactly
         load_csv(session, Reading, "readings.csv.gz")
         session.commit()
 
-What is read is a source (`citus_analytics.copy.source`): a path, a folder, a range of names, an
+Rows come from a source (`citus_analytics.copy.source`): a path, a folder, a range of names, an
 open file, an iterable of bytes, an address on the web; compressed or not.
 """
 

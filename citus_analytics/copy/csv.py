@@ -205,7 +205,7 @@ class CsvLoad:
                 total = self._source.total_bytes
                 self._progress(Progress(bytes=tally.bytes, rows=rows, total_bytes=total))
 
-        def told(blocks: Iterable[bytes]) -> Iterator[bytes]:
+        def shown(blocks: Iterable[bytes]) -> Iterator[bytes]:
             rows = 0
             for block in blocks:
                 yield block
@@ -217,7 +217,7 @@ class CsvLoad:
             checked_json(self._connection) if check_json else nullcontext(),
         ):
             with closing(self._blocks(sources, tally)) as blocks:
-                sent = told(blocks) if self._progress else blocks
+                sent = shown(blocks) if self._progress else blocks
                 rows = copy_rows(self._connection, self._table, "csv", sent)
             show(rows)
         return LoadResult(rows=rows, bytes=tally.bytes)

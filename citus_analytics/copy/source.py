@@ -64,7 +64,7 @@ class Input:
     Attributes:
         name: What to call it in messages.
         blocks: Reads it from its start: bytes as they are stored, in blocks of any size.
-        total_bytes: How many bytes that will be, or None if nobody knows.
+        total_bytes: How many bytes that will be, or None if that is unknown.
         repeatable: Whether it can be read more than once.
         named_gzip: Whether its name promises gzip.
         first_line: The number of its first line, if it is a part of something.

@@ -110,7 +110,7 @@ class Address:
                         yield block
                     if total is None or position >= total:
                         return
-                    broken: Exception = EOFError(f"its last {total - position:,} bytes are missing")
+                    broken: Exception = OSError(f"its last {total - position:,} bytes are missing")
                 except httpx.TransportError as error:
                     broken = error
                 finally:
@@ -121,7 +121,7 @@ class Address:
                         "the server gives neither a strong ETag nor a Last-Modified, which would "
                         "tell whether the rest belongs to the same content",
                     )
-                self._pause(pauses, str(broken), broken)
+                self._pause(pauses, broken)
 
     def _client(self) -> httpx.Client:
         return httpx.Client(headers=_HEADERS, timeout=self.timeout, follow_redirects=True)
@@ -141,28 +141,23 @@ class Address:
                     "loaded; an address is like https://host/path or http://host:8000/path."
                 ) from error
             except httpx.RequestError as error:
-                self._pause(pauses, str(error), error)
+                self._pause(pauses, error)
             else:
                 if answer.status_code not in _WORTH_RETRYING:
                     return answer
                 answer.close()
                 asked = _number(answer.headers.get("Retry-After")) or 0
                 said = f"the server answers {answer.status_code} {answer.reason_phrase}"
-                self._pause(pauses, said, least=min(asked, _TIMEOUT))
+                self._pause(pauses, OSError(said), least=min(asked, _TIMEOUT))
 
-    def _pause(
-        self,
-        pauses: list[float],
-        reason: str,
-        cause: Exception | None = None,
-        *,
-        least: float = 0.0,
-    ) -> None:
+    def _pause(self, pauses: list[float], error: Exception, *, least: float = 0.0) -> None:
         """Wait before the next try, or give up after the last."""
         if not pauses:
+            # Some errors of httpx have no message.
+            reason = str(error) or type(error).__name__
             raise LoadError(
                 f"{self.url} cannot be read: {reason}. Nothing of it was loaded; try again later."
-            ) from cause
+            ) from error
         time.sleep(max(pauses.pop(0), least))
 
     def _refuse(self, answer: httpx.Response) -> NoReturn:

@@ -9,7 +9,7 @@ r"""Loading GitHub's events and users: CSV in the tutorial's layout, and events 
 has loaded. `load_files` does the same with many files, each in a transaction of its own, and over
 several connections. `load_api_events` takes events that an application has as Python objects.
 
-How a source goes into the database: it is opened, recognised as CSV or JSON, converted if it is
+How a source goes into the database: it is opened, recognise as CSV or JSON, converted if it is
 JSON (`citus_analytics.github.convert`), and sent with one COPY, while its fingerprint is taken;
 then what is known of that fingerprint is looked up, and the load is recorded or undone.
 """
@@ -230,7 +230,7 @@ def load_file(
             keyed = connection.execute(_UNIQUE_KEY, {"table": name}).first() is not None
             alone = keyed or Ledger(connection, table).may_know(opened)
         if not alone:
-            opened, kind = recognised(opened, table, options)
+            opened, kind = recognise(opened, table, options)
             if kind != "array":
                 result = load_in_parallel(engine, table, opened, kind, options, jobs, progress)
                 if result is not None:
@@ -339,7 +339,7 @@ class _OnceLoad:
         content = Content()
         users = Users(self._connection, self._options.buffers.users)
         stage = self._stage()
-        source, kind = recognised(self._source, self._table, self._options)
+        source, kind = recognise(self._source, self._table, self._options)
         with closing(HeldRejects(self._options)) as rejects:
             result = self._copy(
                 source, kind, stage, users, rejects.options, content.add, in_batches=in_batches
@@ -364,7 +364,7 @@ class _OnceLoad:
             )
         with savepoint(self._connection), closing(_Gaps(self._source)) as gaps:
             users = Users(self._connection, self._options.buffers.users)
-            _, kind = recognised(self._source, self._table, self._options)
+            _, kind = recognise(self._source, self._table, self._options)
             for part, missing in gaps.inputs(self._ledger.locked(content).missing):
                 stage = self._stage()
                 result = self._copy(missing, kind, stage, users, self._options)
@@ -449,7 +449,7 @@ class _OnceLoad:
         return LoadResult(rows=load.rows, bytes=tally.bytes, rejected=load.rejected)
 
 
-def recognised(source: Input, table: Table, options: LoadOptions) -> tuple[Input, Kind]:
+def recognise(source: Input, table: Table, options: LoadOptions) -> tuple[Input, Kind]:
     """Return what a source is, and the source to read from then on.
 
     Raises:
@@ -618,7 +618,7 @@ def indexes_afterwards(engine: Engine, table: Table) -> Iterator[bool]:
     The GIN index on payloads is most of the cost of a load. Built at once it costs a part of that.
 
     Dropping them and building them are transactions of their own. A table that has rows, or that
-    somebody else writes to, keeps its indexes; those of its declaration that are missing, because a
+    others write to, keeps its indexes; those of its declaration that are missing, because a
     process was killed in such a block, are built at the end all the same. Unique indexes stay: they
     are promises. Of several such blocks at once, one comes after the other.
 
@@ -635,7 +635,7 @@ def indexes_afterwards(engine: Engine, table: Table) -> Iterator[bool]:
         try:
             yield dropped
         except BaseException:
-            # What went wrong first is what is raised.
+            # The first error is the one to raise.
             with suppress(SQLAlchemyError):
                 _build(engine, indexes)
             raise

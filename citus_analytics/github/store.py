@@ -76,10 +76,10 @@ Kind: TypeAlias = Literal["csv", "lines", "array"]
 RejectCallback: TypeAlias = Callable[[Reject], object]
 
 BUSY: Final = (LockNotAvailable, DeadlockDetected)
-"""What the driver raises where somebody else holds a table for longer than one waits."""
+"""Errors of the driver where another transaction keeps a table for longer than `LOCK_TIMEOUT`."""
 
 LOCK_TIMEOUT: Final = "2s"
-"""How long to wait for a table: who does so holds up everybody behind, one's own loads too."""
+"""How long to wait for the lock of a table: meanwhile, all that come later wait behind it."""
 
 # After a refusal more rows may be refused, and for each of them the others are sent again.
 _SMALL_BATCH_SIZE: Final = 1 << 18
@@ -156,9 +156,9 @@ class EventLoad:
         connection: Where the table is.
         table: Where the rows go: `github_events`, or a table with the same columns.
         name: What to call the source in messages.
-        options: What is done with events that cannot be stored.
+        options: How to load, and what to do with events that cannot be stored.
         users: Where to note the users, if anywhere.
-        in_batches: Whether to keep what is sent until the server has taken it.
+        in_batches: Whether to keep rows until the server has taken them.
 
     Attributes:
         rows: How many have been sent, or stored in batches, so far.
@@ -638,7 +638,7 @@ class Users:
 
     @property
     def full(self) -> bool:
-        """Whether memory holds as many as it should, and somebody has to call `spill`."""
+        """Whether memory holds as many as it should, so that `spill` is to be called."""
         return len(self._newest) > self._most and not self._shared
 
     def add(self, rows: Iterable[EventRow]) -> None:
@@ -801,10 +801,11 @@ def _lock_key(*names: str) -> int:
 
 
 def lock_together(connections: Sequence[Connection], table: Table) -> None:
-    """Let all connections write to a table, or none, whoever waits for it in between.
+    """Let all connections write to a table, or none.
 
-    One that came before somebody who waits to change the table, and one that came after, would
-    wait for ever: the first one for the second, as both commit together.
+    If another transaction came between two of them, waiting to change the table, the second would
+    wait for that one, that one for the first, and the first for the second, for they commit
+    together: for ever.
     """
     while True:
         try:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
@@ -97,7 +98,7 @@ def test_standard_input_is_loaded(database: URL) -> None:
     assert done.stdout.startswith(b"LoadResult(rows=1000, ")
 
 
-def test_nothing_at_all_is_no_row(connection: Connection) -> None:
+def test_an_empty_source_has_no_rows(connection: Connection) -> None:
     assert load_events(connection, []) == LoadResult(rows=0, bytes=0)
 
 
@@ -162,7 +163,7 @@ def test_any_table_can_be_loaded(connection: Connection) -> None:
     assert (caught.value.line, caught.value.column) == (2, "a b")
 
 
-def test_what_the_server_computes_is_not_asked_for(connection: Connection) -> None:
+def test_generated_columns_are_left_out(connection: Connection) -> None:
     from sqlalchemy import Column, Computed, Integer, MetaData, Table
 
     twice = Column("twice", Integer, Computed("2 * n", persisted=True))
@@ -228,7 +229,8 @@ def test_a_session_is_flushed_first_unless_its_autoflush_is_off(engine: Engine) 
             user = GithubUser(user_id=1, login="mine")
             session.add(user)
             if autoflush:
-                with pytest.raises(LoadError, match=r"duplicate key|already exists"):
+                # Of a worker of Citus the line is not known.
+                with pytest.raises((LoadError, psycopg.Error), match="duplicate key"):
                     load_users(session, [b"1,,theirs,,,\n"])
             else:
                 assert load_users(session, [b"1,,theirs,,,\n"]).rows == 1

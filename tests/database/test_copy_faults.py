@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
+from citus_analytics.copy.source import BLOCK_SIZE
 from citus_analytics.errors import LoadError
 from citus_analytics.github.load import (
     LoadOptions,
@@ -31,6 +32,7 @@ from tests.database.load_data import (
     with_earlier_work,
 )
 from tests.event_data import api_event, hour
+from tests.servers import ON_CITUS_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +99,7 @@ def test_a_message_names_the_file_the_line_the_column_and_what_to_do(
     )
 
 
-def test_a_blank_first_line_is_no_header(connection: Connection) -> None:
+def test_a_blank_first_line_is_not_taken_for_a_header(connection: Connection) -> None:
     with pytest.raises(LoadError, match=r"line 1, column .* missing data .* Correct the row"):
         load_events(connection, [b"\n", GOOD])
 
@@ -176,7 +178,7 @@ def test_a_source_that_fails_leaves_nothing(connection: Connection) -> None:
     assert count(connection) == 1
 
 
-def test_what_is_no_fault_of_a_row_is_the_drivers_error(connection: Connection) -> None:
+def test_errors_that_no_row_causes_are_the_drivers(connection: Connection) -> None:
     connection.execute(text("DROP TABLE github_users CASCADE"))
     with pytest.raises(psycopg.errors.UndefinedTable):
         load_users(connection, [USERS])
@@ -194,14 +196,14 @@ def test_what_is_refused_does_not_keep_the_errors_in_memory(connection: Connecti
             alive.append(sum(isinstance(each, psycopg.Error) for each in gc.get_objects()))
 
     options = LoadOptions(rejects=note)
-    events = [api_event(number) for number in range(100)]
+    events = [api_event(number) for number in range(40)]
     result = load_api_events(connection, events, options=options)
     # That of the whole batch, that of the first row, and on Citus what a worker said of it.
-    assert result.rejected == 50
+    assert result.rejected == 20
     assert alive[0] <= 3
     strict = LoadOptions(strict=True)
     with pytest.raises(LoadError, match="the server refuses it") as caught:
-        load_once(connection, github_events, io.BytesIO(hour(101)), options=strict)
+        load_once(connection, github_events, io.BytesIO(hour(41)), options=strict)
     assert caught.value.line == 1
     assert isinstance(caught.value.__cause__, psycopg.errors.CheckViolation)
 
@@ -217,3 +219,57 @@ def test_a_lost_connection_is_reported_and_nothing_is_loaded(engine: Engine) -> 
             load_events(connection, [EVENTS] * 50, progress=terminate)
     with engine.connect() as connection:
         assert count(connection) == 0
+
+
+ROWS = GOOD * 3
+# What ends the data for servers before PostgreSQL 18, and on which line.
+END_MARKS = {
+    "between rows": (ROWS + b"\\.\n" + ROWS, 4),
+    "with carriage returns": ((ROWS + b"\\.\n" + ROWS).replace(b"\n", b"\r\n"), 4),
+    "with nothing but carriage returns": ((ROWS + b"\\.\n" + ROWS).replace(b"\n", b"\r"), 1),
+    "at the start": (b"\\.\n" + ROWS, 1),
+    "at the end": (ROWS + b"\\.\n", 4),
+    "at the very end": (ROWS + b"\\.", 4),
+    "alone": (b"\\.", 1),
+    "after quotes": (LONG + b"\\.\n" + LONG, 3),
+}
+
+
+@ON_CITUS_ONLY
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_line_that_older_servers_take_for_the_end_is_refused(
+    connection: Connection, compressed: bool, subtests: pytest.Subtests
+) -> None:
+    version = connection.dialect.server_version_info
+    assert version is not None
+    if int(version[0]) >= 18:
+        pytest.skip("this server reads on")
+    for kind, (content, line) in END_MARKS.items():
+        with subtests.test(kind):
+            source = gzip.compress(content) if compressed else content
+            with pytest.raises(LoadError, match=rf"line {line}: there is nothing but") as caught:
+                load_events(connection, io.BytesIO(source))
+            assert caught.value.line == line
+            assert count(connection) == 0
+
+
+def test_what_only_looks_like_the_end_is_loaded(connection: Connection) -> None:
+    bare = GOOD.replace(b"PushEvent", b"\\.")
+    quoted = GOOD.replace(b"PushEvent", b'"\n\\.\n\\.\n"')
+    assert load_events(connection, [quoted + bare + GOOD]).rows == 3
+    types = select(github_events.c.event_type)
+    assert sorted(connection.execute(types).scalars()) == ["\n\\.\n\\.\n", "PushEvent", "\\."]
+
+
+@ON_CITUS_ONLY
+def test_a_line_for_the_end_is_seen_across_blocks(connection: Connection) -> None:
+    mark = b"\\.\r\n"
+    for split in range(len(mark) + 1):
+        # The first block is as large as what is sent at once.
+        first = (GOOD * (BLOCK_SIZE // len(GOOD) + 1)).replace(b"\n", b"\r\n")
+        blocks = [first + mark[:split], mark[split:] + first]
+        with pytest.raises(LoadError, match="there is nothing but") as caught:
+            load_events(connection, blocks)
+        assert caught.value.line == first.count(b"\n") + 1
+        quoted = [first + b'7,"\r\n' + mark[:split], mark[split:] + b'",t,2,,,5,,2025-01-01\r\n']
+        assert load_events(connection, quoted).rows == first.count(b"\n") + 1

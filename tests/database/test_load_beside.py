@@ -59,6 +59,7 @@ def test_whoever_waits_to_change_the_table_waits_for_all_of_it(engine: Engine, p
     assert result.rows == events(engine) == 1000
 
 
+@pytest.mark.faults
 def test_a_table_that_is_locked_is_waited_for(engine: Engine, path: Path) -> None:
     locked = threading.Event()
 
@@ -90,9 +91,7 @@ def test_engines_at_other_isolation_levels(
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_timeouts_are_for_statements_that_are_not_loads(
-    database: URL, path: Path, jobs: int
-) -> None:
+def test_timeouts_do_not_apply_to_loads(database: URL, path: Path, jobs: int) -> None:
     options = "-c statement_timeout=500ms -c idle_in_transaction_session_timeout=500ms"
     engine = create_engine(database, poolclass=NullPool, connect_args={"options": options})
     calls = []
@@ -107,7 +106,7 @@ def test_timeouts_are_for_statements_that_are_not_loads(
 
 
 @pytest.mark.parametrize("kind", ["csv", "json"])
-def test_an_interrupt_is_told_when_the_connections_are_lost_too(
+def test_an_interrupt_is_raised_when_the_connections_are_lost_too(
     engine: Engine, path: Path, kind: str
 ) -> None:
     if kind == "csv":
@@ -132,7 +131,7 @@ def test_an_interrupt_is_told_when_the_connections_are_lost_too(
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_rejects_of_what_is_loaded_are_not_told_again(
+def test_rejects_of_a_loaded_file_are_not_reported_again(
     engine: Engine, path: Path, jobs: int
 ) -> None:
     content = hour(600) + line(1, actor={}) * 3
@@ -166,12 +165,13 @@ END $$;
 CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON loaded_files
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()
 """
-WAITING_CLIENTS = """
+WAITING_CLIENT = """
 SELECT wait_event FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock' AND backend_type = 'client backend'
 """
 
 
+@pytest.mark.faults
 def test_a_commit_that_outlives_its_client_is_waited_for(engine: Engine, path: Path) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql(SLOW_COMMIT)
@@ -229,7 +229,7 @@ def test_a_forced_load_waits_for_those_that_add_events(engine: Engine, path: Pat
         load_api_events(connection, map(api_event, range(990, 1010)), options=UNIQUE)
         path.write_bytes(hour(1010))
         thread = in_background(lambda: load_files(engine, github_events, [path], force=True))
-        assert until(engine, WAITING_CLIENTS) == "advisory"
+        assert until(engine, WAITING_CLIENT) == "advisory"
         connection.commit()
         thread.join()
     assert events(engine) == 1010
@@ -243,7 +243,7 @@ def test_users_of_a_file_and_users_of_events_wait_for_each_other(engine: Engine)
     with engine.connect() as connection:
         load_once(connection, github_users, [USERS])
         thread = in_background(load_them)
-        assert until(engine, WAITING_CLIENTS) == "advisory"
+        assert until(engine, WAITING_CLIENT) == "advisory"
         connection.commit()
         thread.join()
     assert events(engine) == 20
@@ -257,14 +257,16 @@ def test_a_transaction_with_two_files_beside_several_connections(
     with engine.connect() as connection:
         load_once(connection, github_events, other)
         thread = in_background(lambda: load_files(engine, github_events, [path], jobs=2))
-        assert until(engine, WAITING_CLIENTS) == "advisory"
+        assert until(engine, WAITING_CLIENT) == "advisory"
         assert load_once(connection, github_events, path).rows == 1000
         connection.commit()
         thread.join()
     assert events(engine) == 1100
 
 
-def test_a_unique_index_is_no_trap_for_several_connections(engine: Engine, path: Path) -> None:
+def test_a_table_with_a_unique_index_is_loaded_over_one_connection(
+    engine: Engine, path: Path
+) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE UNIQUE INDEX ON github_events (event_id, user_id)")
     path.write_bytes(hour(1000) + line(1))
@@ -325,7 +327,7 @@ def test_a_table_that_is_written_to_keeps_its_indexes(engine: Engine, path: Path
     assert events(engine) == 1002
 
 
-def test_missing_indexes_are_told(
+def test_missing_indexes_are_warned_of(
     engine: Engine, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with engine.begin() as connection:

@@ -115,7 +115,7 @@ TRIGGER = (
 
 @ON_CITUS_ONLY
 @pytest.mark.parametrize("state", ["53100", "57014", "XX000"])
-def test_what_fails_on_a_worker_is_no_fault_of_the_events(
+def test_failures_of_a_worker_reject_no_events(
     server: DatabaseServer, database: URL, engine: Engine, state: str
 ) -> None:
     said = f"$$BEGIN RAISE 'No space left on device' USING ERRCODE = '{state}'; END$$"
@@ -152,9 +152,9 @@ def test_very_many_that_the_server_refuses(connection: Connection) -> None:
     connection.execute(
         text("ALTER TABLE github_events ADD CONSTRAINT c CHECK (event_type <> 'WatchEvent')")
     )
-    result, rejects = load(connection, hour(600))
-    assert (result.rows, result.rejected) == (300, 300)
-    assert [reject.line for reject in rejects] == list(range(1, 600, 2))
+    result, rejects = load(connection, hour(200))
+    assert (result.rows, result.rejected) == (100, 100)
+    assert [reject.line for reject in rejects] == list(range(1, 200, 2))
 
 
 def test_strict_stops_at_the_first_and_loads_nothing(connection: Connection) -> None:
@@ -216,7 +216,7 @@ def test_users_of_a_file_yield_to_those_of_events(connection: Connection) -> Non
     assert logins(connection)[9] is None
 
 
-def test_users_are_left_alone_where_nobody_wants_them(connection: Connection) -> None:
+def test_users_are_not_stored_with_users_off(connection: Connection) -> None:
     load(connection, hour(10), users=False)
     assert logins(connection) == {}
 
@@ -261,3 +261,36 @@ def test_real_rows_are_those_of_the_tutorials_csv(connection: Connection) -> Non
     from_csv = set(connection.execute(rows).scalars()), set(connection.execute(users).scalars())
     assert from_json[0] == from_csv[0]
     assert len(from_json[1] & from_csv[1]) / len(from_csv[1]) > 0.99
+
+
+ARRAY = json.dumps([api_event(number) for number in range(3)], indent=1).encode()
+CUT = {
+    "an array after an element": ARRAY.rstrip(b"]\n"),
+    "an array after a comma": ARRAY[: ARRAY.rindex(b",\n {")] + b",\n",
+    "an array within an element": ARRAY[:-9],
+    "the last line": hour(3)[:-9],
+    "the only line": hour(1)[:-9],
+}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("kind", CUT)
+def test_events_that_are_cut_short(connection: Connection, kind: str, strict: bool) -> None:
+    # Being strict, the first line of an element that has no end is enough.
+    told = "cut short, it ends within|truncated" if strict else "cut short, it ends within"
+    with pytest.raises(LoadError, match=told) as caught:
+        load_once(
+            connection, github_events, io.BytesIO(CUT[kind]), options=LoadOptions(strict=strict)
+        )
+    assert caught.value.line
+    assert count(connection) == 0
+    whole = ARRAY if "array" in kind else hour(3)
+    assert load_once(connection, github_events, io.BytesIO(whole)).rows == 3
+
+
+def test_a_line_that_was_cut_short_in_a_source_that_goes_on(connection: Connection) -> None:
+    rejects: list[Reject] = []
+    content = hour(3)[:-9] + b"\n"
+    options = LoadOptions(rejects=rejects.append)
+    assert load_once(connection, github_events, io.BytesIO(content), options=options).rows == 2
+    assert [reject.line for reject in rejects] == [3]

@@ -155,6 +155,7 @@ def test_two_clients_load_the_same_file_at_the_same_time(engine: Engine) -> None
     assert len(contents(engine)[0]) == 300
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("overlap", [False, True])
 def test_clients_that_share_users_do_not_deadlock(engine: Engine, overlap: bool) -> None:
     errors: list[BaseException] = []

@@ -38,7 +38,7 @@ def write_hour(path: Path) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_each_reject_is_told_once(engine: Engine, tmp_path: Path, jobs: int) -> None:
+def test_each_reject_is_reported_once(engine: Engine, tmp_path: Path, jobs: int) -> None:
     path = tmp_path / "hour.json"
     write_hour(path)
     rejects: list[Reject] = []
@@ -54,9 +54,7 @@ def test_each_reject_is_told_once(engine: Engine, tmp_path: Path, jobs: int) -> 
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_what_nobody_can_refuse_is_told_once_it_is_read(
-    engine: Engine, tmp_path: Path, jobs: int
-) -> None:
+def test_more_rejects_than_are_kept_in_memory(engine: Engine, tmp_path: Path, jobs: int) -> None:
     path = tmp_path / "hour.json"
     path.write_bytes(hour(300) + b"".join(line(number, actor={}) for number in range(200)))
     rejects: list[Reject] = []
@@ -69,7 +67,7 @@ def test_what_nobody_can_refuse_is_told_once_it_is_read(
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_whoever_is_told_of_rejects_can_fail_the_load(
+def test_a_callback_for_rejects_can_fail_the_load(
     engine: Engine, tmp_path: Path, jobs: int
 ) -> None:
     def no_room(reject: Reject) -> None:
@@ -146,7 +144,7 @@ def test_a_copy_ends_when_memory_has_no_room_for_users(
 @ON_POSTGRESQL_ONLY
 @pytest.mark.parametrize("jobs", [1, 3])
 @pytest.mark.parametrize("kind", ["csv", "json"])
-def test_what_is_no_fault_of_a_row_fails_at_once(
+def test_errors_that_no_row_causes_fail_at_once(
     engine: Engine, tmp_path: Path, jobs: int, kind: str
 ) -> None:
     """Nothing is read again for it: how far the load has come never goes back.
@@ -171,7 +169,7 @@ def test_what_is_no_fault_of_a_row_fails_at_once(
 
 @pytest.mark.parametrize("jobs", [1, 3])
 @pytest.mark.parametrize("kind", ["interrupted", "cut short"])
-def test_what_fails_here_is_told_and_not_what_the_server_refused_before(
+def test_errors_of_the_client_come_before_earlier_ones_of_the_server(
     engine: Engine, tmp_path: Path, jobs: int, kind: str
 ) -> None:
     path = tmp_path / "hour.json"

@@ -18,7 +18,7 @@ from citus_analytics.copy import Block, Source, expand
 from citus_analytics.copy.errors import Place, place_in_context
 from citus_analytics.copy.source import BLOCK_SIZE, Tally, open_source
 from citus_analytics.errors import ArgumentError, LoadError
-from citus_analytics.github.load import ENDINGS, LoadOptions, load_events, recognised
+from citus_analytics.github.load import ENDINGS, LoadOptions, load_events, recognise
 from citus_analytics.github.models import github_events
 
 if TYPE_CHECKING:
@@ -48,16 +48,16 @@ def test_a_path_is_read_and_its_size_known(path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["ftp://host/a.csv", "s3://bucket/a", "FILE:///a.csv"])
-def test_addresses_that_are_not_of_the_web_are_refused(address: str) -> None:
+def test_addresses_with_other_schemes_are_refused(address: str) -> None:
     with pytest.raises(ArgumentError, match=r"an address of (ftp|s3|FILE), and only those of http"):
         open_source(address)
 
 
 @pytest.mark.parametrize("start", [b"<!doctype html>", b"\n <html>"])
-def test_a_page_of_a_web_server_is_no_data(start: bytes) -> None:
+def test_an_error_page_is_not_data(start: bytes) -> None:
     with pytest.raises(LoadError, match="the iterable begins with '<'"):
-        recognised(open_source([start]), github_events, LoadOptions())
-    assert recognised(open_source([start]), github_events, LoadOptions(format="csv"))[1] == "csv"
+        recognise(open_source([start]), github_events, LoadOptions())
+    assert recognise(open_source([start]), github_events, LoadOptions(format="csv"))[1] == "csv"
 
 
 def test_an_open_file_is_read_from_where_it_stands_and_stays_open(path: Path) -> None:
@@ -70,11 +70,11 @@ def test_an_open_file_is_read_from_where_it_stands_and_stays_open(path: Path) ->
         assert not file.closed
 
 
-def test_a_file_in_memory_tells_its_size() -> None:
+def test_the_size_of_a_file_in_memory_is_known() -> None:
     assert open_source(io.BytesIO(CSV)).total_bytes == len(CSV)
 
 
-def test_a_file_that_decompresses_does_not_tell_its_size(tmp_path: Path) -> None:
+def test_the_size_of_a_file_that_decompresses_is_unknown(tmp_path: Path) -> None:
     path = tmp_path / "rows"
     path.write_bytes(gzip.compress(LONG))
     with gzip.open(path) as file:
@@ -167,10 +167,10 @@ def test_a_file_named_gz_must_be_gzip(tmp_path: Path, content: bytes) -> None:
         read(path)
 
 
-def test_white_space_is_not_read_without_end_to_find_out_what_a_source_is() -> None:
+def test_white_space_is_not_read_for_ever_to_recognise_a_source() -> None:
     taken = itertools.count()
     endless = (b" " * BLOCK_SIZE for _ in taken)
-    source, kind = recognised(open_source(endless), github_events, LoadOptions())
+    source, kind = recognise(open_source(endless), github_events, LoadOptions())
     assert kind == "csv"
     assert next(taken) <= 5
     # What has been read of it comes again.
@@ -210,12 +210,12 @@ def test_an_iterable_of_anything_but_bytes_is_refused(source: Any) -> None:
 
 
 @pytest.mark.parametrize("source", [CSV, bytearray(CSV)], ids=["bytes", "bytearray"])
-def test_bytes_are_no_source(source: Any) -> None:
+def test_bytes_themselves_are_refused(source: Any) -> None:
     with pytest.raises(ArgumentError, match=r"wrap it in io\.BytesIO"):
         open_source(source)
 
 
-def test_what_gives_no_bytes_is_no_source() -> None:
+def test_what_is_not_a_source_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"a source is a path, an http\(s\) address, '-'"):
         open_source(7)  # type: ignore[arg-type]
 
@@ -236,7 +236,7 @@ def test_a_file_is_closed_when_reading_stops_early(path: Path, recwarn: Any) -> 
     assert not recwarn.list
 
 
-def test_what_is_no_connection_is_refused() -> None:
+def test_what_is_not_a_connection_is_refused() -> None:
     with pytest.raises(ArgumentError, match="through a Connection or a Session of SQLAlchemy"):
         load_events("postgresql://", [CSV])  # type: ignore[arg-type]
 
@@ -300,6 +300,6 @@ def test_a_folder_without_such_files_is_refused(tmp_path: Path) -> None:
         expand(str(tmp_path))
 
 
-def test_no_name_is_not_the_folder_one_is_in() -> None:
+def test_an_empty_name_is_refused() -> None:
     with pytest.raises(ArgumentError, match="the name of a source is empty"):
         expand("")

@@ -28,7 +28,7 @@ def test_an_address_is_read_and_its_size_known() -> None:
             assert b"".join(source.content()) == b"1,one\n"
 
 
-def test_a_server_that_does_not_answer_to_head_tells_no_size() -> None:
+def test_without_an_answer_to_head_the_size_is_unknown() -> None:
     with served(Site(CONTENT, head=False)) as site:
         assert open_source(site.address).total_bytes is None
 
@@ -118,7 +118,7 @@ def test_another_part_than_the_rest_is_refused(ranged: str) -> None:
         read(site)
 
 
-def test_a_size_that_nobody_knows_is_no_other_size() -> None:
+def test_an_unknown_size_is_not_another_size() -> None:
     with served(Site(CONTENT, breaks=[300_000], ranged="bytes 300000-999999/*")) as site:
         assert read(site) == CONTENT
 
@@ -166,7 +166,7 @@ def test_a_break_after_the_last_byte_of_another_content_is_refused(ranged: str, 
     "address",
     ["http://host:port/path", "http://host:port/", "http:///path", "http://h/\udcff.json"],
 )
-def test_what_is_no_address_is_refused_at_once(address: str) -> None:
+def test_malformed_addresses_are_refused_at_once(address: str) -> None:
     with pytest.raises(
         LoadError, match=r"is not an address that can be read: .*Nothing of it was loaded"
     ):
@@ -199,6 +199,6 @@ def test_what_is_not_there_is_not_asked_for_twice() -> None:
         assert len(site.requests) == 1
 
 
-def test_nobody_there_is_known_before_anything_is_read() -> None:
+def test_a_server_that_is_down_is_reported_before_anything_is_read() -> None:
     with pytest.raises(LoadError, match="cannot be read"):
         Address("http://127.0.0.1:9/", pauses=(0.01,)).size()

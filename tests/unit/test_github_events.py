@@ -78,7 +78,7 @@ def test_what_may_be_missing_is_null() -> None:
     assert fields(line(1).strip().replace(b'"public": true', b'"org": null'))[7] == b"\\N"
 
 
-def test_white_space_between_tokens_is_no_end_of_a_row() -> None:
+def test_white_space_between_tokens_does_not_end_a_row() -> None:
     text = json.dumps(api_event(1), indent="\t").encode()
     assert row(text).copy.count(b"\n") == 1
     assert row(text).copy.count(b"\t") == 8
@@ -130,7 +130,7 @@ def test_what_cannot_be_stored_is_refused_with_the_reason(kind: str) -> None:
     assert words in reason(text.strip())
 
 
-def test_a_backslash_before_u0000_is_no_zero() -> None:
+def test_an_escaped_backslash_before_u0000_is_stored() -> None:
     assert b"\\\\\\\\u0000" in fields(line(1, payload="\\u0000").strip())[4]
 
 
@@ -271,7 +271,7 @@ def test_a_file_that_ends_anywhere_keeps_what_is_complete(cut: int, shape: str) 
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
-def test_what_json_has_no_number_for_is_not_stored_as_null(number: float) -> None:
+def test_numbers_that_json_does_not_have_are_not_stored_as_null(number: float) -> None:
     outcome = convert_event(api_event(1, payload={"a": [{"b": number}]}))
     assert isinstance(outcome, Reject)
     assert "cannot be written as JSON" in outcome.reason
@@ -280,7 +280,7 @@ def test_what_json_has_no_number_for_is_not_stored_as_null(number: float) -> Non
 
 @pytest.mark.parametrize("size", [1, 100, 10**6])
 @pytest.mark.parametrize("end", [b"", b",", b"\r\n", b",\n  ", b"\n]\n["])
-def test_an_array_that_is_cut_after_an_element_is_told(end: bytes, size: int) -> None:
+def test_an_array_that_is_cut_after_an_element_is_noticed(end: bytes, size: int) -> None:
     content = b"[" + line(1) + b"," + line(2).strip() + end
     *rows, last = outcomes(content[i : i + size] for i in range(0, len(content), size))
     assert [type(row) for row in rows] == [EventRow, EventRow]
@@ -290,7 +290,7 @@ def test_an_array_that_is_cut_after_an_element_is_told(end: bytes, size: int) ->
 
 
 @pytest.mark.parametrize("content", [b"[", b" [\n", b"[]["])
-def test_an_array_of_nothing_without_an_end_is_told(content: bytes) -> None:
+def test_an_empty_array_without_an_end_is_noticed(content: bytes) -> None:
     (reject,) = outcomes([content])
     assert isinstance(reject, Reject)
     assert "the array of events has no end" in reject.reason
