@@ -13,14 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker, with_loader_criteria
 
 from citus_analytics.catalog import cluster_status
+from citus_analytics.copy import load_csv
 from citus_analytics.github import analytics
-from citus_analytics.github.ingest import (
-    load_api_events,
-    load_csv,
-    load_events,
-    load_once,
-    load_users,
-)
+from citus_analytics.github.load import load_api_events, load_events, load_once, load_users
 from citus_analytics.github.models import (
     GITHUB_ROLLUP_1MIN,
     Base,
