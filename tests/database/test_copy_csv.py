@@ -16,7 +16,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from citus_analytics.copy import LoadResult, Progress, load_csv
-from citus_analytics.errors import ArgumentError, LoadError
+from citus_analytics.errors import DeclarationError, LoadError
 from citus_analytics.github.load import load_events, load_users
 from citus_analytics.github.models import GithubEvent, GithubUser, github_users
 from tests.database.load_data import (
@@ -240,5 +240,5 @@ def test_a_session_is_flushed_first_unless_its_autoflush_is_off(engine: Engine) 
 
 def test_what_is_not_a_table_is_refused(connection: Connection) -> None:
     for table in ("github_events", int, GithubEvent.user_id):
-        with pytest.raises(ArgumentError, match="into a Table or a mapped class"):
+        with pytest.raises(DeclarationError, match="expected a Table or a class mapped"):
             load_csv(connection, table, [GOOD])  # type: ignore[arg-type]

@@ -7,7 +7,6 @@ from dataclasses import astuple
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import pytest
 from sqlalchemy import event, insert, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker, with_loader_criteria
@@ -165,7 +164,6 @@ def test_pending_objects_are_flushed_first(session: Session) -> None:
     assert flush(session, FLUSHING) == {*FLUSHING}
 
 
-@pytest.mark.xfail(reason="loads send their rows without a flush", strict=True)
 def test_pending_objects_are_flushed_before_a_load(session: Session) -> None:
     assert flush(session, LOADING) == {*LOADING}
 

@@ -187,7 +187,7 @@ def test_sql_without_a_parser(tmp_path: Path) -> None:
     without = write_migrations(tmp_path / "none", migration(DISTRIBUTED))
     program = (
         "import sys; sys.modules['pglast'] = None\n"
-        "from citus_analytics.cli import main; sys.exit(main(['lint', sys.argv[1]]))"
+        "from citus_analytics.__main__ import main; sys.exit(main(['lint', sys.argv[1]]))"
     )
     ended = [
         subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True)
