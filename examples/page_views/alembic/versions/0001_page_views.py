@@ -40,8 +40,8 @@ def upgrade() -> None:
         "page_views",
         sa.Column("site_id", sa.BigInteger(), nullable=False),
         sa.Column("view_id", sa.BigInteger(), nullable=False),
-        sa.Column("path", sa.Text(), nullable=False),
-        sa.Column("seconds", sa.Integer(), nullable=False),
+        sa.Column("path", sa.String(), nullable=False),
+        sa.Column("seconds", sa.BigInteger(), nullable=False),
         sa.Column("viewed_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("site_id", "view_id"),
     )
@@ -51,10 +51,10 @@ def upgrade() -> None:
         "page_views_5min",
         sa.Column("site_id", sa.BigInteger(), nullable=False),
         sa.Column("bucket", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("path", sa.String(), nullable=False),
         sa.Column("views", sa.BigInteger(), nullable=False),
         sa.Column("seconds", sa.BigInteger(), nullable=False),
-        sa.Column("longest", sa.Integer(), nullable=False),
+        sa.Column("longest", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("site_id", "bucket", "path"),
     )
     op.create_distributed_table("page_views_5min", "site_id", colocate_with="page_views")
