@@ -25,6 +25,8 @@ from citus_analytics.errors import ArgumentError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+__all__ = ["Sample"]
+
 Payload: TypeAlias = dict[str, Any]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
