@@ -3,14 +3,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test test-faults lint types bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/citus-analytics demo
 
-# Each process has servers of its own; the tests wait for them more than they compute.
+# More processes than cores: the tests wait for their servers more than they compute.
+PYTEST := $(BIN)/python -m pytest --numprocesses=3 --dist=worksteal
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal
+	$(PYTEST) -m 'not faults'
+
+# Slow tests of kills, races and endurance.
+test-faults: $(INSTALLED)
+	$(PYTEST) -m faults
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

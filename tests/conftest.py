@@ -114,8 +114,7 @@ def github() -> Iterator[GitHub]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the mark of Citus tests."""
-    config.addinivalue_line("markers", "citus: needs a Citus cluster (set by the fixtures).")
+    """Start the report about Citus, and keep temporary files in memory."""
     config.stash[REPORT] = CitusReport()
     _work_in_memory()
 
