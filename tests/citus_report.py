@@ -77,9 +77,8 @@ class CitusReport:
         if ran == 0:
             return f"Citus: none of the {_tests(count)} ran. {_UNTESTED}"
         others = f" {_tests(count - ran)} did not run." if ran < count else ""
-        return (
-            f"Citus: {_tests(ran)} ran on a coordinator and two workers ({self.version}).{others}"
-        )
+        clusters = "a coordinator and two workers, or on a single node"
+        return f"Citus: {_tests(ran)} ran on {clusters} ({self.version}).{others}"
 
 
 REPORT = pytest.StashKey[CitusReport]()
@@ -88,8 +87,11 @@ REPORT = pytest.StashKey[CitusReport]()
 def _needs_citus(item: pytest.Item) -> bool:
     if not isinstance(item, pytest.Function):
         return False
-    on_citus = hasattr(item, "callspec") and item.callspec.params.get("server") == "citus"
-    return on_citus or "citus" in item.fixturenames
+    # `citus`, `single_node_citus` and `breakable_citus`, used directly or as the `server`.
+    names = [*item.fixturenames]
+    if hasattr(item, "callspec"):
+        names.append(str(item.callspec.params.get("server")))
+    return any(name.endswith("citus") for name in names)
 
 
 def _tests(count: int) -> str:

@@ -7,6 +7,7 @@ import pytest
 from tests.citus_report import CitusReport
 
 VERSION = "Citus 13.2, PostgreSQL 15.18"
+CLUSTERS = "a coordinator and two workers, or on a single node"
 UNTESTED = "Nothing about distribution has been tested by this run."
 
 
@@ -28,12 +29,11 @@ UNTESTED = "Nothing about distribution has been tested by this run."
         ),
         (
             CitusReport(selected={"a", "b"}, ran={"a", "b", "c"}, version=VERSION),
-            f"Citus: 2 Citus tests ran on a coordinator and two workers ({VERSION}).",
+            f"Citus: 2 Citus tests ran on {CLUSTERS} ({VERSION}).",
         ),
         (
             CitusReport(selected={"a", "b", "c"}, ran={"a", "b"}, version=VERSION),
-            f"Citus: 2 Citus tests ran on a coordinator and two workers ({VERSION})."
-            " 1 Citus test did not run.",
+            f"Citus: 2 Citus tests ran on {CLUSTERS} ({VERSION}). 1 Citus test did not run.",
         ),
     ],
 )
