@@ -14,7 +14,13 @@ from sqlalchemy_utils import create_database
 
 from citus_analytics import catalog
 from citus_analytics.cli import main
-from tests.servers import ON_BREAKABLE_CITUS, ON_CITUS_ONLY, SHARD_COUNT, execute
+from tests.servers import (
+    ON_BREAKABLE_CITUS,
+    ON_CITUS_ONLY,
+    ON_SINGLE_NODE_CITUS,
+    SHARD_COUNT,
+    execute,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,7 +182,7 @@ VALUES (1, 102008, 1, 0, 0);
 """
 
 
-@ON_CITUS_ONLY
+@ON_SINGLE_NODE_CITUS
 @pytest.mark.parametrize("version", ["11.0-4", "11.3-2", "12.1-1", "13.0-1"])
 def test_catalogs_of_older_versions(server: DatabaseServer, version: str) -> None:
     url = server.nodes[0].url_for(f"citus_{version}")
@@ -192,7 +198,7 @@ def test_catalogs_of_older_versions(server: DatabaseServer, version: str) -> Non
             )
             found = catalog.cluster_status(connection)
     finally:
-        execute(server.url, f'DROP DATABASE "{url.database}" WITH (FORCE)')
+        server.drop_database(url)
     (table,) = [table for table in found.tables if table.extension is None]
     assert (table.name, table.kind, table.column) == ("t", "distributed", "x")
     assert (table.colocation_id, table.shard_count) == (1, 1)

@@ -63,7 +63,11 @@ def test_a_commit_that_outlives_its_client_is_waited_for(engine: Engine, path: P
             failed.append(error)
 
     thread = in_background(first)
-    until(engine, "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+    until(
+        engine,
+        "SELECT 1 FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event = 'PgSleep'",
+    )
     with engine.begin() as connection:
         connection.exec_driver_sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "

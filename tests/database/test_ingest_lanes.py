@@ -26,7 +26,10 @@ __all__ = ["path", "small_parts"]
 
 pytestmark = pytest.mark.usefixtures("small_parts")
 
-WAITING = "SELECT 1 FROM pg_locks WHERE relation = 'github_events'::regclass AND NOT granted"
+WAITING = """
+SELECT 1 FROM pg_locks WHERE relation = 'github_events'::regclass AND NOT granted
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 def test_whoever_waits_to_change_the_table_waits_for_all_of_it(engine: Engine, path: Path) -> None:
