@@ -58,8 +58,10 @@ _CITUS_SETTINGS = {
     # A maintenance daemon for each database, and the workers of moving shards.
     "max_worker_processes": "64",
     "shared_preload_libraries": "citus",
-    # Shards move by logical replication.
+    # Shards move by logical replication, which starts one subscription in so much time (and one
+    # every 5 seconds by default).
     "wal_level": "logical",
+    "wal_retrieve_retry_interval": "100ms",
 }
 
 

@@ -55,9 +55,7 @@ def assert_still_adds_up(connection: Connection) -> None:
     assert_adds_up(connection)
 
 
-@pytest.mark.parametrize(
-    "mode", ["block_writes", pytest.param("force_logical", marks=pytest.mark.faults)]
-)
+@pytest.mark.parametrize("mode", ["block_writes", "force_logical"])
 def test_moved_shards(cluster: Connection, mode: str) -> None:
     change_something(cluster)
     if mode == "force_logical":
