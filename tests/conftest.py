@@ -1,4 +1,4 @@
-"""Fixtures that all tests share, and the words about Citus at the end of every run."""
+"""Fixtures that all tests share, and the line about Citus at the end of every run."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
         terminal = session.config.pluginmanager.get_plugin("terminalreporter")
         if output is None and terminal is not None:
             terminal.ensure_newline()
-            terminal.write_line(report.words())
+            terminal.write_line(report.summary())
 
 
 @pytest.hookimpl(optionalhook=True)

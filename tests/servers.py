@@ -45,7 +45,7 @@ SHARD_COUNT = 4
 _WORKERS = 2
 _COMMON_SETTINGS = {
     "fsync": "off",
-    # Clones are made by checkpoints, after each of which every page would be logged in full.
+    # Creating a database forces checkpoints, after each of which pages would be logged in full.
     "full_page_writes": "off",
     "max_connections": "400",
     "max_wal_size": "128MB",

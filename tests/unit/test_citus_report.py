@@ -1,4 +1,4 @@
-"""The words about Citus at the end of a run: none of them may be more than what was tested."""
+"""The line about Citus at the end of a run, which must not claim more than was tested."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNTESTED = "Nothing about distribution has been tested by this run."
 
 
 @pytest.mark.parametrize(
-    ("report", "words"),
+    ("report", "line"),
     [
         (CitusReport(), f"Citus: no Citus test was selected. {UNTESTED}"),
         (
@@ -37,5 +37,5 @@ UNTESTED = "Nothing about distribution has been tested by this run."
         ),
     ],
 )
-def test_words(report: CitusReport, words: str) -> None:
-    assert report.words() == words
+def test_summary(report: CitusReport, line: str) -> None:
+    assert report.summary() == line
