@@ -71,10 +71,13 @@ class DatabaseServer:
     Attributes:
         kind: "postgresql" or "citus".
         nodes: The PostgreSQL servers: one, or the coordinator followed by the workers.
-        lock: The file that the processes which share the server lock while they set it up.
+        lock: The file that the processes which share the server lock while they set it up; None
+            if only this one uses it.
     """
 
-    def __init__(self, kind: Kind, nodes: tuple[EmbeddedServer, ...], lock: Path) -> None:
+    def __init__(
+        self, kind: Kind, nodes: tuple[EmbeddedServer, ...], lock: Path | None = None
+    ) -> None:
         self.kind: Kind = kind
         self.nodes = nodes
         self.lock = lock
@@ -256,8 +259,11 @@ def _running(
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path | None) -> Iterator[None]:
     """Let one process in at a time."""
+    if path is None:
+        yield
+        return
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
