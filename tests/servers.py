@@ -83,7 +83,7 @@ class DatabaseServer:
         self.lock = lock
         prefix = f"database_{os.getpid()}_{len(nodes)}"
         self._names = (f"{prefix}_{number}" for number in itertools.count(1))
-        self._templates: set[str] = set()
+        self._templates: dict[Content, str] = {}
         # Opening a connection takes about as long as what is done in it. A node may be killed.
         self._engines = [
             create_engine(node.url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
@@ -110,13 +110,11 @@ class DatabaseServer:
         On Citus it has the extension on all nodes, and its tables get `SHARD_COUNT` shards unless
         something else is asked for.
         """
-        template = f"template_{content}_{len(self.nodes)}"
-        if template not in self._templates:
+        if content not in self._templates:
             with _locked(self.lock):
-                self._ensure_template(template, content)
-            self._templates.add(template)
+                self._templates[content] = self._ensure_template(content)
         name = next(self._names)
-        self._create(name, template)
+        self._create(name, self._templates[content])
         return self.nodes[0].url_for(name)
 
     def drop_database(self, url: URL) -> None:
@@ -140,12 +138,23 @@ class DatabaseServer:
         for engine in self._engines:
             engine.dispose()
 
-    def _ensure_template(self, name: str, content: Content) -> None:
-        """Create a template, unless another process has done so."""
-        known = f"SELECT count(*) FROM pg_database WHERE datname = '{name}'"
-        if query_text(self.url, known) == "1":
-            return
-        self._create(name, "template1")
+    def _ensure_template(self, content: Content) -> str:
+        """Create a template, unless another process has done so; return its name."""
+        name = f"template_{content}_{len(self.nodes)}"
+        # A finished template has no connections, or it could not be cloned.
+        finished = f"FROM pg_database WHERE datname = '{name}' AND NOT datallowconn"
+        if query_text(self.url, f"SELECT count(*) {finished}") == "1":
+            return name
+        if content == "migrated":
+            self._create(name, self._ensure_template("empty"))
+            upgrade(self.nodes[0].url_for(name))
+        else:
+            self._create(name, "template1")
+            self._form_cluster(name)
+        self._disconnect(name)
+        return name
+
+    def _form_cluster(self, name: str) -> None:
         if self.kind == "citus":
             for node in self.nodes:
                 execute(node.url_for(name), "CREATE EXTENSION citus")
@@ -156,10 +165,6 @@ class DatabaseServer:
                 f"SELECT citus_set_coordinator_host('127.0.0.1', {coordinator})",
                 *(f"SELECT citus_add_node('127.0.0.1', {port})" for port in workers),
             )
-        if content == "migrated":
-            upgrade(self.nodes[0].url_for(name))
-        # A template with connections cannot be cloned.
-        self._disconnect(name)
 
     def _create(self, name: str, template: str) -> None:
         for engine in self._engines:
