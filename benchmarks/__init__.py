@@ -1,7 +1,6 @@
 """Side-by-side measurements: what is promised, each against another way to do the same.
 
-`python -m benchmarks` runs them all. A benchmark is a module with one function, `measure`, whose
-docstring says what is measured, against what, and what is promised. Both arms of a comparison run
-on the same server in the same run and take turns, so that the ratio of their times means something
-on any machine.
+`python -m benchmarks` runs them all. A benchmark is a function whose docstring says what is
+measured, against what, and what is promised. Each figure is a ratio of two arms that run on the
+same server in the same run and take turns, so that it means something on any machine.
 """

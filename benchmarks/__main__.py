@@ -5,61 +5,39 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeAlias
 
-from benchmarks import bulk_loading, capture_cost, loading, query_overhead, rollup_cost
-from benchmarks.database import embedded_database, migrated
-from benchmarks.figures import as_records, as_table
-from benchmarks.timing import say
+from benchmarks import loading, query_overhead, rollup_cost
+from benchmarks.harness import as_table, embedded_database, migrated, say
 from citus_analytics.errors import CitusAnalyticsError
 from citus_analytics.migrations import database_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import URL, Engine
+    from sqlalchemy import Engine
 
-    from benchmarks.figures import Figure
+    from benchmarks.harness import Figure
 
     Benchmark: TypeAlias = Callable[[Engine, int], list[Figure]]
 
 BENCHMARKS: dict[str, Benchmark] = {
     "query_overhead": query_overhead.measure,
-    "capture_cost": capture_cost.measure,
-    "loading": loading.measure,
-    "bulk_loading": bulk_loading.measure,
+    "capture_cost": loading.capture_cost,
+    "loading": loading.loading,
+    "bulk_loading": loading.bulk_loading,
     "rollup_cost": rollup_cost.measure,
 }
 
 
 def main() -> None:
-    """Run the benchmarks that the command line names. Unkept promises are no errors."""
-    arguments = _parse()
-    # Whether there is Citus or not is no news here.
-    logging.getLogger("citus_analytics").setLevel(logging.ERROR)
-    try:
-        found = _run(arguments.names or list(BENCHMARKS), arguments.rows, arguments.database_url)
-    except CitusAnalyticsError as error:
-        sys.exit(str(error))
-    print(json.dumps(as_records(found), indent=2) if arguments.json else "\n" + as_table(found))
-
-
-def _run(names: list[str], rows: int, url: URL | None) -> dict[str, list[Figure]]:
-    found = {}
-    with nullcontext(url) if url else embedded_database() as database:
-        for name in names:
-            say(f"-- {name}")
-            with migrated(database) as engine:
-                found[name] = BENCHMARKS[name](engine, rows)
-    return found
-
-
-def _parse() -> Namespace:
+    """Run the benchmarks that the command line names. A broken promise is not an error."""
     parser = ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = ", ".join(BENCHMARKS)
-    parser.add_argument("names", nargs="*", type=_name, metavar="NAME", help=f"any of: {names}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of: {names}")
     parser.add_argument(
         "--database-url",
         type=database_url,
@@ -74,13 +52,30 @@ def _parse() -> Namespace:
         help="the size that the others follow (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    return parser.parse_args()
-
-
-def _name(name: str) -> str:
-    if name not in BENCHMARKS:
-        raise ArgumentTypeError(f"there is no benchmark {name}, only {', '.join(BENCHMARKS)}")
-    return name
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.names if name not in BENCHMARKS]:
+        parser.error(f"unknown benchmark {unknown[0]}; there are {names}")
+    # Whether there is Citus or not is no news here.
+    logging.getLogger("citus_analytics").setLevel(logging.ERROR)
+    given = arguments.database_url
+    found = {}
+    try:
+        with nullcontext(given) if given else embedded_database() as database:
+            for name in arguments.names or BENCHMARKS:
+                say(f"-- {name}")
+                with migrated(database) as engine:
+                    found[name] = BENCHMARKS[name](engine, arguments.rows)
+    except CitusAnalyticsError as error:
+        sys.exit(str(error))
+    if arguments.json:
+        figures = [
+            {"benchmark": name, **asdict(figure), "kept": figure.kept}
+            for name, figures in found.items()
+            for figure in figures
+        ]
+        print(json.dumps(figures, indent=2))
+    else:
+        print("\n" + as_table(found))
 
 
 if __name__ == "__main__":

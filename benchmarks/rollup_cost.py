@@ -8,9 +8,20 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from sqlalchemy import text
 
-from benchmarks.database import OTHER, SINCE, distribute_other, execute, moment, sample
-from benchmarks.figures import Figure
-from benchmarks.timing import alternate, median_ratio, milliseconds, say, seconds
+from benchmarks.harness import (
+    OTHER,
+    SINCE,
+    Figure,
+    alternate,
+    distribute_other,
+    execute,
+    median_ratio,
+    milliseconds,
+    moment,
+    sample,
+    say,
+    seconds,
+)
 from citus_analytics import load_events, run_rollup
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
 from citus_analytics.github.sample import Sample

@@ -19,6 +19,20 @@ from citus_analytics.errors import (
     RollupError,
     ServerError,
 )
+from citus_analytics.github.analytics import (
+    HourlyCommits,
+    RepositoryCreator,
+    UserActivity,
+    commits_per_hour,
+    commits_per_hour_statement,
+    count_events,
+    count_events_statement,
+    most_active_users,
+    most_active_users_statement,
+    top_repository_creators,
+    top_repository_creators_statement,
+)
+from citus_analytics.github.follow import Feed, FollowOptions, Gap, Poll, follow
 from citus_analytics.github.gharchive import OldFormatError, Reject
 from citus_analytics.github.ingest import (
     LoadOptions,
@@ -32,7 +46,6 @@ from citus_analytics.github.ingest import (
     load_once,
     load_users,
 )
-from citus_analytics.github.live import Feed, FollowOptions, Gap, Poll, follow
 from citus_analytics.github.models import (
     GITHUB_ROLLUP_1MIN,
     Base,
@@ -50,19 +63,6 @@ from citus_analytics.github.models import (
     github_users,
     latest_rollup,
     loaded_files,
-)
-from citus_analytics.github.queries import (
-    HourlyCommits,
-    RepositoryCreator,
-    UserActivity,
-    commits_per_hour,
-    commits_per_hour_statement,
-    count_events,
-    count_events_statement,
-    most_active_users,
-    most_active_users_statement,
-    top_repository_creators,
-    top_repository_creators_statement,
 )
 from citus_analytics.rollups.declare import (
     Measure,

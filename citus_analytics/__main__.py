@@ -1,10 +1,48 @@
-"""`python -m citus_analytics` is the command line, wherever its script is not on the path."""
+"""The command line `citus-analytics`: the commands of the core and those of GitHub's events.
+
+`python -m citus_analytics` is the same, wherever the script is not on the path.
+"""
 
 from __future__ import annotations
 
 import sys
+from functools import partial
+from typing import TYPE_CHECKING
 
-from citus_analytics.cli import main
+from citus_analytics import __version__
+from citus_analytics.cli.commands import add_lint, add_migrate, add_rollup, add_status
+from citus_analytics.cli.main import run
+from citus_analytics.github.cli import add_follow, add_load, add_query
+from citus_analytics.github.demo import add_demo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command, and return the exit code of the process.
+
+    Args:
+        argv: The arguments after the name of the program; None for those of the process.
+
+    Raises:
+        SystemExit: The arguments are wrong, or ask for help or the version.
+    """
+    return run(
+        argv,
+        version=__version__,
+        commands=(
+            add_demo,
+            add_migrate,
+            add_load,
+            add_follow,
+            partial(add_rollup, metadata="citus_analytics.github.models:Base"),
+            add_query,
+            add_status,
+            add_lint,
+        ),
+    )
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,146 +1,316 @@
-"""How a table is spread over a Citus cluster, declared beside the table.
+"""How a table is spread over a Citus cluster: schema items that stand among its columns.
+
+    class PageView(Base):
+        __tablename__ = "page_views"
+        __table_args__ = (Distributed("site_id"),)
+
+        site_id: Mapped[int] = mapped_column(primary_key=True)
+
+    countries = Table("countries", metadata, Column("code", Text, primary_key=True), Reference())
 
 The three kinds are those of the Citus documentation ("Choosing a distribution column", "Table
 types"): a distributed table is sharded by its distribution column, a reference table has a full
 copy on every node, a local table lives on the coordinator alone.
+
+A declaration goes along with `Table.to_metadata`, is compared by `alembic check` and autogenerate,
+and never shows in a `CREATE TABLE`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
+
+from sqlalchemy import Column, Table, event, inspect
+from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.orm import InstrumentedAttribute, Mapped, MappedColumn, Mapper
+from sqlalchemy.schema import SchemaItem
 
 from citus_analytics.errors import DeclarationError
 
 if TYPE_CHECKING:
-    from sqlalchemy import MetaData, Table
-
-# Alembic renders `Table.info` into the migrations that it generates, where our objects could not
-# be imported; the metadata's own `info` stays out of them.
-_INFO_KEY = "citus_analytics.schema"
-
+    from sqlalchemy.sql.base import SchemaEventTarget
 
 DistributionType: TypeAlias = Literal["hash", "append", "range"]
 
+TableLike: TypeAlias = "Table | type[Any]"
+"""A table, or the class that is mapped to it."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Distributed:
-    """A table on shards.
+ColumnLike: TypeAlias = "str | Column[Any] | Mapped[Any]"
+"""A column by its name, as a column, or as a mapped attribute."""
 
-    Attributes:
-        column: The distribution column: it decides the shard of a row. None keeps the whole table
-            in a single shard (Citus 12.0 and later).
-        colocate_with: The table whose shards sit on the same nodes, so that joins on the
-            distribution column stay on one node; `"none"`, in Citus's own word, is with nothing.
-            None leaves the choice to Citus, which colocates tables with the same column type and
-            shard count.
-        shard_count: The number of shards; None takes the server's `citus.shard_count`.
-        distribution_type: How the column decides: by its hash, or by the ranges of an `append` or
-            `range` table, whose shards are made by hand.
-        colocate_schema: The schema of `colocate_with`, None for that of the table itself.
+
+def table_of(target: TableLike) -> Table:
+    """Return a table, given itself or the class that is mapped to it.
 
     Raises:
-        DeclarationError: The arguments contradict each other.
+        DeclarationError: It is neither.
     """
+    if isinstance(target, Table):
+        return target
+    try:
+        mapper = inspect(target)
+    except NoInspectionAvailable:
+        mapper = None
+    if isinstance(mapper, Mapper) and isinstance(mapper.local_table, Table):
+        return mapper.local_table
+    raise DeclarationError(f"expected a Table or a class mapped to one, got {target!r}.")
 
-    column: str | None
-    colocate_with: str | None = None
-    shard_count: int | None = None
-    distribution_type: DistributionType = "hash"
-    colocate_schema: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.column == "":
-            raise DeclarationError("Distributed(column=...) needs the name of a column, got ''.")
-        if self.shard_count is not None and self.shard_count < 1:
+def column_name(target: ColumnLike) -> str:
+    """Return the name that a column has in the database.
+
+    Raises:
+        DeclarationError: It is no column, or one that has no name yet.
+    """
+    if isinstance(target, str):
+        return target
+    column: object = target
+    if isinstance(target, MappedColumn):
+        column = target.column
+    elif isinstance(target, InstrumentedAttribute):
+        columns: list[object] = getattr(target.property, "columns", [])
+        column = columns[0] if len(columns) == 1 else None
+    if not isinstance(column, Column):
+        raise DeclarationError(f"expected a column or the name of one, got {target!r}.")
+    if not column.name:
+        raise DeclarationError(f"column {target!r} has no name yet: give its name as a string.")
+    return str(column.name)
+
+
+class _Declaration(SchemaItem):
+    """What the three kinds share: they are attached to tables, and compare by value."""
+
+    def _values(self) -> dict[str, object]:
+        """Return the arguments that differ from their defaults."""
+        return {}
+
+    def _resolved(self, table: Table) -> Distribution:
+        """Return the declaration in plain names, as the given table has it."""
+        raise NotImplementedError
+
+    def _set_parent(self, parent: SchemaEventTarget, **kw: Any) -> None:  # noqa: ARG002
+        if not isinstance(parent, Table):
             raise DeclarationError(
-                f"Distributed(shard_count=...) must be at least 1, got {self.shard_count}."
+                f"{self!r} belongs among the arguments of a Table or into __table_args__, and was "
+                f"given to {parent!r}."
             )
-        if self.colocate_schema is not None and self.colocate_with is None:
+        declaration = cast("Distribution", self)
+        wanted = declaration.column if isinstance(declaration, Distributed) else None
+        columns = {column.name for column in parent.columns}
+        if columns and (wanted is None or wanted in columns):
+            distribute(parent, declaration)
+        else:
+            # The column may come after it among the arguments of the table.
+            event.listen(
+                parent,
+                "after_parent_attach",
+                lambda table, _metadata: distribute(table, declaration),
+            )
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._values() == cast("Any", other)._values()
+
+    def __hash__(self) -> int:
+        return hash((type(self), tuple(self._values().items())))
+
+    def __repr__(self) -> str:
+        values = self._values()
+        positional = [repr(values.pop("column"))] if "column" in values else []
+        named = [f"{name}={value!r}" for name, value in values.items()]
+        return f"{type(self).__name__}({', '.join([*positional, *named])})"
+
+
+class Distributed(_Declaration):
+    """A table on shards."""
+
+    __visit_name__ = "citus_distributed"
+
+    def __init__(
+        self,
+        column: ColumnLike | None,
+        *,
+        colocate_with: TableLike | str | None = None,
+        shard_count: int | None = None,
+        distribution_type: DistributionType = "hash",
+        colocate_schema: str | None = None,
+    ) -> None:
+        """Declare a table on shards.
+
+        Args:
+            column: The distribution column: it decides the shard of a row. None keeps the whole
+                table in a single shard (Citus 12.0 and later).
+            colocate_with: The table whose shards sit on the same nodes, so that joins on the
+                distribution column stay on one node; `"none"`, in Citus's own word, is with
+                nothing. None leaves the choice to Citus, which colocates tables with the same
+                column type and shard count.
+            shard_count: The number of shards; None takes the server's `citus.shard_count`.
+            distribution_type: How the column decides: by its hash, or by the ranges of an `append`
+                or `range` table, whose shards are made by hand.
+            colocate_schema: The schema of `colocate_with`, where that is a name; None for the
+                schema of the table itself.
+
+        Raises:
+            DeclarationError: The arguments contradict each other, or are of the wrong type.
+        """
+        self._column = column
+        self._colocate_with = colocate_with
+        self._colocate_schema = colocate_schema
+        self.shard_count = shard_count
+        self.distribution_type = distribution_type
+        if column == "" if isinstance(column, str) else isinstance(column, int | float | bytes):
             raise DeclarationError(
-                f"Distributed(colocate_schema={self.colocate_schema!r}) is the schema of "
-                "colocate_with, which is not given."
+                f"Distributed(column) needs the name of a column, or None for a table of a single "
+                f"shard, got {column!r}."
             )
-        if self.shard_count is not None and self.names_a_table:
+        if shard_count is not None and (type(shard_count) is not int or shard_count < 1):
+            raise DeclarationError(
+                f"Distributed(shard_count=...) must be a positive integer, got {shard_count!r}."
+            )
+        if distribution_type not in get_args(DistributionType):
+            raise DeclarationError(
+                f"Distributed(distribution_type=...) must be one of "
+                f"{', '.join(get_args(DistributionType))}, got {distribution_type!r}."
+            )
+        if colocate_schema is not None and not isinstance(colocate_with, str):
+            raise DeclarationError(
+                f"Distributed(colocate_schema={colocate_schema!r}) is the schema of colocate_with, "
+                f"which is {'not given' if colocate_with is None else 'no name'}."
+            )
+        if column is None and (distribution_type, shard_count) != ("hash", None):
+            raise DeclarationError(
+                "Distributed(None) is a table of a single shard: leave out distribution_type and "
+                "shard_count."
+            )
+        if distribution_type != "hash" and (shard_count, colocate_with) != (None, None):
+            raise DeclarationError(
+                f"the shards of a table distributed by {distribution_type} are made by hand: "
+                "leave out shard_count and colocate_with."
+            )
+        if shard_count is not None and self.names_a_table:
             raise DeclarationError(
                 f"a table colocated with {self.colocate_with!r} has its shard count: leave out "
-                f"either colocate_with or shard_count={self.shard_count}."
+                f"either colocate_with or shard_count={shard_count}."
             )
-        self._check_type()
+
+    @property
+    def column(self) -> str | None:
+        """The name of the distribution column; None for a table of a single shard."""
+        return None if self._column is None else column_name(self._column)
+
+    @property
+    def colocate_with(self) -> str | None:
+        """The name of the table whose shards sit on the same nodes, or `"none"`."""
+        if self._colocate_with is None or isinstance(self._colocate_with, str):
+            return self._colocate_with
+        return table_of(self._colocate_with).name
+
+    @property
+    def colocate_schema(self) -> str | None:
+        """The schema of `colocate_with`; None for that of the table itself."""
+        if self._colocate_with is None or isinstance(self._colocate_with, str):
+            return self._colocate_schema
+        return table_of(self._colocate_with).schema
 
     @property
     def names_a_table(self) -> bool:
         """Whether `colocate_with` is a table; with a schema, even "none" is."""
-        return self.colocate_with is not None and not (
-            self.colocate_with == "none" and self.colocate_schema is None
+        return self._colocate_with is not None and not (
+            self._colocate_with == "none" and self._colocate_schema is None
         )
 
-    def _check_type(self) -> None:
-        if self.distribution_type not in get_args(DistributionType):
-            raise DeclarationError(
-                f"Distributed(distribution_type=...) must be one of "
-                f"{', '.join(get_args(DistributionType))}, got {self.distribution_type!r}."
-            )
+    def _values(self) -> dict[str, object]:
         by_hash = self.distribution_type == "hash"
-        if self.column is None and not (by_hash and self.shard_count is None):
+        named = {
+            "distribution_type": None if by_hash else self.distribution_type,
+            "colocate_with": self.colocate_with,
+            "colocate_schema": self.colocate_schema,
+            "shard_count": self.shard_count,
+        }
+        given = {name: value for name, value in named.items() if value is not None}
+        return {"column": self.column, **given}
+
+    def _resolved(self, table: Table) -> Distributed:
+        # A column's key may differ from its name, and only the name is known to the database.
+        columns = [column.name for column in table.columns]
+        if self.column is not None and self.column not in columns:
             raise DeclarationError(
-                "Distributed(column=None) is a table of a single shard: leave out "
-                "distribution_type and shard_count."
+                f"table {table.key!r} cannot be distributed by {self.column!r}: its columns "
+                f"are {', '.join(columns)}."
             )
-        if not by_hash and (self.shard_count, self.colocate_with) != (None, None):
-            raise DeclarationError(
-                f"the shards of a table distributed by {self.distribution_type} are made by hand: "
-                "leave out shard_count and colocate_with."
-            )
+        schema = self.colocate_schema
+        if self._colocate_with is not None and not isinstance(self._colocate_with, str):
+            if schema is None and table.schema is not None:
+                raise DeclarationError(
+                    f"table {table.key!r} cannot be colocated with {self.colocate_with!r}, which "
+                    "has no schema: give its name and its schema, as strings."
+                )
+            schema = None if schema == table.schema else schema
+        return Distributed(
+            self.column,
+            colocate_with=self.colocate_with,
+            shard_count=self.shard_count,
+            distribution_type=self.distribution_type,
+            colocate_schema=schema,
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(_Declaration):
     """A small table with a full copy on every node, so that any shard can join it."""
 
+    __visit_name__ = "citus_reference"
 
-@dataclass(frozen=True, slots=True)
-class Local:
+    def _resolved(self, table: Table) -> Reference:  # noqa: ARG002 - it names nothing
+        return self
+
+
+class Local(_Declaration):
     """A table on the coordinator alone; what a table is when nothing is declared."""
+
+    __visit_name__ = "citus_local"
+
+    def _resolved(self, table: Table) -> Local:  # noqa: ARG002 - it names nothing
+        return self
 
 
 Distribution: TypeAlias = Distributed | Reference | Local
 
+# On the table, and not in its `info`: Alembic renders that into the migrations that it generates.
+_ATTRIBUTE = "_citus_distribution"
 
-def distribute(table: Table, distribution: Distribution) -> None:
-    """Declare how `table` is spread over a cluster.
 
-    The metadata keeps it under the table's key: a copy by `Table.to_metadata()` is declared anew.
+def distribute(target: TableLike, distribution: Distribution) -> None:
+    """Declare how a table is spread, where it cannot be said among the table's own arguments.
 
     Raises:
         DeclarationError: The table lacks the distribution column, or already has a different
             declaration.
     """
-    # A column's key may be another than its name, which alone is known to the database.
-    columns = [column.name for column in table.columns]
-    wanted = distribution.column if isinstance(distribution, Distributed) else None
-    if wanted is not None and wanted not in columns:
+    table = table_of(target)
+    wanted = distribution._resolved(table)  # noqa: SLF001 - of the same family
+    declared = declared_distribution(table)
+    if declared == wanted:
+        return
+    if declared is not None:
         raise DeclarationError(
-            f"table {table.key!r} cannot be distributed by {wanted!r}: its columns "
-            f"are {', '.join(columns)}."
+            f"table {table.key!r} is already declared as {declared!r}; it cannot become "
+            f"{wanted!r} as well."
         )
-    declared = _declarations(table.metadata).setdefault(table.key, distribution)
-    if declared != distribution:
-        raise DeclarationError(
-            f"table {table.key!r} is already declared as {declared}; it cannot become "
-            f"{distribution} as well."
-        )
+    setattr(table, _ATTRIBUTE, wanted)
+
+    # `Table.to_metadata` copies columns, with the listeners that ask for it, and nothing else of
+    # what stands among a table's arguments.
+    def keep(_column: Column[Any], parent: object) -> None:
+        if isinstance(parent, Table):
+            setattr(parent, _ATTRIBUTE, wanted)
+
+    event.listen(next(iter(table.columns)), "after_parent_attach", keep, propagate=True)
 
 
-def declared_distribution(table: Table) -> Distribution | None:
-    """Return what was declared for `table`, None if nothing was."""
-    return _declarations(table.metadata).get(table.key)
+def declared_distribution(target: TableLike) -> Distribution | None:
+    """Return what was declared for a table, None if nothing was."""
+    return cast("Distribution | None", getattr(table_of(target), _ATTRIBUTE, None))
 
 
-def distribution_of(table: Table) -> Distribution:
-    """Return what was declared for `table`; `Local()` where nothing was."""
-    return declared_distribution(table) or Local()
-
-
-def _declarations(metadata: MetaData) -> dict[str, Distribution]:
-    return cast("dict[str, Distribution]", metadata.info.setdefault(_INFO_KEY, {}))
+def distribution_of(target: TableLike) -> Distribution:
+    """Return what was declared for a table; `Local()` where nothing was."""
+    return declared_distribution(target) or Local()

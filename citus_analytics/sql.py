@@ -1,4 +1,4 @@
-"""SQL text: quoted names, quoted values, and blocks that act on Citus alone.
+"""SQL text, where a session sends it, and where the library logs.
 
 Statements that cannot be built from SQLAlchemy's constructs (functions, triggers, calls that
 depend on whether Citus is there) are text. The decision whether Citus is there is left to the
@@ -7,12 +7,18 @@ server, inside a `DO` block, so that the same text serves `alembic upgrade` and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import logging
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
+from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.orm import Session, scoped_session
 
 if TYPE_CHECKING:
-    from sqlalchemy import Dialect
+    from sqlalchemy import Dialect, Table
+
+Executor: TypeAlias = Connection | Session | scoped_session[Session]
+"""What executes a statement, in a transaction that the caller controls."""
 
 # With named parameters a per cent sign in a name stays single.
 DIALECT: Dialect = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call]
@@ -101,3 +107,33 @@ def refusal(message: str) -> str:
     `message` is an SQL expression.
     """
     return f"RAISE EXCEPTION USING MESSAGE = {message}, ERRCODE = '{REFUSED}';"
+
+
+def flushed_connection(session: Executor, table: Table) -> Connection:
+    """Return the connection on which a session would execute a statement about `table`.
+
+    The rule for flushing: what goes through a session flushes its pending objects first, if
+    `session.autoflush` is on. `Session.execute` does so for statements on mapped classes; whatever
+    sends SQL text or COPY has to get its connection here.
+    """
+    if isinstance(session, Connection):
+        return session
+    if session.autoflush:
+        session.flush()
+    return session.connection(bind_arguments={"clause": table})
+
+
+def schema_of(connection: Connection, table: Table) -> str | None:
+    """Return the schema in which a connection finds a table: `schema_translate_map` counts."""
+    translated = connection.get_execution_options().get("schema_translate_map") or {}
+    return cast("str | None", translated.get(table.schema, table.schema))
+
+
+def logger() -> logging.Logger:
+    """Return the logger `citus_analytics`, or a child of Alembic's logger if that is disabled.
+
+    The `env.py` that `alembic init` makes configures logging from a file, which disables every
+    logger that the file does not name; it does name Alembic's.
+    """
+    own = logging.getLogger("citus_analytics")
+    return logging.getLogger("alembic.citus_analytics") if own.disabled else own

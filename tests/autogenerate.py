@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,15 @@ if TYPE_CHECKING:
 _ENVIRONMENT = """
 from alembic import context
 from citus_analytics.migrations import run_environment
-run_environment(context.config.attributes["metadata"], include_schemas=True)
+attributes = context.config.attributes
+run_environment(
+    attributes.get("metadata"), include_schemas=True, **attributes.get("options", {})
+)
+"""
+_CONFIGURATION = """
+[alembic]
+script_location = %(here)s
+path_separator = os
 """
 _TEMPLATE = Path(__file__).parents[1] / "alembic" / "script.py.mako"
 
@@ -45,11 +55,14 @@ class Application:
     def __post_init__(self) -> None:
         (self.folder / "versions").mkdir(parents=True)
         (self.folder / "env.py").write_text(_ENVIRONMENT)
+        (self.folder / "alembic.ini").write_text(_CONFIGURATION)
         (self.folder / "script.py.mako").write_text(_TEMPLATE.read_text())
 
-    def revise(self, metadata: MetaData) -> str:
+    def revise(self, metadata: MetaData, **options: Any) -> str:
         """Generate a revision that brings the database to the metadata; return its text."""
-        script = command.revision(self._config(metadata), "change", autogenerate=True)
+        config = self._config(metadata)
+        config.attributes["options"] = options
+        script = command.revision(config, "change", autogenerate=True)
         assert not isinstance(script, list)
         assert script is not None
         return Path(script.path).read_text()
@@ -57,6 +70,16 @@ class Application:
     def upgrade(self) -> None:
         """Run the revisions that have not been run, in one transaction."""
         command.upgrade(self._config(), "head")
+
+    def upgrade_in_a_process(self) -> None:
+        """Do the same in a process of its own."""
+        url = self.url.render_as_string(hide_password=False)
+        subprocess.run(
+            [sys.executable, "-m", "alembic", "-x", f"url={url}", "upgrade", "head"],
+            check=True,
+            cwd=self.folder,
+            capture_output=True,
+        )
 
     def downgrade(self, revision: str = "-1") -> None:
         """Go back, in one transaction."""

@@ -14,10 +14,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
+from sqlalchemy import select
+
+from citus_analytics.github.models import github_events
 from tests.event_data import api_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sqlalchemy import Engine
 
 Damage: TypeAlias = Literal["cut", "closed", "slow", "chunk"]
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -28,6 +33,13 @@ def live_event(number: int, **changes: Any) -> dict[str, Any]:
     moment = START + timedelta(seconds=number)
     changes.setdefault("created_at", moment.strftime("%Y-%m-%dT%H:%M:%SZ"))
     return api_event(number, **changes)
+
+
+def stored(engine: Engine) -> list[int]:
+    """Return the numbers of the events in the database, each as often as it is there."""
+    with engine.connect() as connection:
+        ids = connection.execute(select(github_events.c.event_id)).scalars()
+        return sorted((event_id or 0) - 1_000_000 for event_id in ids)
 
 
 @dataclass
@@ -138,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, reply: Reply) -> None:
         body = reply.body or b""
-        self.close_connection = True
+        self.close_connection = reply.damage is not None
         if reply.damage == "closed":
             return
         self.send_response(reply.status)

@@ -63,9 +63,9 @@ def _distributions(metadata: MetaData) -> Iterator[MigrateOperation]:
         done.add(table.name)
         match distribution_of(table):
             case Distributed() as distributed:
-                yield CreateDistributedTableOp(table.name, distributed, table.schema)
+                yield CreateDistributedTableOp.of(table.name, distributed, table.schema)
             case Reference():
-                yield CreateReferenceTableOp(table.name, table.schema)
+                yield CreateReferenceTableOp(table.name, schema=table.schema)
 
 
 def _partner(table: Table) -> str | None:

@@ -23,7 +23,6 @@ from citus_analytics.migrations import (
     DistributeSchemaOp,
     DropOldTimePartitionsOp,
     IsolateTenantToNewShardOp,
-    UndistributeFunctionOp,
     UndistributeSchemaOp,
     UndistributeTableOp,
     UpdateDistributedTableColocationOp,
@@ -61,10 +60,18 @@ BY_TENANT = Distributed(column=TENANT, shard_count=4)
 ALONE = Distributed(column=TENANT, colocate_with="none", shard_count=4)
 BESIDE = Distributed(column=TENANT, colocate_with="Beside", colocate_schema="other")
 
-_clicks = CreateDistributedTableOp(CLICKS, ALONE, SHOP)
-_beside = CreateDistributedTableOp("Beside", Distributed(column=TENANT, colocate_with=CLICKS), SHOP)
-_other = CreateDistributedTableOp("Beside", ALONE, "other")
-_function = CreateDistributedFunctionOp(FUNCTION, "it's", "Beside", "other", True)
+_clicks = CreateDistributedTableOp.of(CLICKS, ALONE, SHOP)
+_beside = CreateDistributedTableOp.of(
+    "Beside", Distributed(column=TENANT, colocate_with=CLICKS), SHOP
+)
+_other = CreateDistributedTableOp.of("Beside", ALONE, "other")
+_function = CreateDistributedFunctionOp(
+    FUNCTION,
+    distribution_argument="it's",
+    colocate_with="Beside",
+    colocate_schema="other",
+    force_delegation=True,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +83,36 @@ class Case:
 
 
 CASES = {
-    "create_distributed_table": Case(CreateDistributedTableOp(CLICKS, BY_TENANT, SHOP)),
+    "create_distributed_table": Case(CreateDistributedTableOp.of(CLICKS, BY_TENANT, SHOP)),
     "create_distributed_table, colocated": Case(
-        CreateDistributedTableOp(CLICKS, BESIDE, SHOP), (_other,)
+        CreateDistributedTableOp.of(CLICKS, BESIDE, SHOP), (_other,)
     ),
     "create_distributed_table, single shard": Case(
-        CreateDistributedTableOp(CLICKS, Distributed(column=None), SHOP)
+        CreateDistributedTableOp.of(CLICKS, Distributed(column=None), SHOP)
     ),
     "create_distributed_table, range": Case(
-        CreateDistributedTableOp(
+        CreateDistributedTableOp.of(
             "Beside", Distributed(column=TENANT, distribution_type="range"), SHOP
         )
     ),
     "create_distributed_table_concurrently": Case(
-        CreateDistributedTableConcurrentlyOp(CLICKS, BESIDE, SHOP), (_other,)
+        CreateDistributedTableConcurrentlyOp(
+            CLICKS, TENANT, colocate_with="Beside", colocate_schema="other", schema=SHOP
+        ),
+        (_other,),
     ),
-    "create_reference_table": Case(CreateReferenceTableOp(CLICKS, SHOP)),
-    "add_local_table_to_metadata": Case(AddLocalTableToMetadataOp(CLICKS, SHOP, cascade=True)),
-    "undistribute_table": Case(UndistributeTableOp(CLICKS, ALONE, SHOP), (_clicks,)),
+    "create_reference_table": Case(CreateReferenceTableOp(CLICKS, schema=SHOP)),
+    "add_local_table_to_metadata": Case(
+        AddLocalTableToMetadataOp(CLICKS, cascade=True, schema=SHOP)
+    ),
+    "undistribute_table": Case(UndistributeTableOp(CLICKS, was=ALONE, schema=SHOP), (_clicks,)),
     "undistribute_table, reference": Case(
-        UndistributeTableOp(CLICKS, Reference(), SHOP), (CreateReferenceTableOp(CLICKS, SHOP),)
+        UndistributeTableOp(CLICKS, was=Reference(), schema=SHOP),
+        (CreateReferenceTableOp(CLICKS, schema=SHOP),),
     ),
     "undistribute_table, local": Case(
-        UndistributeTableOp(CLICKS, Local(), SHOP), (AddLocalTableToMetadataOp(CLICKS, SHOP),)
+        UndistributeTableOp(CLICKS, was=Local(), schema=SHOP),
+        (AddLocalTableToMetadataOp(CLICKS, schema=SHOP),),
     ),
     "alter_distributed_table, shards of all": Case(
         AlterDistributedTableOp(
@@ -111,28 +125,30 @@ CASES = {
             CLICKS, colocate_with="Beside", colocate_schema="other", was=ALONE, schema=SHOP
         ),
         (
-            CreateDistributedTableOp("Beside", Distributed(column=TENANT, shard_count=6), "other"),
+            CreateDistributedTableOp.of(
+                "Beside", Distributed(column=TENANT, shard_count=6), "other"
+            ),
             _clicks,
         ),
     ),
     "alter_table_set_access_method": Case(
-        AlterTableSetAccessMethodOp("Beside", "columnar", "heap", "other"), (_other,)
+        AlterTableSetAccessMethodOp("Beside", "columnar", was="heap", schema="other"), (_other,)
     ),
     "update_distributed_table_colocation": Case(
-        UpdateDistributedTableColocationOp(CLICKS, "Beside", "other", "none", None, SHOP),
+        UpdateDistributedTableColocationOp(
+            CLICKS, "Beside", colocate_schema="other", was="none", schema=SHOP
+        ),
         (_clicks, _other),
     ),
     "isolate_tenant_to_new_shard": Case(
         IsolateTenantToNewShardOp(CLICKS, 7, cascade=True, schema=SHOP), (_clicks, _beside)
     ),
     "create_time_partitions": Case(
-        CreateTimePartitionsOp("By day", DAY, NEW_YEAR + 3 * DAY, NEW_YEAR, SHOP)
+        CreateTimePartitionsOp("By day", DAY, NEW_YEAR + 3 * DAY, start_from=NEW_YEAR, schema=SHOP)
     ),
-    "drop_old_time_partitions": Case(DropOldTimePartitionsOp("By day", NEW_YEAR, SHOP)),
+    "drop_old_time_partitions": Case(DropOldTimePartitionsOp("By day", NEW_YEAR, schema=SHOP)),
     "create_distributed_function": Case(_function, (_other,)),
-    "undistribute_function": Case(
-        UndistributeFunctionOp(FUNCTION, "it's", "Beside", "other", True), (_other, _function)
-    ),
+    "undistribute_function": Case(_function.reverse(), (_other, _function)),
     "distribute_schema": Case(DistributeSchemaOp("other")),
     "undistribute_schema": Case(UndistributeSchemaOp("other"), (DistributeSchemaOp("other"),)),
 }

@@ -1,11 +1,12 @@
-"""What PostgreSQL and Citus know of themselves: the only reader of their catalogs.
+"""What PostgreSQL and Citus know about themselves: the only reader of their catalogs.
 
-Every function takes a connection, reads, and returns frozen dataclasses; none of them commits, and
-none needs more rights than to connect. A database without Citus has no nodes, no shards and no
-colocation groups, which is what these functions then return: it is no error.
+Every function takes a connection or a session, reads, and returns frozen dataclasses; none of them
+commits, and none needs more rights than to connect. From asyncio, `await session.run_sync(tables)`
+on an `AsyncSession` or an `AsyncConnection` calls any of them.
 
-Definitions: PostgreSQL documentation, "System Catalogs"; Citus documentation, "Citus Tables and
-Views". What is read here is the same in Citus 11 to 14.
+A database without Citus has no nodes, no shards and no colocation groups, and that is what these
+functions then return: it is not an error. A coordinator that has all shards itself is a cluster of
+one node.
 
 Names are as the catalogs have them, without quotes. Sizes are bytes on disk with indexes and TOAST,
 as `pg_total_relation_size` counts them. Only what is committed has a size on another node.
@@ -13,17 +14,39 @@ as `pg_total_relation_size` counts them. Only what is committed has a size on an
 
 from __future__ import annotations
 
-from citus_analytics.catalog._citus import citus_version
-from citus_analytics.catalog._findings import Finding, FindingKind
-from citus_analytics.catalog._groups import ColocationGroup, colocation_groups
-from citus_analytics.catalog._health import ClusterHealth, Link, NodeHealth, cluster_health
-from citus_analytics.catalog._nodes import Node, NodeRole, nodes
-from citus_analytics.catalog._rollups import CatalogRollup, rollups
-from citus_analytics.catalog._shards import Placement, Shard, shards
-from citus_analytics.catalog._sizes import TableSize, table_sizes
-from citus_analytics.catalog._skew import NodeLoad, TableSkew, node_loads, table_skew
-from citus_analytics.catalog._status import ClusterStatus, cluster_status
-from citus_analytics.catalog._tables import CatalogTable, TableKind, access_methods, tables
+from citus_analytics.catalog.health import (
+    ClusterHealth,
+    ClusterStatus,
+    Finding,
+    FindingKind,
+    Link,
+    NodeHealth,
+    NodeLoad,
+    TableSkew,
+    cluster_health,
+    cluster_status,
+    node_loads,
+    table_skew,
+)
+from citus_analytics.catalog.inspect import (
+    CatalogRollup,
+    CatalogTable,
+    ColocationGroup,
+    Node,
+    NodeRole,
+    Placement,
+    Shard,
+    TableKind,
+    TableSize,
+    access_methods,
+    citus_version,
+    colocation_groups,
+    nodes,
+    rollups,
+    shards,
+    table_sizes,
+    tables,
+)
 
 __all__ = [
     "CatalogRollup",

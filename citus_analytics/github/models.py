@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from citus_analytics.rollups.declare import Rollup, count, declare_rollup
-from citus_analytics.schema import Distributed, Local, distribute
+from citus_analytics.schema import Distributed, Local
 
 Json: TypeAlias = dict[str, Any]
 
@@ -58,6 +58,7 @@ class GithubEvent(Base):
 
     __mapper_args__ = {"primary_key": ["event_id", "user_id"]}  # noqa: RUF012
     __table_args__ = (
+        Distributed("user_id"),
         Index("event_type_index", "event_type"),
         Index(
             "payload_index",
@@ -84,7 +85,10 @@ class GithubUser(Base):
 
     __mapper_args__ = {"primary_key": ["user_id"]}  # noqa: RUF012
     # One row for each user: a second one would count events twice in joins.
-    __table_args__ = (Index("github_users_key", "user_id", unique=True),)
+    __table_args__ = (
+        Distributed("user_id", colocate_with=GithubEvent),
+        Index("github_users_key", "user_id", unique=True),
+    )
 
 
 class GithubRollup1Min(Base):
@@ -105,6 +109,7 @@ class GithubRollup1Min(Base):
         "primary_key": ["event_type", "repo_id", "user_id", "ingest_time"]
     }
     __table_args__ = (
+        Distributed("user_id", colocate_with=GithubEvent),
         # One row a group, NULLs included; a run finds the groups of one user in one bucket by it.
         Index(
             "github_rollup_1min_group_index",
@@ -125,6 +130,7 @@ class GithubUserOrigin(Base):
     """
 
     __tablename__ = "github_user_origins"
+    __table_args__ = (Distributed("user_id", colocate_with=GithubEvent),)
 
     user_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
@@ -141,6 +147,7 @@ class LoadedFile(Base):
     """
 
     __tablename__ = "loaded_files"
+    __table_args__ = (Local(),)
 
     table_name: Mapped[str] = mapped_column(Text, primary_key=True)
     fingerprint: Mapped[str] = mapped_column(Text, primary_key=True)
@@ -165,6 +172,7 @@ class FollowedFeed(Base):
     """
 
     __tablename__ = "followed_feeds"
+    __table_args__ = (Local(),)
 
     address: Mapped[str] = mapped_column(Text, primary_key=True)
     etag: Mapped[str | None] = mapped_column(Text)
@@ -184,7 +192,7 @@ class LatestRollup(Base):
 
     minute: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
 
-    __table_args__ = (CheckConstraint("minute = date_trunc('minute', minute)"),)
+    __table_args__ = (Local(), CheckConstraint("minute = date_trunc('minute', minute)"))
 
 
 github_events = cast("Table", GithubEvent.__table__)
@@ -194,14 +202,6 @@ github_user_origins = cast("Table", GithubUserOrigin.__table__)
 loaded_files = cast("Table", LoadedFile.__table__)
 followed_feeds = cast("Table", FollowedFeed.__table__)
 latest_rollup = cast("Table", LatestRollup.__table__)
-
-distribute(github_events, Distributed(column="user_id"))
-distribute(github_users, Distributed(column="user_id", colocate_with="github_events"))
-distribute(github_rollup_1min, Distributed(column="user_id", colocate_with="github_events"))
-distribute(github_user_origins, Distributed(column="user_id", colocate_with="github_events"))
-distribute(loaded_files, Local())
-distribute(followed_feeds, Local())
-distribute(latest_rollup, Local())
 
 GITHUB_ROLLUP_1MIN = declare_rollup(
     Rollup(

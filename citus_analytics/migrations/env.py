@@ -1,7 +1,8 @@
-"""Running the built-in migrations, from Python and inside Alembic's environment.
+"""Running migrations, from Python and inside Alembic's environment.
 
-The migrations live in `alembic/` at the top of the repository and travel inside the package, as
-`citus_analytics:_alembic`, so that an installed package can migrate a database without a checkout.
+The built-in migrations live in `alembic/` at the top of the repository and travel inside the
+package, as `citus_analytics:_alembic`, so that an installed package can migrate a database without
+a checkout.
 """
 
 from __future__ import annotations
@@ -19,17 +20,14 @@ from sqlalchemy import Connection, create_engine, make_url, pool, text
 from sqlalchemy.exc import ArgumentError as URLError
 
 from citus_analytics.errors import ArgumentError, CitusAnalyticsError, OperationError
-from citus_analytics.migrations.autogenerate import plugins
+from citus_analytics.migrations.compare import plugins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sqlalchemy import URL, MetaData
 
-    from citus_analytics.migrations.operations import Policy
-
-_LOCK = text("SELECT pg_advisory_xact_lock(hashtext('citus_analytics'), hashtext('migrations'))")
-_SCRIPTS = Path(__file__).parent.parent / "_alembic"
+    from citus_analytics.migrations.blocks import Policy
 
 
 def database_url(url: str | URL) -> URL:
@@ -38,11 +36,11 @@ def database_url(url: str | URL) -> URL:
     `postgres://`, `postgresql://` and `postgresql+psycopg://` are all accepted.
 
     Raises:
-        ArgumentError: It is no URL, or one of another database or driver.
+        ArgumentError: It cannot be read, or is the URL of another database or driver.
     """
     try:
         parsed = make_url(url)
-    except (URLError, ValueError) as error:  # A port that is no number is a ValueError.
+    except (URLError, ValueError) as error:  # A port that is not a number is a ValueError.
         raise ArgumentError(
             "the database URL cannot be read; it looks like "
             "postgresql://user:password@host:5432/database."
@@ -59,10 +57,11 @@ def configuration(target: str | URL | Connection, *, citus: Policy = "auto") -> 
 
     Args:
         target: The database, or a connection to it whose transaction the migrations join.
-        citus: What happens on a server without Citus; see `citus_analytics.migrations.operations`.
+        citus: What happens on a server without Citus; see `citus_analytics.migrations`.
     """
+    scripts = Path(__file__).parents[1] / "_alembic"
     config = Config()
-    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["citus"] = citus
     if isinstance(target, Connection):
@@ -80,7 +79,7 @@ def upgrade(
     Given a connection, the migrations run in the caller's transaction and nothing is committed.
 
     Raises:
-        ArgumentError: `target` is no PostgreSQL URL.
+        ArgumentError: `target` is not the URL of a PostgreSQL.
         OperationError: `citus` is `require` and the server has no Citus; or the database, or the
             caller, names a revision that is not one of ours.
     """
@@ -96,7 +95,7 @@ def downgrade(
     Given a connection, the migrations run in the caller's transaction and nothing is committed.
 
     Raises:
-        ArgumentError: `target` is no PostgreSQL URL.
+        ArgumentError: `target` is not the URL of a PostgreSQL.
         OperationError: The database, or the caller, names a revision that is not one of ours.
     """
     with _explained():
@@ -127,59 +126,71 @@ def run_environment(metadata: MetaData | Sequence[MetaData], **options: Any) -> 
     the URL that `configuration` was given, or `DATABASE_URL`, in this order. `-x citus=` is the
     policy for servers without Citus.
 
+    Processes that migrate one database at the same time do so one after the other.
+
     Raises:
         ArgumentError: No database is named, or its URL cannot be read.
         CommandError: The same, or any other error of ours, on Alembic's command line, which prints
             it in a line.
     """
+    attributes = context.config.attributes
+    arguments = context.get_x_argument(as_dictionary=True)
+    options = {
+        "target_metadata": metadata,
+        "citus": arguments.get("citus", attributes.get("citus", "auto")),
+        **options,
+    }
     try:
-        _run_environment({"target_metadata": metadata, **options})
+        if context.is_offline_mode():
+            context.configure(
+                dialect_name="postgresql",
+                literal_binds=True,
+                # Named parameters leave the per cent signs of function bodies as they are.
+                dialect_opts={"paramstyle": "named"},
+                **options,
+            )
+            with context.begin_transaction():
+                context.run_migrations()
+            return
+        options = {"autogenerate_plugins": plugins(), **options}
+        connection: Connection | None = attributes.get("connection")
+        if connection is not None:
+            _migrate_in_transaction_of(connection, options)
+            return
+        url = arguments.get("url") or attributes.get("url") or os.environ.get("DATABASE_URL")
+        if not url:
+            raise ArgumentError(
+                "no database to migrate: set DATABASE_URL, or give alembic -x url=postgresql://..."
+            )
+        engine = create_engine(database_url(url), poolclass=pool.NullPool)
+        # The lock is in a transaction of its own, on a connection of its own: a migration may
+        # commit on its way, as autocommit_block() does, and would lose a lock of its transaction.
+        with engine.connect() as guard:
+            guard.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            guard.execute(_LOCK)
+            with engine.connect() as connection:
+                context.configure(connection=connection, **options)
+                with context.begin_transaction():
+                    context.run_migrations()
     except CitusAnalyticsError as error:
         if context.config.cmd_opts is None:
             raise
         raise CommandError(str(error)) from error
 
 
-def _run_environment(options: dict[str, Any]) -> None:
-    attributes = context.config.attributes
-    arguments = context.get_x_argument(as_dictionary=True)
-    options["citus"] = arguments.get("citus", attributes.get("citus", "auto"))
-    if context.is_offline_mode():
-        context.configure(
-            dialect_name="postgresql",
-            literal_binds=True,
-            # Named parameters leave the per cent signs of function bodies as they are.
-            dialect_opts={"paramstyle": "named"},
-            **options,
-        )
-        with context.begin_transaction():
-            context.run_migrations()
-        return
-    connection: Connection | None = attributes.get("connection")
-    if connection is not None:
-        if getattr(connection.connection.driver_connection, "autocommit", False):
-            raise ArgumentError(
-                "migrations run in one transaction, and this connection is in AUTOCOMMIT, which "
-                "has none: pass another connection, or the URL."
-            )
-        if not connection.in_transaction():
-            # Alembic commits a transaction that it has begun; this one is the caller's.
-            connection.begin()
-        _migrate(connection, options)
-        return
-    url = arguments.get("url") or attributes.get("url") or os.environ.get("DATABASE_URL")
-    if not url:
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtext('citus_analytics'), hashtext('migrations'))")
+
+
+def _migrate_in_transaction_of(connection: Connection, options: dict[str, Any]) -> None:
+    if getattr(connection.connection.driver_connection, "autocommit", False):
         raise ArgumentError(
-            "no database to migrate: set DATABASE_URL, or give alembic -x url=postgresql://..."
+            "migrations run in one transaction, and this connection is in AUTOCOMMIT, which "
+            "has none: pass another connection, or the URL."
         )
-    engine = create_engine(database_url(url), poolclass=pool.NullPool)
-    with engine.connect() as connection:
-        _migrate(connection, options)
-
-
-def _migrate(connection: Connection, options: dict[str, Any]) -> None:
-    context.configure(connection=connection, **{"autogenerate_plugins": plugins(), **options})
+    if not connection.in_transaction():
+        # Alembic commits a transaction that it has begun; this one is the caller's.
+        connection.begin()
+    context.configure(connection=connection, **options)
     with context.begin_transaction():
-        # One after the other, when several processes of an application start at once.
         connection.execute(_LOCK)
         context.run_migrations()

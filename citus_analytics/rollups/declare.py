@@ -9,20 +9,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, get_args
 
-from sqlalchemy import JSON, Boolean, Date, DateTime, LargeBinary, String, Table, Uuid
+from sqlalchemy import JSON, Boolean, Date, DateTime, LargeBinary, String, Table, Time, Uuid
 
 from citus_analytics.errors import DeclarationError
-from citus_analytics.schema import Distributed, distribution_of
+from citus_analytics.schema import (
+    ColumnLike,
+    Distributed,
+    TableLike,
+    column_name,
+    distribution_of,
+    table_of,
+)
 from citus_analytics.sql import LONGEST_NAME
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy import MetaData
 
 _INFO_KEY = "citus_analytics.rollups"
 _NO_ORDER: Final = (Boolean, JSON, Uuid)
 _NO_SUM: Final = (*_NO_ORDER, Date, DateTime, LargeBinary, String)
+
+# The longest suffix of the names that are derived from a target's.
+_LONGEST_TARGET: Final = LONGEST_NAME - len("_capture_truncate")
 
 Aggregate: TypeAlias = Literal["count", "sum", "min", "max"]
 
@@ -63,22 +75,22 @@ def count(name: str) -> Measure:
     return Measure(name, "count")
 
 
-def total(name: str, column: str) -> Measure:
+def total(name: str, column: ColumnLike) -> Measure:
     """Return a measure that sums `column`."""
-    return Measure(name, "sum", column)
+    return Measure(name, "sum", column_name(column))
 
 
-def minimum(name: str, column: str) -> Measure:
+def minimum(name: str, column: ColumnLike) -> Measure:
     """Return a measure that keeps the smallest `column`."""
-    return Measure(name, "min", column)
+    return Measure(name, "min", column_name(column))
 
 
-def maximum(name: str, column: str) -> Measure:
+def maximum(name: str, column: ColumnLike) -> Measure:
     """Return a measure that keeps the largest `column`."""
-    return Measure(name, "max", column)
+    return Measure(name, "max", column_name(column))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Rollup:
     """A table of aggregates over buckets of time, kept equal to the aggregate of its source.
 
@@ -94,12 +106,6 @@ class Rollup:
         dimensions: The columns, of the same name in both tables, by which rows are grouped;
             the key is one of them.
         measures: The aggregated columns of the target.
-
-    Raises:
-        DeclarationError: A table lacks a column that is named here, or the state has several; a
-            column of the target is named twice; a measure's column has no such aggregate; the
-            tables are not all in one schema; the source and the target are not distributed by the
-            same column; the function's name is too long; or the bucket is not positive.
     """
 
     source: Table
@@ -112,48 +118,98 @@ class Rollup:
     dimensions: tuple[str, ...]
     measures: tuple[Measure, ...]
 
-    def __post_init__(self) -> None:
-        if self.bucket <= timedelta(0):
-            raise DeclarationError(f"a rollup's bucket must be longer than 0, got {self.bucket}.")
+    def __init__(
+        self,
+        *,
+        source: TableLike,
+        target: TableLike,
+        state: TableLike,
+        function: str,
+        time_column: ColumnLike,
+        bucket: timedelta,
+        bucket_column: ColumnLike,
+        dimensions: Iterable[ColumnLike],
+        measures: Iterable[Measure],
+    ) -> None:
+        """Describe a rollup; the attributes of the class say what the arguments mean.
+
+        Tables may be given as the classes that are mapped to them, and columns as mapped
+        attributes.
+
+        Raises:
+            DeclarationError: A table lacks a column that is named here, or the state has several;
+                a time has no time zone; a column of the target is named twice; a measure's column
+                has no such aggregate; the tables are not all in one schema; the source and the
+                target are not distributed by the same column; a name is too long; or the bucket
+                is not positive.
+        """
+        values: dict[str, Any] = {
+            "source": table_of(source),
+            "target": table_of(target),
+            "state": table_of(state),
+            "function": function,
+            "time_column": column_name(time_column),
+            "bucket": bucket,
+            "bucket_column": column_name(bucket_column),
+            "dimensions": tuple(map(column_name, dimensions)),
+            "measures": tuple(measures),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        name = self.target.name
+        bucket: object = self.bucket
+        if not isinstance(bucket, timedelta) or bucket <= timedelta(0):
+            raise DeclarationError(
+                f"a rollup's bucket must be a timedelta longer than 0, got {bucket}."
+            )
         if not self.measures:
-            raise DeclarationError(f"rollup {self.target.name!r} has no measures.")
+            raise DeclarationError(f"rollup {name!r} has no measures.")
         if len(self.state.columns) != 1:
             raise DeclarationError(
-                f"rollup {self.target.name!r} needs a state table of one column, got "
-                f"{self.state.name!r} with {len(self.state.columns)}."
+                f"rollup {name!r} needs a state table of one column, got {self.state.name!r} with "
+                f"{len(self.state.columns)}."
             )
         schemas = {table.key: table.schema for table in (self.source, self.target, self.state)}
         if len(set(schemas.values())) > 1:
             raise DeclarationError(
-                f"rollup {self.target.name!r} needs its tables in one schema, got "
-                f"{', '.join(schemas)}."
+                f"rollup {name!r} needs its tables in one schema, got {', '.join(schemas)}."
             )
         if len(self.function.encode()) > LONGEST_NAME:
             raise DeclarationError(
                 f"a function's name has at most {LONGEST_NAME} bytes in PostgreSQL, got "
                 f"{self.function!r} of {len(self.function.encode())}."
             )
-        self._check_columns()
-        if self.key not in self.dimensions:
+        if len(name.encode()) > _LONGEST_TARGET:
             raise DeclarationError(
-                f"rollup {self.target.name!r} must have the distribution column {self.key!r} "
-                f"among its dimensions, got {', '.join(self.dimensions)}: only then is a group "
-                "computed on one node."
+                f"rollup {name!r} has a name of {len(name.encode())} bytes; names derived from it "
+                f"fit into PostgreSQL's {LONGEST_NAME} only up to {_LONGEST_TARGET}."
             )
 
-    def _check_columns(self) -> None:
         read = [measure.column for measure in self.measures if measure.column is not None]
         written = [*self.dimensions, self.bucket_column, *(each.name for each in self.measures)]
         _require(self.source, self.time_column, *self.dimensions, *read)
         _require(self.target, *written)
-        twice = sorted({name for name in written if written.count(name) > 1})
+        twice = sorted({column for column in written if written.count(column) > 1})
         if twice:
             raise DeclarationError(
-                f"rollup {self.target.name!r} names {', '.join(map(repr, twice))} twice: a column "
-                "of the target is one dimension, the bucket, or one measure."
+                f"rollup {name!r} names {', '.join(map(repr, twice))} twice: a column of the "
+                "target is one dimension, the bucket, or one measure."
             )
         for measure in self.measures:
             _require_aggregate(self.source, measure)
+        (state_column,) = self.state.columns
+        _require_time_zone(self.source, self.time_column)
+        _require_time_zone(self.target, self.bucket_column)
+        _require_time_zone(self.state, state_column.name)
+        if self.key not in self.dimensions:
+            raise DeclarationError(
+                f"rollup {name!r} must have the distribution column {self.key!r} among its "
+                f"dimensions, got {', '.join(self.dimensions)}: only then is a group computed on "
+                "one node."
+            )
 
     @property
     def name(self) -> str:
@@ -187,15 +243,26 @@ def declare_rollup(rollup: Rollup) -> Rollup:
     """Declare `rollup` beside its target, so that migrations know its machinery; return it.
 
     Raises:
-        DeclarationError: The target already has a different rollup.
+        DeclarationError: The target already has a different rollup, or another rollup has a
+            function of the same name.
     """
-    declared = _declarations(rollup.target.metadata).setdefault(rollup.target.key, rollup)
-    if declared != rollup:
-        raise DeclarationError(
-            f"table {rollup.target.key!r} already is the target of a different rollup, which "
-            f"{declared.function!r} runs."
+    declarations = _declarations(rollup.target.metadata)
+    for key, declared in declarations.items():
+        if key == rollup.target.key and declared != rollup:
+            raise DeclarationError(
+                f"table {rollup.target.key!r} already is the target of a different rollup, which "
+                f"{declared.function!r} runs."
+            )
+        same_function = (declared.function, declared.target.schema) == (
+            rollup.function,
+            rollup.target.schema,
         )
-    return rollup
+        if key != rollup.target.key and same_function:
+            raise DeclarationError(
+                f"rollup {rollup.name!r} needs a function name of its own: {rollup.function!r} "
+                f"already runs rollup {declared.name!r}."
+            )
+    return declarations.setdefault(rollup.target.key, rollup)
 
 
 def rollups_of(metadata: MetaData) -> tuple[Rollup, ...]:
@@ -226,4 +293,17 @@ def _require_aggregate(table: Table, measure: Measure) -> None:
             raise DeclarationError(
                 f"rollup measure {measure.name!r}: PostgreSQL has no {measure.aggregate} of "
                 f"{column.type!r}, which column {column.name!r} of {table.key!r} is."
+            )
+
+
+def _require_time_zone(table: Table, name: str) -> None:
+    for column in table.columns:
+        kind = column.type
+        # Other types, an application's own among them, are left to the server.
+        naive = isinstance(kind, DateTime) and not kind.timezone
+        if column.name == name and (naive or isinstance(kind, Date | Time)):
+            raise DeclarationError(
+                f"column {name!r} of {table.key!r} must be a timestamp with time zone, "
+                f"DateTime(timezone=True), got {kind!r}: without a zone a bucket would depend on "
+                "the session."
             )

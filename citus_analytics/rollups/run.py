@@ -7,23 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from psycopg.errors import UndefinedFunction
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
-from sqlalchemy.orm import Session
 
 from citus_analytics.errors import RollupError
-from citus_analytics.sessions import flushed_connection, schema_of
-from citus_analytics.sql import qualify
+from citus_analytics.sql import Executor, flushed_connection, qualify, schema_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
 
     from citus_analytics.rollups.declare import Rollup
-
-Executor: TypeAlias = Session | Connection
 
 # PostgreSQL knows years that Python does not.
 _EDGES: Final = ", ".join(

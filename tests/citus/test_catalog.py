@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import URL, Connection, NullPool, create_engine, text
+from sqlalchemy_utils import create_database
 
 from citus_analytics import catalog
-from tests.servers import ON_CITUS_ONLY, SHARD_COUNT, execute
+from tests.servers import ON_CITUS_ONLY, SHARD_COUNT, execute, free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +99,7 @@ def test_the_tables_of_citus_are_its_own(cluster: Connection) -> None:
 
 
 @pytest.mark.parametrize("prefixes", ["", "*"])
-def test_shards_are_no_tables(url: URL, prefixes: str) -> None:
+def test_shards_are_not_tables(url: URL, prefixes: str) -> None:
     """Whatever Citus shows to an application of that name, and on whichever node."""
     show = f"-c citus.show_shards_for_app_name_prefixes={prefixes} -c application_name=somebody"
     engine = create_engine(url, poolclass=NullPool, connect_args={"options": show})
@@ -291,3 +292,82 @@ def test_loads_are_those_of_the_shards(skewed: Connection) -> None:
         assert (load.shards, load.bytes) == (len(held), sum(held))
         assert load.mean_shards == len(sharded) / 3
         assert load.mean_bytes == sum(counted[s.id] for s in sharded) / 3
+
+
+@pytest.fixture
+def one_node(server: DatabaseServer) -> Iterator[URL]:
+    """A database with Citus on a coordinator that knows of no other node."""
+    url = server.nodes[0].url_for("one_node")
+    create_database(url)
+    try:
+        execute(url, "CREATE EXTENSION citus")
+        yield url
+    finally:
+        # With force, because Citus's daemon is connected.
+        execute(server.url, "DROP DATABASE one_node WITH (FORCE)")
+
+
+ON_ONE_NODE = (
+    "CREATE TABLE events (id int, t text)",
+    "SELECT create_distributed_table('events', 'id', shard_count => 4)",
+    "INSERT INTO events SELECT n, repeat('x', 100) FROM generate_series(1, 5000) AS n",
+    "CREATE TABLE countries (code text PRIMARY KEY)",
+    "SELECT create_reference_table('countries')",
+    "CREATE TABLE cities (country text REFERENCES countries)",
+    "CREATE TABLE plain (id int)",
+)
+
+
+def test_citus_on_one_node(one_node: URL) -> None:
+    engine = create_engine(one_node, poolclass=NullPool)
+    with engine.connect() as connection:
+        found = catalog.cluster_status(connection)
+        assert (found.nodes, found.shards, found.loads, found.findings) == ((), (), (), ())
+        assert found.health.healthy
+    execute(one_node, *ON_ONE_NODE)
+    with engine.connect() as connection:
+        found = catalog.cluster_status(connection)
+        counted = text("SELECT citus_total_relation_size(to_regclass(:name))")
+        sizes = {
+            name: connection.execute(counted, {"name": name}).scalar_one()
+            for name in ("cities", "countries", "events")
+        }
+    (node,) = found.nodes
+    assert (node.is_coordinator, node.should_have_shards) == (True, True)
+    assert found.health.nodes == (catalog.NodeHealth(node=node.id, reachable=True, error=None),)
+    assert found.health.links == (catalog.Link(source=node.id, target=node.id, connected=True),)
+    assert {table.name: table.kind for table in found.tables} == {
+        "cities": "citus_local",
+        "countries": "reference",
+        "events": "distributed",
+        "plain": "local",
+    }
+    assert {shard.placements[0].node for shard in found.shards} == {node.id}
+    assert {size.name: size.bytes for size in found.sizes} == {**sizes, "plain": 0}
+    (load,) = found.loads
+    assert (load.shards, load.bytes, load.bytes_ratio) == (4, sizes["events"], 1.0)
+    assert found.findings == ()
+
+
+def test_a_node_that_cannot_connect_to_itself(server: DatabaseServer, one_node: URL) -> None:
+    """It answers this connection, so its sizes are known and its queries work."""
+    (unused,) = free_ports(1)
+    # As by a change of the server's port.
+    execute(one_node, *ON_ONE_NODE)
+    execute(one_node, f"SELECT citus_update_node(nodeid, '127.0.0.1', {unused}) FROM pg_dist_node")
+    with create_engine(one_node, poolclass=NullPool).connect() as connection:
+        found = catalog.cluster_status(connection)
+    (node,) = found.nodes
+    assert found.health.nodes == (catalog.NodeHealth(node=node.id, reachable=True, error=None),)
+    assert found.health.links == (catalog.Link(source=node.id, target=node.id, connected=False),)
+    assert all(size.bytes is not None for size in found.sizes)
+    assert found.loads[0].bytes == sum(s.bytes or 0 for s in found.shards if s.table == "events")
+    (finding,) = found.findings
+    assert finding.kind == "nodes_disconnected"
+    assert f"node {node.id} (127.0.0.1:{unused}) cannot connect to itself" in finding.message
+    # The advice works.
+    advice = finding.message[finding.message.index("SELECT") :].rstrip(".")
+    port = server.nodes[0].url.query["port"]
+    execute(one_node, advice.replace("'address', port", f"'127.0.0.1', {port}"))
+    with create_engine(one_node, poolclass=NullPool).connect() as connection:
+        assert catalog.cluster_status(connection).findings == ()

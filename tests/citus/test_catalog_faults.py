@@ -13,7 +13,7 @@ from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy_utils import create_database
 
 from citus_analytics import catalog
-from citus_analytics.cli import main
+from citus_analytics.__main__ import main
 from tests.servers import (
     ON_BREAKABLE_CITUS,
     ON_CITUS_ONLY,

@@ -12,7 +12,6 @@ from alembic.operations import Operations
 from sqlalchemy import NullPool, create_engine, text
 
 from citus_analytics.migrations import CreateDistributedTableConcurrentlyOp
-from citus_analytics.schema import Distributed
 from tests.operations import rows
 from tests.servers import ON_CITUS_ONLY
 
@@ -86,6 +85,4 @@ def distribute(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection)
         with context.begin_transaction(), context.autocommit_block():
-            Operations(context).invoke(
-                CreateDistributedTableConcurrentlyOp("clicks", Distributed(column="id"))
-            )
+            Operations(context).invoke(CreateDistributedTableConcurrentlyOp("clicks", "id"))

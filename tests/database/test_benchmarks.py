@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks.database import migrated
-from benchmarks.figures import Figure, as_table
+from benchmarks.harness import Figure, as_table, migrated
 from citus_analytics import ArgumentError
 from tests.servers import execute, query_text
 
@@ -24,7 +23,7 @@ FIGURES = {
     "query_overhead": 14,
     "capture_cost": 1,
     "loading": 2,
-    "bulk_loading": 4,
+    "bulk_loading": 3,
     "rollup_cost": 6,
 }
 
@@ -41,7 +40,6 @@ def test_all_figures_are_found(empty_database: URL) -> None:
     assert done.returncode == 0, done.stderr
     figures: list[dict[str, Any]] = json.loads(done.stdout)
     assert Counter(figure["benchmark"] for figure in figures) == FIGURES
-    assert all(figure["value"] > 0 for figure in figures)
     relations = "SELECT count(*) FROM pg_class WHERE relname ~ '(github|alembic|benchmarks)'"
     assert query_text(empty_database, relations) == "0"
 
@@ -57,10 +55,10 @@ def test_a_database_with_tables_is_refused_and_left_alone(empty_database: URL) -
 def test_the_table_of_figures() -> None:
     figures = [
         Figure("COPY", 1.1543, "at most", 1.15),
-        Figure("events a second", 123456.7, "at least", 100_000),
+        Figure("tutorial's function / run", 1234.5, "at least", 60),
     ]
     assert as_table({"speed": figures}).splitlines() == [
-        "benchmark  figure                    promised          kept",
-        "speed      COPY                1.15  at most 1.15      NO",
-        "speed      events a second  123,457  at least 100,000  yes",
+        "benchmark  figure                            promised      kept",
+        "speed      COPY                        1.15  at most 1.15  NO",
+        "speed      tutorial's function / run  1,234  at least 60   yes",
     ]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from citus_analytics import catalog
 from citus_analytics.errors import ArgumentError
 from tests.servers import ON_POSTGRESQL_ONLY, execute
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from sqlalchemy import URL
+    from sqlalchemy import URL, Engine
 
     from tests.servers import DatabaseServer
 
@@ -95,7 +98,7 @@ def test_every_kind_of_relation(empty: Connection) -> None:
     assert found["c"].partition_of is None
 
 
-def test_inheritance_is_no_partitioning(empty: Connection) -> None:
+def test_inheritance_is_not_partitioning(empty: Connection) -> None:
     create(empty, "CREATE TABLE a (id int)", "CREATE TABLE b () INHERITS (a)")
     assert [table.partition_of for table in own(empty)] == [None, None]
 
@@ -206,6 +209,47 @@ def test_ordinary_users(server: DatabaseServer, database: URL, connection: Conne
         assert catalog.colocation_groups(weak) == expected.groups
     assert all(size.bytes is not None for size in expected.sizes)
     execute(database, "DROP ROLE passer_by")
+
+
+READERS: list[Callable[[Any], object]] = [
+    catalog.access_methods,
+    catalog.citus_version,
+    catalog.cluster_health,
+    catalog.cluster_status,
+    catalog.colocation_groups,
+    catalog.nodes,
+    catalog.rollups,
+    catalog.shards,
+    catalog.table_sizes,
+    catalog.tables,
+]
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_sessions_and_asyncio(engine: Engine, read: Callable[[Any], object]) -> None:
+    with engine.connect() as connection:
+        expected = read(connection)
+    with Session(engine) as session:
+        assert read(session) == expected
+    scope = scoped_session(sessionmaker(engine))
+    assert read(scope) == expected
+    scope.remove()
+
+    async def read_asynchronously() -> tuple[object, object]:
+        async_engine = create_async_engine(engine.url, poolclass=NullPool)
+        async with async_engine.connect() as connection, AsyncSession(async_engine) as session:
+            return await connection.run_sync(read), await session.run_sync(read)
+
+    assert asyncio.run(read_asynchronously()) == (expected, expected)
+
+
+def test_a_session_sees_its_own_transaction(empty_database: URL) -> None:
+    engine = create_engine(empty_database, poolclass=NullPool)
+    with Session(engine) as session:
+        session.execute(text("CREATE TABLE a (id int)"))
+        assert [size.bytes for size in catalog.table_sizes(session, schemas=["public"])] == [0]
+        session.rollback()
+        assert catalog.tables(session, schemas=["public"]) == ()
 
 
 def test_nothing_is_committed(empty_database: URL, empty: Connection) -> None:

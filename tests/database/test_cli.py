@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy_utils import drop_database
 
 import citus_analytics
-from citus_analytics.cli import main
+from citus_analytics.__main__ import main
 from tests.database.ingest_data import EVENTS, GOOD, SAMPLE, USERS
 from tests.processes import is_alive
 from tests.programs import psql, schema_dump
@@ -39,7 +42,7 @@ WITHOUT_RICH = [
     sys.executable,
     "-c",
     "import sys; sys.modules['rich'] = None\n"
-    "from citus_analytics.cli import main; sys.exit(main())",
+    "from citus_analytics.__main__ import main; sys.exit(main())",
 ]
 
 
@@ -158,10 +161,60 @@ def test_the_sql_makes_the_same_schema(
     assert schema_dump(server, empty_database) == schema_dump(server, database)
 
 
+@ON_POSTGRESQL_ONLY
+def test_a_database_is_created_if_it_is_missing(run: Run, server: DatabaseServer) -> None:
+    url = server.url.set(database="web-shop 2")
+    assert "migrate --create" in failure(run("migrate", database=url), 1)
+    try:
+        done = run("migrate", "--create", "--json", database=url)
+        created = read_json(done)
+        assert (created["created"], created["revision"]) == (True, "ca_0004")
+        assert "Created the database web-shop 2.\n" in done.stderr
+        done = run("migrate", "--create", "--json", database=url)
+        again = read_json(done)
+        assert (again["created"], again["previous_revision"]) == (False, "ca_0004")
+        assert "Created" not in done.stderr
+    finally:
+        drop_database(url)
+
+
+@ON_POSTGRESQL_ONLY
+def test_a_database_that_may_not_be_created(server: DatabaseServer) -> None:
+    execute(server.url, "CREATE ROLE guest LOGIN")
+    try:
+        url = server.url.set(username="guest", database="guests")
+        said = failure(program("migrate", "--create", database=url), 1)
+    finally:
+        execute(server.url, "DROP ROLE guest")
+    assert said == "citus-analytics: permission denied to create database.\n"
+
+
+def test_the_rollups_of_an_application(run: Run, empty_database: URL) -> None:
+    config = Config(str(ROOT / "examples/page_views/alembic.ini"))
+    config.attributes["url"] = empty_database
+    command.upgrade(config, "head")
+    execute(
+        empty_database,
+        "INSERT INTO page_views VALUES (1, 1, '/', 30, '2026-03-01 12:01Z'),"
+        " (2, 2, '/', 20, '2026-03-01 13:01Z')",
+    )
+    target = ("rollup", "--metadata", "examples.page_views.models:Base")
+    document = read_json(run(*target, "--json", database=empty_database))
+    (only,) = document["rollups"]
+    assert only["rollup"] == "page_views_5min"
+    for each in (document, only):
+        assert (each["groups_written"], each["groups_removed"]) == (2, 0)
+        assert each["since"] == "2026-03-01T12:00:00+00:00"
+        assert each["until"] == "2026-03-01T13:05:00+00:00"
+    told = succeed(run(*target, "page_views_5min", database=empty_database))
+    assert told.startswith("page_views_5min: nothing has changed since the last run")
+    assert "any client: SELECT roll_up_page_views();" in told
+
+
 def test_no_wait_leaves_a_run_alone(run: Run, database: URL, connection: Connection) -> None:
     connection.execute(text("SELECT rollup_http_request()"))
     said = failure(run("rollup", "--no-wait", "--json", database=database), 3)
-    assert "another run of the rollup is under way" in said
+    assert "another run of github_rollup_1min is in progress" in said
 
 
 def test_a_malformed_row_is_named(run: Run, database: URL, tmp_path: Path) -> None:

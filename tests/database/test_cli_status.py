@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from citus_analytics.cli import main
+from citus_analytics.__main__ import main
 from tests.servers import execute
 
 if TYPE_CHECKING:

@@ -18,6 +18,8 @@ from tests.servers import execute, query_text
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.faults
+
 
 def kill_server(server: EmbeddedServer) -> None:
     pid = server.pid
@@ -91,14 +93,14 @@ def test_a_killed_server_comes_back(place: Path, temporary: bool) -> None:
     assert directory.exists() is not temporary
 
 
-def test_a_temporary_server_that_was_killed_is_cleared_away() -> None:
+def test_a_temporary_server_that_was_killed_is_removed() -> None:
     with EmbeddedServer() as server:
         directory = server.directory
         kill_server(server)
     assert not directory.exists()
 
 
-def test_a_stale_process_id_that_lives_again_is_no_obstacle(place: Path) -> None:
+def test_a_stale_process_id_that_lives_again_does_not_matter(place: Path) -> None:
     with EmbeddedServer(place) as server:
         execute(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
         data = place / "data"
@@ -116,7 +118,7 @@ def test_a_stale_process_id_that_lives_again_is_no_obstacle(place: Path) -> None
             other.kill()
 
 
-def test_an_unfinished_initdb_is_no_obstacle(place: Path) -> None:
+def test_an_unfinished_initdb_does_not_matter(place: Path) -> None:
     unfinished = place / "unfinished-left-behind"
     unfinished.mkdir()
     (unfinished / "PG_VERSION").write_text("18\n", encoding="ascii")

@@ -51,9 +51,12 @@ def test_page_views(empty_database: URL) -> None:
 
 
 GITHUB_STARS = """\
-user 1: 1023 events on the starred repository
-user 2: 187 events on the starred repository
-user 3: 114 events on the starred repository
+user 1 has 1023 events on the starred repository
+user 2 has 187 events on the starred repository
+user 3 has 114 events on the starred repository
+user 1 sees 1149 events, 945 commits
+user 2 sees 215 events, 180 commits
+user 3 sees 137 events, 145 commits
 """
 
 

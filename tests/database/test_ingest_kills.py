@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import Engine, NullPool, create_engine, event, text
 
 import citus_analytics
-from citus_analytics.cli import main
+from citus_analytics.__main__ import main
 from citus_analytics.github.ingest import load_files, parallel
 from citus_analytics.github.ingest.parts import cut
 from citus_analytics.github.models import github_events
@@ -96,12 +96,12 @@ def test_a_client_that_is_killed_again_and_again(
     database: URL, engine: Engine, file: Path, jobs: str
 ) -> None:
     for delay in (0.0, 0.05, 0.2, 0.5, 0.9, 1.3):
-        with loading(database, file, "--jobs", jobs) as process:
+        with loading(database, file, "--connections", jobs) as process:
             wait_for_rows(engine, delay)
             process.kill()
-    finish(database, file, "--jobs", jobs)
+    finish(database, file, "--connections", jobs)
     assert found(engine) == EXPECTED
-    finish(database, file, "--jobs", jobs)
+    finish(database, file, "--connections", jobs)
     assert found(engine) == EXPECTED
     with engine.begin() as connection:
         connection.execute(text("SELECT rollup_http_request()"))
@@ -112,7 +112,7 @@ def test_a_client_that_is_killed_again_and_again(
 def test_an_interrupted_client_says_where_it_stands(
     database: URL, engine: Engine, file: Path, jobs: str
 ) -> None:
-    with loading(database, file, "--jobs", jobs, "--json") as process:
+    with loading(database, file, "--connections", jobs, "--json") as process:
         wait_for_rows(engine, 0.1)
         process.send_signal(signal.SIGINT)
         printed, said = process.communicate(timeout=60)
@@ -120,7 +120,7 @@ def test_an_interrupted_client_says_where_it_stands(
     assert printed == ""
     assert f"interrupted while loading {file}, after 0 of 1 file. Run the same command" in said
     assert found(engine) == (0, 0, 0, 0)
-    finish(database, file, "--jobs", jobs)
+    finish(database, file, "--connections", jobs)
     assert found(engine) == EXPECTED
 
 
@@ -155,7 +155,7 @@ def test_an_interrupt_between_two_commits(
 
     # The users, one connection's events, and the other one's.
     commits[:] = [int, int, interrupt]
-    load = ["load", "events", str(file), "--jobs", "2"]
+    load = ["load", "events", str(file), "--connections", "2"]
     assert main(load) == 130
     assert 0 < found(engine)[0] < EVENTS
     said = capsys.readouterr().err
@@ -197,7 +197,7 @@ def test_rejects_that_cannot_be_written(
 ) -> None:
     path = tmp_path / "hour.json"
     path.write_bytes(hour(5) + line(1, actor={}))
-    with loading(database, path, "--jobs", jobs, "--rejects", "/dev/full") as process:
+    with loading(database, path, "--connections", jobs, "--rejects", "/dev/full") as process:
         _, said = process.communicate(timeout=120)
     assert (process.returncode, "No space left" in said) == (1, True), said
     assert found(engine) == (0, 0, 0, 0)
@@ -206,7 +206,7 @@ def test_rejects_that_cannot_be_written(
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_connections_that_are_cut(database: URL, engine: Engine, file: Path, jobs: str) -> None:
     for delay in (0.0, 0.3):
-        with loading(database, file, "--jobs", jobs) as process:
+        with loading(database, file, "--connections", jobs) as process:
             wait_for_rows(engine, delay)
             execute(
                 database,
@@ -217,7 +217,7 @@ def test_connections_that_are_cut(database: URL, engine: Engine, file: Path, job
             assert process.returncode == 1, said
             assert "Traceback" not in said
         assert found(engine)[0] == 0
-    finish(database, file, "--jobs", jobs)
+    finish(database, file, "--connections", jobs)
     assert found(engine) == EXPECTED
 
 
@@ -228,13 +228,13 @@ def test_a_killed_server(place: Path, file: Path, jobs: str) -> None:
         upgrade(server.url)
         engine = create_engine(server.url, poolclass=NullPool)
         for delay in (0.0, 0.2, 0.6):
-            with loading(server.url, file, "--jobs", jobs) as process:
+            with loading(server.url, file, "--connections", jobs) as process:
                 wait_for_rows(engine, delay)
                 os.kill(server.pid, signal.SIGKILL)
                 process.communicate(timeout=60)
             server.stop()
             server.start()
-        finish(server.url, file, "--jobs", jobs)
+        finish(server.url, file, "--connections", jobs)
         assert found(engine) == EXPECTED
 
 

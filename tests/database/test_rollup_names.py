@@ -107,9 +107,9 @@ def create(connection: Connection, spec: RollupSpec) -> None:
     operations = Operations(MigrationContext.configure(connection, opts={"citus": "auto"}))
     colocated = Distributed(column=spec.key, colocate_with=spec.source)
     for operation in (
-        CreateDistributedTableOp(spec.source, Distributed(column=spec.key), spec.schema),
-        CreateDistributedTableOp(spec.target, colocated, spec.schema),
-        CreateRollupFunctionOp(spec, 1),
+        CreateDistributedTableOp.of(spec.source, Distributed(column=spec.key), spec.schema),
+        CreateDistributedTableOp.of(spec.target, colocated, spec.schema),
+        CreateRollupFunctionOp(spec, version=1),
     ):
         operations.invoke(operation)
 

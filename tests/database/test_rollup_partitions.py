@@ -60,8 +60,8 @@ def readings(empty_database: URL) -> Iterator[Connection]:
         operations = Operations(MigrationContext.configure(connection))
         for table, other in (("readings", None), ("readings_hourly", "readings")):
             distribution = Distributed(column="sensor_id", colocate_with=other)
-            operations.invoke(CreateDistributedTableOp(table, distribution))
-        operations.invoke(CreateRollupFunctionOp(SPEC, 1))
+            operations.invoke(CreateDistributedTableOp.of(table, distribution))
+        operations.invoke(CreateRollupFunctionOp(SPEC, version=1))
     with engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.exec_driver_sql(

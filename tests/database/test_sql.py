@@ -30,13 +30,6 @@ def value(connection: Connection, expression: str) -> object:
     return driver.execute(f"SELECT {expression}").fetchone()[0]
 
 
-def test_every_keyword_can_be_a_name(connection: Connection) -> None:
-    """What is not quoted is a keyword that may name a table, a column and a function."""
-    keywords = connection.exec_driver_sql("SELECT word, catcode FROM pg_get_keywords()").all()
-    assert len(keywords) > 400
-    assert [word for word, code in keywords if code != "U" and quote(word) == word] == []
-
-
 def test_names_are_read_as_they_are(connection: Connection) -> None:
     for name in (*TEXTS, "select", "time", "_plain_1", "1st", "a$b", "x" * 63):
         assert value(connection, f"x.{quote(name)} FROM (SELECT 7 AS {quote(name)}) AS x") == 7

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
-from citus_analytics.github.queries import (
+from citus_analytics.github.analytics import (
     commits_per_hour,
     count_events,
     most_active_users,
     top_repository_creators,
 )
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
 from citus_analytics.rollups.run import run_rollup
 from tests import tutorial
 from tests.programs import psql

@@ -8,7 +8,7 @@ import pytest
 from alembic.operations.ops import CreateTableOp, DropTableOp, ExecuteSQLOp
 from sqlalchemy import BigInteger, Column, ForeignKeyConstraint, MetaData, Table
 
-from citus_analytics.migrations.diff import Declared, Live, plan
+from citus_analytics.migrations.compare import Declared, Live, plan
 from citus_analytics.schema import Distributed, Reference, distribute
 from tests.autogenerate import Application, differences
 from tests.servers import ON_CITUS_ONLY, execute, query_text

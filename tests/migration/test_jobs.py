@@ -65,11 +65,11 @@ def plain(empty_database: URL) -> Iterator[Connection]:
 
 def test_scheduled_and_ended(connection: Connection) -> None:
     run(connection, NIGHTLY)
-    assert rows(connection, JOBS) == [(NAME, NIGHTLY.schedule_, NIGHTLY.command)]
+    assert rows(connection, JOBS) == [(NAME, NIGHTLY.cron, NIGHTLY.command)]
     run(connection, NIGHTLY.reverse())
     assert rows(connection, JOBS) == []
     run(connection, NIGHTLY.reverse().reverse())
-    assert rows(connection, JOBS) == [(NAME, NIGHTLY.schedule_, NIGHTLY.command)]
+    assert rows(connection, JOBS) == [(NAME, NIGHTLY.cron, NIGHTLY.command)]
 
 
 def test_doing_it_twice_changes_nothing(connection: Connection) -> None:
@@ -89,7 +89,7 @@ def test_a_job_of_the_same_name_is_replaced(connection: Connection) -> None:
 
 def test_the_script_does_the_same(cron: DatabaseServer, connection: Connection) -> None:
     psql(cron, cron.url, script_of(HOURLY, NIGHTLY))
-    assert rows(connection, JOBS) == [(NAME, NIGHTLY.schedule_, NIGHTLY.command)]
+    assert rows(connection, JOBS) == [(NAME, NIGHTLY.cron, NIGHTLY.command)]
     psql(cron, cron.url, script_of(UnscheduleOp(NAME)))
     assert rows(connection, JOBS) == []
 
@@ -114,6 +114,6 @@ def test_without_pg_cron_where_it_is_required(plain: Connection) -> None:
 
 
 def test_a_job_that_is_not_known_cannot_come_back() -> None:
-    assert UnscheduleOp(NAME, Job("0 * * * *", "SELECT 1")).reverse() == HOURLY
+    assert UnscheduleOp(NAME, was=Job("0 * * * *", "SELECT 1")).reverse() == HOURLY
     with pytest.raises(OperationError, match=r"cannot be reversed: .* was=Job\(schedule, command"):
         UnscheduleOp(NAME).reverse()

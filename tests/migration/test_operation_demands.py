@@ -15,6 +15,7 @@ from sqlalchemy import NullPool, create_engine, text
 from citus_analytics.errors import OperationError
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
 from citus_analytics.migrations import (
+    CitusOperation,
     CreateDistributedTableConcurrentlyOp,
     CreateDistributedTableOp,
     CreateReferenceTableOp,
@@ -24,7 +25,7 @@ from citus_analytics.migrations import (
     ReplaceRollupFunctionOp,
     RollupSpec,
 )
-from citus_analytics.migrations.operations.base import Arguments, CitusOperation, Extension, Guarded
+from citus_analytics.migrations.blocks import Extension, Guarded
 from citus_analytics.schema import Distributed
 from tests.operations import catalogs, rows, run, script_of
 from tests.programs import psql
@@ -36,29 +37,26 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
 
     from citus_analytics.migrations import Policy
-    from citus_analytics.migrations.operations.base import Step
+    from citus_analytics.migrations.blocks import Step
     from tests.servers import DatabaseServer
 
-CONCURRENTLY = CreateDistributedTableConcurrentlyOp("clicks", Distributed(column="id"))
+CONCURRENTLY = CreateDistributedTableConcurrentlyOp("clicks", "id")
 SPEC = RollupSpec.of(GITHUB_ROLLUP_1MIN)
 SEVERAL_STATEMENTS = [
-    CreateRollupFunctionOp(SPEC, 1),
-    DropRollupFunctionOp(SPEC, 1),
-    ReplaceRollupFunctionOp(SPEC, 1, SPEC, 1),
+    CreateRollupFunctionOp(SPEC, version=1),
+    DropRollupFunctionOp(SPEC, version=1),
+    ReplaceRollupFunctionOp(SPEC, version=1, was_spec=SPEC, was_version=1),
 ]
 BY_ID = Distributed(column="id")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class FromTheFuture(CitusOperation):
     """An operation that no Citus has yet."""
 
     # ruff: noqa: D102
     function: ClassVar = "travel"
-    subject: ClassVar = "in time"
-
-    def arguments(self) -> Arguments:
-        return Arguments((), {})
+    subject = "in time"
 
     def steps(self) -> tuple[Step, ...]:
         future = Extension("citus", (99, 0))
@@ -180,7 +178,7 @@ def old_database(
     [
         (
             "11.3-2",
-            CreateDistributedTableOp("t", Distributed(column=None)),
+            CreateDistributedTableOp.of("t", Distributed(column=None)),
             r"create_distributed_table\(column=None\) needs Citus 12\.0, this server has 11\.3",
         ),
         (
@@ -217,13 +215,13 @@ def test_operations_of_all_kinds_in_one_transaction(clicks: Connection) -> None:
         if name == "countries":
             run(clicks, CreateReferenceTableOp(name))
         else:
-            run(clicks, CreateDistributedTableOp(name, BY_ID))
+            run(clicks, CreateDistributedTableOp.of(name, BY_ID))
         clicks.execute(text(f"ALTER TABLE {name} ADD COLUMN later int"))
         clicks.execute(text(f"CREATE INDEX ON {name} (later)"))
-    run(clicks, CreateDistributedTableOp("clicks", BY_ID))
+    run(clicks, CreateDistributedTableOp.of("clicks", BY_ID))
     clicks.execute(text("ALTER TABLE clicks ADD FOREIGN KEY (n) REFERENCES countries"))
     clicks.execute(text("CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1'"))
-    run(clicks, *(CreateDistributedTableOp(t, BY_ID).reverse() for t in ("beside", "late")))
+    run(clicks, *(CreateDistributedTableOp.of(t, BY_ID).reverse() for t in ("beside", "late")))
     clicks.execute(
         text("CREATE VIEW both_of_them AS SELECT id, c.n FROM clicks AS c JOIN late USING (id)")
     )

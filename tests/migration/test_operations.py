@@ -88,11 +88,11 @@ def kind_of(connection: Connection, table: str) -> tuple[object, ...] | None:
 
 def test_a_rollup_of_someone_elses_tables(plain: Connection) -> None:
     plain.execute(text(TABLES.replace(":", "\\:")))
-    create = CreateRollupFunctionOp(SPEC, 1)
+    create = CreateRollupFunctionOp(SPEC, version=1)
     run(
         plain,
-        CreateDistributedTableOp("Page Views", Distributed(column="Tenant"), "Web Shop"),
-        CreateDistributedTableOp(
+        CreateDistributedTableOp.of("Page Views", Distributed(column="Tenant"), "Web Shop"),
+        CreateDistributedTableOp.of(
             SPEC.target, Distributed(column="Tenant", colocate_with="Page Views"), "Web Shop"
         ),
         create,
@@ -126,7 +126,7 @@ def test_a_rollup_of_someone_elses_tables(plain: Connection) -> None:
 def test_distribution_there_and_back(plain: Connection) -> None:
     plain.execute(text("CREATE TABLE clicks AS SELECT i AS user_id FROM generate_series(1, 99) i"))
     plain.commit()
-    create = CreateDistributedTableOp("clicks", Distributed(column="user_id", shard_count=6))
+    create = CreateDistributedTableOp.of("clicks", Distributed(column="user_id", shard_count=6))
     run(plain, create)
     plain.commit()
     assert kind_of(plain, "clicks") == ("distributed", "user_id", 6)
@@ -160,8 +160,8 @@ def test_tables_join_the_servers_shard_count(plain: Connection) -> None:
     plain.execute(text("CREATE TABLE a (id int); CREATE TABLE b (id int)"))
     run(
         plain,
-        CreateDistributedTableOp("a", Distributed(column="id")),
-        CreateDistributedTableOp("b", Distributed(column="id", colocate_with="a")),
+        CreateDistributedTableOp.of("a", Distributed(column="id")),
+        CreateDistributedTableOp.of("b", Distributed(column="id", colocate_with="a")),
     )
     assert kind_of(plain, "a") == kind_of(plain, "b") == ("distributed", "id", SHARD_COUNT)
 
@@ -169,15 +169,15 @@ def test_tables_join_the_servers_shard_count(plain: Connection) -> None:
 def test_a_rollup_is_not_created_half(empty_database: URL) -> None:
     engine = create_engine(empty_database, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection, pytest.raises(OperationError, match="needs a transaction"):
-        run(connection, CreateRollupFunctionOp(SPEC, 1))
+        run(connection, CreateRollupFunctionOp(SPEC, version=1))
 
 
 def test_operations_carry_what_their_reverse_needs() -> None:
-    distributed = CreateDistributedTableOp("t", Distributed(column="c", colocate_with="u"), "s")
-    reference = CreateReferenceTableOp("t", "s")
-    rollup = CreateRollupFunctionOp(SPEC, 1)
+    distributed = CreateDistributedTableOp.of("t", Distributed(column="c", colocate_with="u"), "s")
+    reference = CreateReferenceTableOp("t", schema="s")
+    rollup = CreateRollupFunctionOp(SPEC, version=1)
     for operation in (distributed, reference, rollup):
         assert operation.reverse().reverse() == operation
-    assert reference.reverse() == UndistributeTableOp("t", Reference(), "s")
+    assert reference.reverse() == UndistributeTableOp("t", was=Reference(), schema="s")
     with pytest.raises(OperationError, match="was=Distributed"):
         UndistributeTableOp("t").reverse()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 SPEC = RollupSpec.of(GITHUB_ROLLUP_1MIN)
-REPAIR = ReplaceRollupFunctionOp(SPEC, 1, SPEC, 1)
+REPAIR = ReplaceRollupFunctionOp(SPEC, version=1, was_spec=SPEC, was_version=1)
 RENAMED = replace(SPEC, function='Roll "it" up')
 CAPTURE = "github_rollup_1min_capture"
 
@@ -48,7 +48,7 @@ def unsafely(connection: Connection, statement: str) -> None:
 
 
 def test_replaced_and_back(rolled_up: Connection) -> None:
-    operation = ReplaceRollupFunctionOp(RENAMED, 1, SPEC, 1)
+    operation = ReplaceRollupFunctionOp(RENAMED, version=1, was_spec=SPEC, was_version=1)
     run(rolled_up, operation)
     rolled_up.commit()
     rolled_up.execute(text("""SELECT "Roll ""it"" up"()"""))
@@ -154,4 +154,6 @@ def test_another_rollup_is_no_replacement(name: str) -> None:
     change: dict[str, Any] = {name: "another"}
     message = rf"cannot be replaced by one whose {name} is 'another', and not .* new target\.$"
     with pytest.raises(DeclarationError, match=message):
-        ReplaceRollupFunctionOp(replace(SPEC, **change), 1, SPEC, 1)
+        ReplaceRollupFunctionOp(
+            replace(SPEC, **change), version=1, was_spec=SPEC, was_version=1
+        ).steps()

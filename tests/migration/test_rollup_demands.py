@@ -55,8 +55,8 @@ def create(
             ("visits", Distributed(column="site")),
             ("visits_hourly", target or beside),
         ):
-            operations.invoke(CreateDistributedTableOp(table, distribution))
-        operations.invoke(CreateRollupFunctionOp(SPEC, 1))
+            operations.invoke(CreateDistributedTableOp.of(table, distribution))
+        operations.invoke(CreateRollupFunctionOp(SPEC, version=1))
 
 
 @pytest.mark.parametrize(

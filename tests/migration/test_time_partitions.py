@@ -66,7 +66,7 @@ def test_they_are_those_of_citus(kind: str, connection: Connection) -> None:
     widths = {w: span for w, span in WIDTHS.items() if kind != "date" or span.days > 0}
     for width, span in widths.items():
         partitioned(connection, kind)
-        run(connection, CreateTimePartitionsOp("events", width, START + span, START))
+        run(connection, CreateTimePartitionsOp("events", width, START + span, start_from=START))
         ours = partitions(connection)
         assert len(ours) > 1
         connection.execute(text("DROP TABLE events"))
@@ -81,7 +81,9 @@ def test_they_are_those_of_citus(kind: str, connection: Connection) -> None:
 
 def test_they_do_not_depend_on_the_session(connection: Connection) -> None:
     partitioned(connection)
-    two_days = CreateTimePartitionsOp("events", timedelta(days=1), START + timedelta(1), START)
+    two_days = CreateTimePartitionsOp(
+        "events", timedelta(days=1), START + timedelta(1), start_from=START
+    )
     run(connection, two_days)
     assert rows(connection, "SHOW TimeZone") == [("Asia/Kolkata",)]
     assert rows(connection, "SHOW DateStyle") == [("SQL, DMY",)]
@@ -107,7 +109,9 @@ def test_they_continue_what_there_is(connection: Connection) -> None:
             "  FOR VALUES FROM ('20/02/2026 06:00 UTC') TO ('21/02/2026 06:00 UTC')"
         )
     )
-    days = CreateTimePartitionsOp("events", timedelta(days=1), START, START - timedelta(days=2))
+    days = CreateTimePartitionsOp(
+        "events", timedelta(days=1), START, start_from=START - timedelta(days=2)
+    )
     run(connection, days, days)
     assert [name for name, _ in partitions(connection)] == [
         *(f"events_p2026_02_2{day}" for day in (3, 4, 5)),
@@ -132,7 +136,10 @@ def test_they_start_now_if_nothing_else_is_said(connection: Connection) -> None:
 def test_names_that_are_too_long(connection: Connection) -> None:
     name = 'é"%' * 15
     partitioned(connection, name=name.replace('"', '""'))
-    run(connection, CreateTimePartitionsOp(name, "1 hour", START + timedelta(hours=2), START))
+    run(
+        connection,
+        CreateTimePartitionsOp(name, "1 hour", START + timedelta(hours=2), start_from=START),
+    )
     found = rows(connection, "SELECT relname FROM pg_class WHERE relispartition")
     assert sorted(partition.removeprefix(name[:34]) for (partition,) in found) == [
         "_p2026_02_25_1700",
@@ -157,7 +164,7 @@ def test_a_table_that_is_not_partitioned_by_time(
     connection.execute(text(f"CREATE TABLE events {definition}"))
     connection.commit()
     operations = {
-        "create_time_partitions": CreateTimePartitionsOp("events", "1 day", START, None),
+        "create_time_partitions": CreateTimePartitionsOp("events", "1 day", START, start_from=None),
         "drop_old_time_partitions": DropOldTimePartitionsOp("events", START),
     }
     for function, operation in operations.items():
@@ -177,24 +184,24 @@ def test_an_interval_that_cannot_be(width: str, connection: Connection) -> None:
 def test_arguments_that_cannot_be() -> None:
     naive, day = datetime(2026, 1, 1), timedelta(days=1)  # noqa: DTZ001
     for create in (
-        lambda: CreateTimePartitionsOp("t", day, naive),
-        lambda: CreateTimePartitionsOp("t", day, START, naive),
-        lambda: DropOldTimePartitionsOp("t", naive),
+        CreateTimePartitionsOp("t", day, naive),
+        CreateTimePartitionsOp("t", day, START, start_from=naive),
+        DropOldTimePartitionsOp("t", naive),
     ):
         with pytest.raises(ArgumentError, match=r"must have a time zone, got 2026-01-01 00:00"):
-            create()
+            create.steps()
     with pytest.raises(ArgumentError, match="must start before it ends"):
-        CreateTimePartitionsOp("t", day, START, START)
+        CreateTimePartitionsOp("t", day, START, start_from=START).steps()
     with pytest.raises(ArgumentError, match="must be longer than 0, got 0:00:00"):
-        CreateTimePartitionsOp("t", timedelta(0), START)
+        CreateTimePartitionsOp("t", timedelta(0), START).steps()
 
 
 def test_old_ones_go_and_the_others_stay(connection: Connection) -> None:
     partitioned(connection)
     run(
         connection,
-        CreateDistributedTableOp("events", Distributed(column="user")),
-        CreateTimePartitionsOp("events", "1 day", START + timedelta(days=2), START),
+        CreateDistributedTableOp.of("events", Distributed(column="user")),
+        CreateTimePartitionsOp("events", "1 day", START + timedelta(days=2), start_from=START),
     )
     connection.execute(text("CREATE TABLE others PARTITION OF events DEFAULT"))
     connection.execute(

@@ -122,7 +122,7 @@ def test_the_wheel_tells_what_it_is(unpacked: Path) -> None:
     for extra in ("binary", "cli", "embedded"):
         assert f"\nProvides-Extra: {extra}\n" in metadata
     assert (
-        "citus-analytics = citus_analytics.cli:main"
+        "citus-analytics = citus_analytics.__main__:main"
         in (information / "entry_points.txt").read_text()
     )
     assert [*information.rglob("LICENSE")] != []

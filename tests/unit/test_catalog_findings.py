@@ -16,7 +16,7 @@ from citus_analytics.catalog import (
     node_loads,
     table_skew,
 )
-from citus_analytics.catalog._findings import findings
+from citus_analytics.catalog.health import findings
 
 MB = 1_000_000
 

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
+from sqlalchemy import MetaData
 
 import citus_analytics
-from citus_analytics.cli import main
-from citus_analytics.cli.failures import explain, printable
-from citus_analytics.cli.words import duration, rolled_up, size
-from citus_analytics.errors import ArgumentError, LoadError
+from citus_analytics.__main__ import main
+from citus_analytics.cli.commands import add_rollup, rolled_up
+from citus_analytics.cli.main import add_command, printable, run
+from citus_analytics.cli.output import duration, size
 from citus_analytics.rollups.run import RollupRun
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator
+
+    from citus_analytics.cli.main import Commands
 
 ROOT = Path(citus_analytics.__file__).parents[1]
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
+EMPTY = MetaData()
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -80,16 +91,16 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("", "COMMAND"),
         ("frobnicate", "frobnicate"),
-        ("demo --events 0", "'0' is no number from 1 upwards"),
-        ("demo --events many", "'many' is no number"),
+        ("demo --events 0", "'0' is not a positive integer"),
+        ("demo --events many", "'many' is not a positive integer"),
         ("migrate --downgrade base --revision head", "not allowed with"),
         ("migrate --sql --json", "not allowed with"),
         ("migrate --citus perhaps", "auto"),
         ("load events", "SOURCE"),
         ("load repositories x.csv", "repositories"),
         ("query", "QUESTION"),
-        ("query most-active --limit none", "'none' is no number"),
-        ("query count --since yesterday", "'yesterday' is no time"),
+        ("query most-active --limit none", "'none' is not a positive integer"),
+        ("query count --since yesterday", "'yesterday' is not a time"),
         ("query count --since 2026-03-01T12:00", "has no time zone: write 2026-03-01T12:00Z"),
         # An abbreviation would change its meaning when another option comes.
         ("rollup --no", "--no"),
@@ -109,6 +120,29 @@ def test_a_database_must_be_named(arguments: str, capsys: pytest.CaptureFixture[
     said = failure(capsys, 2, *arguments.split())
     assert "--database-url" in said
     assert "DATABASE_URL" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("migrate --sql --create", "--sql connects to no database"),
+        ("migrate --create --database-url postgresql://localhost", "names no database to create"),
+        (
+            "rollup nonesuch",
+            "citus_analytics.github.models:Base declares no rollup 'nonesuch'; "
+            "its rollups are: github_rollup_1min.",
+        ),
+        (
+            "rollup --metadata tests.unit.test_cli:EMPTY",
+            "declares no rollup; its rollups are: none",
+        ),
+        ("rollup --metadata nonesuch:Base", "'nonesuch' cannot be imported"),
+    ],
+)
+def test_arguments_that_contradict_what_is_there(
+    arguments: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in failure(capsys, 2, *arguments.split())
 
 
 @pytest.mark.parametrize(
@@ -160,9 +194,32 @@ def test_a_reader_that_leaves_early() -> None:
     program.stderr.close()
 
 
-def test_errors_of_the_arguments_are_told_apart() -> None:
-    assert explain(ArgumentError("no")).code == 2
-    assert explain(LoadError("no")).code == 1
+def test_an_interrupt_is_reported_whatever_fails_after_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @contextmanager
+    def transaction() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            raise psycopg.OperationalError("the connection is lost")
+
+    def wait(arguments: Namespace) -> None:
+        with transaction():
+            raise KeyboardInterrupt
+
+    def add_wait(commands: Commands) -> None:
+        add_command(commands, "wait", wait, "wait", "Wait.")
+
+    assert run(["wait"], version="1", commands=[add_wait]) == 130
+    assert capsys.readouterr().err == "citus-analytics: interrupted\n"
+
+
+def test_the_core_has_no_rollups_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(["rollup"], version="1", commands=[add_rollup])
+    assert ended.value.code == 2
+    assert "the following arguments are required: --metadata" in capsys.readouterr().err
 
 
 def test_no_text_sends_commands_to_a_terminal() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from citus_analytics.cli import main
+from citus_analytics.__main__ import main
 from citus_analytics.github.models import Base
 from citus_analytics.lint import RULES, lint_metadata, lint_migrations
 from examples.github_stars import models as github_stars

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import Table, inspect, select
+from sqlalchemy import Table, inspect
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.orm import configure_mappers
 from sqlalchemy.schema import CreateIndex
@@ -84,17 +84,6 @@ def test_indexes() -> None:
         "github_rollup_1min_group_index": "CREATE UNIQUE INDEX github_rollup_1min_group_index "
         "ON github_rollup_1min (user_id, ingest_time, event_type, repo_id) NULLS NOT DISTINCT",
     }
-
-
-def test_models_and_tables_select_the_same_columns() -> None:
-    pairs = [
-        (GithubEvent, github_events),
-        (GithubUser, github_users),
-        (GithubRollup1Min, github_rollup_1min),
-        (LatestRollup, latest_rollup),
-    ]
-    for model, table in pairs:
-        assert str(select(model)) == str(select(table))
 
 
 def test_no_json_is_null_and_not_the_json_null() -> None:

@@ -65,7 +65,9 @@ def test_measures_say_what_they_aggregate() -> None:
 
 @pytest.mark.parametrize("bucket", [timedelta(0), timedelta(minutes=-1)])
 def test_a_bucket_has_a_width(bucket: timedelta) -> None:
-    with pytest.raises(DeclarationError, match=rf"must be longer than 0, got {bucket}\.$"):
+    with pytest.raises(
+        DeclarationError, match=rf"must be a timedelta longer than 0, got {bucket}\.$"
+    ):
         Rollup(**declaration(bucket=bucket))
 
 

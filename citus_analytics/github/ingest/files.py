@@ -18,8 +18,7 @@ from citus_analytics.github.ingest.patterns import expand
 from citus_analytics.github.ingest.results import LoadOptions
 from citus_analytics.github.ingest.sources import open_source
 from citus_analytics.github.models import github_events
-from citus_analytics.sessions import schema_of
-from citus_analytics.sql import qualify
+from citus_analytics.sql import qualify, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -12,7 +12,7 @@ from sqlalchemy import inspect, literal, select
 from sqlalchemy.exc import NoSuchTableError, OperationalError, SQLAlchemyError
 
 from citus_analytics.github.ingest.locks import BUSY, PATIENCE, lock, set_local
-from citus_analytics.logs import logger
+from citus_analytics.sql import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -14,8 +14,7 @@ from sqlalchemy import column, func, select, table
 from sqlalchemy.exc import OperationalError
 
 from citus_analytics.errors import ArgumentError
-from citus_analytics.sessions import schema_of
-from citus_analytics.sql import qualify
+from citus_analytics.sql import qualify, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,7 @@ from citus_analytics.errors import LoadError
 from citus_analytics.github.ingest.faults import is_of_data
 from citus_analytics.github.ingest.locks import lock, require_read_committed
 from citus_analytics.github.models import github_events, github_users
-from citus_analytics.sessions import schema_of
-from citus_analytics.sql import qualify, quote
+from citus_analytics.sql import qualify, quote, schema_of
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, FromClause

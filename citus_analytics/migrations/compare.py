@@ -1,0 +1,862 @@
+"""Distribution and rollups in `alembic revision --autogenerate` and `alembic check`.
+
+Alembic's own comparison says which tables are created, changed and dropped. This adds how they are
+distributed and rolled up, and puts all of it into an order that Citus accepts:
+
+1. rollups and foreign keys that go are dropped;
+2. each table is created, stored and distributed, then indexed, and comes after the table that it
+   is colocated with;
+3. foreign keys are added, then rollups.
+
+What is not declared is not compared: a table without a distribution, or without a
+`postgresql_using`, is left as it is. Write `Local()` or `postgresql_using="heap"` to have it so.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from alembic.operations import MigrateOperation
+from alembic.operations.ops import (
+    CreateForeignKeyOp,
+    CreateIndexOp,
+    CreatePrimaryKeyOp,
+    CreateTableOp,
+    CreateUniqueConstraintOp,
+    DropColumnOp,
+    DropConstraintOp,
+    DropTableOp,
+    ModifyTableOps,
+)
+from alembic.runtime.plugins import Plugin
+from alembic.util import DispatchPriority, PriorityDispatchResult
+from sqlalchemy import ForeignKeyConstraint, MetaData
+from sqlalchemy.sql.elements import conv
+
+from citus_analytics import catalog
+from citus_analytics.catalog import CatalogRollup, CatalogTable
+from citus_analytics.migrations.ops import (
+    LASTING,
+    AlterDistributedTableOp,
+    AlterTableSetAccessMethodOp,
+    CitusOperation,
+    CreateDistributedTableOp,
+    CreateReferenceTableOp,
+    CreateRollupFunctionOp,
+    DropRollupFunctionOp,
+    ReplaceRollupFunctionOp,
+    SetMultiShardModifyModeOp,
+    UndistributeTableOp,
+)
+from citus_analytics.rollups.declare import rollups_of
+from citus_analytics.rollups.sql import LATEST_VERSION, RollupSpec
+from citus_analytics.schema import (
+    Distributed,
+    Distribution,
+    Local,
+    Reference,
+    declared_distribution,
+)
+from citus_analytics.sql import LONGEST_NAME, logger
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from alembic.autogenerate.api import AutogenContext
+    from alembic.operations.ops import UpgradeOps
+    from alembic.runtime.environment import NameFilterParentNames, NameFilterType
+    from sqlalchemy import Table
+
+TableKey: TypeAlias = "tuple[str | None, str]"
+"""A table in Alembic's way: its schema, None for the first of the search path, and its name."""
+
+
+# The plugin.
+
+
+def plugins(*others: str) -> list[str]:
+    """Return what `autogenerate_plugins` is to be: Alembic's own plugins, `others`, and this one.
+
+        context.configure(..., autogenerate_plugins=plugins())
+
+    The first call registers the plugin with Alembic.
+    """
+    name = "citus_analytics"
+    with suppress(ValueError):  # It is registered already.
+        Plugin.setup_plugin_from_module(sys.modules[__name__], name)
+    return ["alembic.autogenerate.*", *others, name]
+
+
+def setup(plugin: Plugin) -> None:
+    """Register the comparison with Alembic, which calls this."""
+    plugin.add_autogenerate_comparator(
+        _ignore_internal_tables,
+        "autogenerate",
+        "citus_analytics.internal_tables",
+        qualifier="postgresql",
+        priority=DispatchPriority.FIRST,
+    )
+    # Last of all: it puts what the others have found into an order that Citus accepts.
+    plugin.add_autogenerate_comparator(
+        _compare,
+        "autogenerate",
+        "citus_analytics",
+        qualifier="postgresql",
+        priority=DispatchPriority.LAST,
+    )
+
+
+def _ignore_internal_tables(
+    context: AutogenContext,
+    upgrade_ops: UpgradeOps,  # noqa: ARG001 - as Alembic calls it
+) -> PriorityDispatchResult:
+    """Let Alembic's comparison pass over the tables of extensions, partitions and machinery."""
+    internal = _live(context).internal - _declared(context).tables.keys()
+
+    def include(name: str | None, kind: NameFilterType, parents: NameFilterParentNames) -> bool:
+        return kind != "table" or (_schema(context, parents.get("schema_name")), name) not in (
+            internal
+        )
+
+    # Alembic has no other way in for a plugin; `include_name` belongs to the environment.
+    context._name_filters = [*context._name_filters, include]  # noqa: SLF001
+    return PriorityDispatchResult.CONTINUE
+
+
+def _compare(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatchResult:
+    declared, live = _declared(context), _live(context)
+    if not live.citus and any(map(declared.is_spread, live.tables)):
+        logger().info("Not compared without Citus: how existing tables are distributed")
+    upgrade_ops.ops[:] = plan(upgrade_ops.ops, declared, live)
+    for operation in upgrade_ops.ops:
+        if isinstance(operation, CitusOperation) and not operation.implied:
+            logger().info("Detected %s", operation.to_diff_tuple())
+        if isinstance(operation, CreateDistributedTableOp | CreateReferenceTableOp):
+            table = live.tables.get((operation.schema, operation.table_name))
+            if table is not None and table.estimated_rows:
+                logger().warning(
+                    "%s moves about %s rows of %s, and writers wait meanwhile. For a large table "
+                    "that is written to, see create_distributed_table_concurrently.",
+                    operation.function,
+                    table.estimated_rows,
+                    operation.subject,
+                )
+    return PriorityDispatchResult.CONTINUE
+
+
+# What is declared, and what a database has.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredTable:
+    """A table of the metadata.
+
+    Attributes:
+        key: Its schema and name.
+        distribution: What was declared for it; None where nothing was, which is not compared.
+        colocated_with: The table that it is declared to be colocated with, if there is one.
+        access_method: Its `postgresql_using`; None where nothing was said, which is not compared.
+        primary_key: The columns of its primary key, in order.
+        primary_key_name: The name of its primary key, if it has been given one.
+    """
+
+    key: TableKey
+    distribution: Distribution | None = None
+    colocated_with: TableKey | None = None
+    access_method: str | None = None
+    primary_key: tuple[str, ...] = ()
+    primary_key_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """What the metadata declares."""
+
+    tables: Mapping[TableKey, DeclaredTable] = field(default_factory=dict)
+    rollups: tuple[RollupSpec, ...] = ()
+
+    def is_spread(self, key: TableKey) -> bool:
+        """Whether the table is declared as anything but local."""
+        table = self.tables.get(key)
+        return table is not None and isinstance(table.distribution, Distributed | Reference)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrimaryKey:
+    """A primary key of a database."""
+
+    name: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignKey:
+    """A foreign key of a database."""
+
+    name: str
+    table: TableKey
+    columns: tuple[str, ...]
+    referred: TableKey
+    referred_columns: tuple[str, ...]
+    options: Mapping[str, str | bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """What a database has.
+
+    Attributes:
+        schema: The first of the search path, which keys name as None.
+        citus: Whether distribution is compared: the database has Citus, and the policy is not to
+            leave it alone.
+        access_methods: How its tables can be stored.
+        tables: Its tables.
+        rollups: Its rollups, by their targets.
+        primary_keys: Its primary keys, by their tables.
+        foreign_keys: Its foreign keys.
+    """
+
+    citus: bool
+    schema: str | None = None
+    access_methods: frozenset[str] = frozenset({"heap"})
+    tables: Mapping[TableKey, CatalogTable] = field(default_factory=dict)
+    rollups: Mapping[TableKey, CatalogRollup] = field(default_factory=dict)
+    primary_keys: Mapping[TableKey, PrimaryKey] = field(default_factory=dict)
+    foreign_keys: tuple[ForeignKey, ...] = ()
+
+    def key(self, schema: str | None, name: str) -> TableKey:
+        """Return the key of a table: no schema for the first of the search path."""
+        return (None if schema == self.schema else schema, name)
+
+    def decides(self, key: TableKey) -> bool:
+        """Whether the table exists, and is not distributed because its schema is."""
+        return key in self.tables and not self.tables[key].in_distributed_schema
+
+    def is_spread(self, key: TableKey) -> bool:
+        """Whether the table is anything but local."""
+        return key in self.tables and not isinstance(self.distribution_of(key), Local)
+
+    @property
+    def internal(self) -> frozenset[TableKey]:
+        """Tables that no model declares and that are not to be dropped either.
+
+        Those of extensions, the partitions of tables, and the machinery of rollups.
+        """
+        machinery = {
+            (schema, name)
+            for (schema, _), rollup in self.rollups.items()
+            for name in (rollup.spec.changes, rollup.spec.outcome)
+        }
+        return frozenset(machinery) | {
+            key for key, table in self.tables.items() if table.extension or table.partition_of
+        }
+
+    def group_of(self, key: TableKey) -> list[TableKey]:
+        """Return the tables colocated with one, itself included; none if it is not distributed."""
+        table = self.tables.get(key)
+        if table is None or table.kind not in ("distributed", "single_shard"):
+            return []
+        internal = self.internal
+        return sorted(
+            (
+                other_key
+                for other_key, other in self.tables.items()
+                if other.colocation_id == table.colocation_id
+                and other.kind == table.kind
+                and other_key not in internal
+            ),
+            key=lambda other_key: (other_key[0] or "", other_key[1]),
+        )
+
+    def distribution_of(self, key: TableKey) -> Distribution:
+        """Return how a table is distributed, but for what it is colocated with."""
+        table = self.tables[key]
+        match table.kind:
+            case "reference":
+                return Reference()
+            case "distributed":
+                return Distributed(table.column, shard_count=table.shard_count)
+            case "single_shard":
+                return Distributed(None, colocate_with="none")
+            case _:
+                return Local()
+
+
+def _declared(context: AutogenContext) -> Declared:
+    target = context.metadata or []
+    metadatas = [target] if isinstance(target, MetaData) else list(target)
+    tables = {}
+    for table in context.sorted_tables:
+        if not _is_compared(context, table):
+            continue
+        distribution = declared_distribution(table)
+        partner = None
+        if isinstance(distribution, Distributed) and distribution.names_a_table:
+            schema = distribution.colocate_schema or table.schema
+            partner = (_schema(context, schema), distribution.colocate_with or "")
+        key = (_schema(context, table.schema), table.name)
+        name = table.primary_key.name
+        tables[key] = DeclaredTable(
+            key=key,
+            distribution=distribution,
+            colocated_with=partner,
+            access_method=table.dialect_options["postgresql"]["using"],
+            primary_key=tuple(column.name for column in table.primary_key.columns),
+            primary_key_name=name if isinstance(name, str) else None,
+        )
+    rollups = [
+        replace(spec, schema=_schema(context, spec.schema))
+        for metadata in metadatas
+        for rollup in rollups_of(metadata)
+        for spec in [RollupSpec.of(rollup)]
+        if all(
+            _is_compared(context, table) for table in (rollup.source, rollup.target, rollup.state)
+        )
+    ]
+    return Declared(tables=tables, rollups=tuple(rollups))
+
+
+def _is_compared(context: AutogenContext, table: Table) -> bool:
+    """Whether the environment's own filters let the table through."""
+    parents: NameFilterParentNames = {"schema_name": _schema(context, table.schema)}
+    return context.run_name_filters(table.name, "table", parents) and context.run_object_filters(
+        table, table.name, "table", False, None
+    )
+
+
+def _live(context: AutogenContext) -> Live:
+    connection = context.connection
+    assert connection is not None  # noqa: S101 - there is nothing to compare with `--sql`
+    tables = catalog.tables(connection)
+    foreign_keys: list[ForeignKey] = []
+    primary_keys: dict[TableKey, PrimaryKey] = {}
+    for schema in sorted({table.schema for table in tables}):
+        for (_, name), primary in context.inspector.get_multi_pk_constraint(schema=schema).items():
+            if primary["constrained_columns"]:
+                primary_keys[_schema(context, schema), name] = PrimaryKey(
+                    name=primary["name"] or "", columns=tuple(primary["constrained_columns"])
+                )
+        found = context.inspector.get_multi_foreign_keys(schema=schema)
+        for (_, name), keys in sorted(found.items(), key=lambda item: item[0][1]):
+            foreign_keys += (
+                ForeignKey(
+                    name=key["name"] or "",
+                    table=(_schema(context, schema), name),
+                    columns=tuple(key["constrained_columns"]),
+                    referred=(_schema(context, key["referred_schema"]), key["referred_table"]),
+                    referred_columns=tuple(key["referred_columns"]),
+                    options=key.get("options", {}),
+                )
+                for key in keys
+            )
+    rollups = [
+        replace(rollup, spec=replace(rollup.spec, schema=_schema(context, rollup.spec.schema)))
+        for rollup in catalog.rollups(connection)
+    ]
+    policy = context.opts.get("citus", "auto")
+    return Live(
+        citus=policy != "skip" and catalog.citus_version(connection) is not None,
+        schema=connection.dialect.default_schema_name,
+        access_methods=catalog.access_methods(connection),
+        tables={(_schema(context, table.schema), table.name): table for table in tables},
+        rollups={(rollup.spec.schema, rollup.spec.target): rollup for rollup in rollups},
+        primary_keys=primary_keys,
+        foreign_keys=tuple(foreign_keys),
+    )
+
+
+def _schema(context: AutogenContext, schema: str | None) -> str | None:
+    """Return a schema in Alembic's way: None for the first of the search path."""
+    assert context.dialect is not None  # noqa: S101 - a connection has one
+    return None if schema == context.dialect.default_schema_name else schema
+
+
+# The plan: pure, no database is asked.
+
+
+@dataclass(slots=True)
+class _TableChanges:
+    """What happens to one table.
+
+    Attributes:
+        key: The table.
+        create: Its creation, if it is new.
+        drop: Its drop, if it goes.
+        changes: What happens to its columns, constraints and indexes, in order.
+        distribution: How its distribution changes, if it exists and stays.
+    """
+
+    key: TableKey
+    create: CreateTableOp | None = None
+    drop: DropTableOp | None = None
+    changes: list[MigrateOperation] = field(default_factory=list)
+    distribution: list[CitusOperation] = field(default_factory=list)
+
+
+def plan(
+    operations: Sequence[MigrateOperation], declared: Declared, live: Live
+) -> list[MigrateOperation]:
+    """Return the whole migration, given what Alembic's own comparison has found."""
+    # By table. What other plugins have found stays before the first table, or after the last.
+    before: list[MigrateOperation] = []
+    after: list[MigrateOperation] = []
+    by_key: dict[TableKey, _TableChanges] = {}
+    internal = live.internal - declared.tables.keys()
+    for operation in operations:
+        if not isinstance(operation, CreateTableOp | DropTableOp | ModifyTableOps):
+            (after if by_key else before).append(operation)
+            continue
+        key = live.key(operation.schema, operation.table_name)
+        if key in internal:
+            continue
+        table = by_key.setdefault(key, _TableChanges(key))
+        match operation:
+            case CreateTableOp():
+                table.create = operation
+            case DropTableOp():
+                table.drop = operation
+            case ModifyTableOps():
+                table.changes.extend(operation.ops)
+    for key in declared.tables:
+        if key in live.tables:
+            by_key.setdefault(key, _TableChanges(key))
+    tables = _in_order_of_colocation(by_key, declared)
+
+    for table in tables:
+        if live.citus and table.key in declared.tables and live.decides(table.key):
+            table.distribution = _change_distribution(
+                declared.tables[table.key], declared, live, by_key
+            )
+    rekeyed = {table.key for table in tables if _change_primary_key(table, declared, live)}
+    redistributed = {table.key for table in tables if table.distribution}
+    dropped = {table.key for table in tables if table.drop is not None}
+    leaving = [
+        table.key
+        for table in tables
+        if table.key in live.tables and (table.drop or any(map(_leaves, table.distribution)))
+    ]
+
+    first_rollups, last_rollups = _change_rollups(declared, live, redistributed | dropped)
+    first_keys, last_keys = _detach_foreign_keys(tables, redistributed | rekeyed, declared, live)
+    steps: list[MigrateOperation] = [*first_rollups, *first_keys]
+    for table in tables:
+        steps += _change_table(table, declared, live, leaving)
+    steps += [*last_keys, *last_rollups]
+    spread = any(declared.is_spread(table.key) or live.is_spread(table.key) for table in tables)
+    if spread and len(steps) > 1:
+        # One connection to each node, in both directions: Alembic's own operations work on shards
+        # in parallel, after which Citus refuses some of them.
+        mode = SetMultiShardModifyModeOp("sequential")
+        steps = [mode, *steps, mode.reverse()]
+    return [*before, *steps, *after]
+
+
+def _in_order_of_colocation(
+    tables: dict[TableKey, _TableChanges], declared: Declared
+) -> list[_TableChanges]:
+    """Return the tables in the order given, but each after the one that it is colocated with."""
+    ordered: dict[TableKey, _TableChanges] = {}
+
+    def add(key: TableKey) -> None:
+        if key in ordered or key in visited:
+            return
+        visited.add(key)
+        table = tables[key]
+        if table.drop is None and key in declared.tables:
+            partner = declared.tables[key].colocated_with
+            if partner in tables and tables[partner].drop is None:
+                add(partner)
+        ordered[key] = table
+
+    visited: set[TableKey] = set()
+    for key in tables:
+        add(key)
+    return list(ordered.values())
+
+
+def _change_table(
+    table: _TableChanges, declared: Declared, live: Live, leaving: Sequence[TableKey]
+) -> list[MigrateOperation]:
+    """Return what happens to a table, in order."""
+    schema, name = table.key
+
+    def modify(operations: Sequence[MigrateOperation]) -> list[MigrateOperation]:
+        return [ModifyTableOps(name, list(operations), schema=schema)] if operations else []
+
+    if table.drop is not None:
+        lost: list[MigrateOperation] = []
+        if live.decides(table.key):
+            was = DeclaredTable(
+                key=table.key,
+                distribution=_distribution_before(table.key, live, leaving),
+                access_method=live.tables[table.key].access_method,
+            )
+            # DROP TABLE does away with these, and what creates the table again brings them back.
+            created = [*_create_storage(was), *_create_distribution(was, new=True)]
+            lost = [operation.reverse() for operation in reversed(created)]
+        return [*lost, *modify(table.changes), table.drop]
+
+    if table.create is not None:
+        # Other plugins may create tables that no model declares.
+        wanted = declared.tables.get(table.key, DeclaredTable(key=table.key))
+        stored = _create_storage(wanted)
+        if stored:
+            table.create.kw.pop("postgresql_using", None)
+        distributed = _create_distribution(wanted, new=True)
+        return [table.create, *stored, *distributed, *modify(table.changes)]
+
+    # A table goes back to one node before it gets keys that are allowed there only, and gets those
+    # that need its new column after that; a column that it was distributed by goes last.
+    before = _distribution_before(table.key, live, leaving) if table.distribution else None
+    for change in table.distribution:
+        match change, before:
+            case UndistributeTableOp(), Distributed() | Reference():
+                change.was = before
+            case AlterDistributedTableOp(), Distributed() if _leaves(change):
+                change.was = before
+    first = [change for change in table.distribution if isinstance(change, UndistributeTableOp)]
+    then = [change for change in table.distribution if change not in first]
+    early: list[MigrateOperation] = []
+    late: list[MigrateOperation] = []
+    for operation in table.changes:
+        keys = isinstance(operation, CreateIndexOp | CreatePrimaryKeyOp | CreateUniqueConstraintOp)
+        distributed_by = (
+            isinstance(operation, DropColumnOp)
+            and operation.column_name == live.tables[table.key].column
+        )
+        (late if then and (keys or distributed_by) else early).append(operation)
+    storage: list[MigrateOperation] = []
+    if live.citus and table.key in declared.tables:
+        storage = _change_storage(declared.tables[table.key], live)
+    return [*first, *modify(early), *storage, *then, *modify(late)]
+
+
+def _create_distribution(table: DeclaredTable, *, new: bool) -> list[CitusOperation]:
+    """Return the operation that distributes a local table as declared, if it is to be."""
+    schema, name = table.key
+    match table.distribution:
+        case Distributed() as distribution:
+            return [CreateDistributedTableOp.of(name, distribution, schema, new=new)]
+        case Reference():
+            return [CreateReferenceTableOp(name, schema=schema, new=new)]
+        case _:
+            return []
+
+
+def _create_storage(table: DeclaredTable) -> list[CitusOperation]:
+    """Return the operation that stores a new table as declared, if that is not the usual way.
+
+    `CREATE TABLE ... USING columnar` fails on a server without Citus; this does as its policy says.
+    """
+    schema, name = table.key
+    if table.access_method in (None, "heap"):
+        return []
+    return [AlterTableSetAccessMethodOp(name, table.access_method, schema=schema, new=True)]
+
+
+def _change_storage(table: DeclaredTable, live: Live) -> list[MigrateOperation]:
+    """Return the operation that stores an existing table as declared, if it is not."""
+    schema, name = table.key
+    found = live.tables[table.key].access_method
+    if found is None or table.access_method in (None, found):
+        return []
+    # As with distribution: what a server does not have is not asked of it.
+    if table.access_method not in live.access_methods:
+        return []
+    return [AlterTableSetAccessMethodOp(name, table.access_method, was=found, schema=schema)]
+
+
+def _change_distribution(
+    table: DeclaredTable,
+    declared: Declared,
+    live: Live,
+    planned: Mapping[TableKey, _TableChanges],
+) -> list[CitusOperation]:
+    """Return the operations that distribute an existing table as declared; none if it is so.
+
+    `planned` has the changes of the tables that it is colocated with.
+    """
+    schema, name = table.key
+    if table.distribution is None:
+        return []
+    before = live.distribution_of(table.key)
+    match table.distribution, before:
+        case (Local(), Local()) | (Reference(), Reference()):
+            return []
+        case _, Local():
+            return _create_distribution(table, new=False)
+        case Distributed() as wanted, Distributed() if (wanted.column is None) == (
+            before.column is None
+        ):
+            pass
+        case _:
+            undistribute = UndistributeTableOp(name, was=before, schema=schema)
+            return [undistribute, *_create_distribution(table, new=False)]
+
+    found, group = live.tables[table.key], live.group_of(table.key)
+    others = [key for key in group if key != table.key]
+    column = wanted.column if wanted.column != found.column else None
+    shard_count = wanted.shard_count if wanted.shard_count != found.shard_count else None
+
+    def follows(key: TableKey) -> bool:
+        """Whether a colocated table takes this one's number of shards, by its declaration."""
+        seen = set()
+        other = declared.tables.get(key)
+        while other is not None and other.colocated_with is not None and other.key not in seen:
+            if other.colocated_with == table.key:
+                return True
+            seen.add(other.key)
+            other = declared.tables.get(other.colocated_with)
+        return False
+
+    def may_stay(key: TableKey) -> bool:
+        """Whether a table may be colocated with one that wants to be alone."""
+        other = declared.tables.get(key)
+        return other is not None and (
+            follows(key)
+            or (
+                isinstance(other.distribution, Distributed) and not other.distribution.colocate_with
+            )
+        )
+
+    partner = table.colocated_with
+    if wanted.colocate_with is None:
+        moves = False
+    elif partner is None:
+        # Those that have joined it by their own declaration, or by Citus's choice, may stay.
+        moves = not all(map(may_stay, others))
+    else:
+        changes = planned[partner].distribution if partner in planned else []
+        stays = all(
+            isinstance(change, AlterDistributedTableOp) and change.cascade_to_colocated
+            for change in changes
+        )
+        moves = not (partner in group and stays)
+    if column is None and shard_count is None and not moves:
+        return []
+    cascade = None
+    if others and (shard_count is not None or moves):
+        # Tables that follow this one by their declaration follow it now; others stay as they are.
+        alone = moves and partner is None
+        cascade = column is None and not alone and all(map(follows, others))
+    return [
+        AlterDistributedTableOp(
+            name,
+            column=column,
+            shard_count=shard_count,
+            colocate_with=wanted.colocate_with if moves else None,
+            colocate_schema=wanted.colocate_schema if moves else None,
+            cascade_to_colocated=cascade,
+            was=Distributed(found.column, shard_count=found.shard_count),
+            schema=schema,
+        )
+    ]
+
+
+def _leaves(change: MigrateOperation) -> bool:
+    """Whether a table leaves its colocation group by a change of its distribution."""
+    # With a cascade the whole group goes, and stays together.
+    return isinstance(change, UndistributeTableOp) or (
+        isinstance(change, AlterDistributedTableOp) and not change.cascade_to_colocated
+    )
+
+
+def _distribution_before(key: TableKey, live: Live, leaving: Sequence[TableKey]) -> Distribution:
+    """Return how a table is distributed now, as it can be declared when it comes back.
+
+    `leaving` are the tables that leave their colocation groups, in the order in which they do.
+    A downgrade brings them back in the opposite order: each joins a table of its group that has
+    stayed, or else the one that left last.
+    """
+    distribution = live.distribution_of(key)
+    if not isinstance(distribution, Distributed):
+        return distribution
+    group = live.group_of(key)
+    stayed = [other for other in group if other not in leaving]
+    left = [other for other in leaving if other in group]
+    partner = stayed[0] if stayed else left[-1]
+    if partner == key:
+        return distribution
+    schema, name = partner
+    return Distributed(
+        distribution.column,
+        colocate_with=name,
+        colocate_schema=None if schema == key[0] else live.tables[partner].schema,
+    )
+
+
+def _change_primary_key(table: _TableChanges, declared: Declared, live: Live) -> bool:
+    """Add what changes the primary key of a spread table, which Alembic does not compare."""
+    wanted, found = declared.tables.get(table.key), live.primary_keys.get(table.key)
+    if wanted is None or table.key not in live.tables or table.drop is not None:
+        return False
+    if not (declared.is_spread(table.key) or live.is_spread(table.key)):
+        return False
+    if wanted.primary_key == (found.columns if found else ()):
+        return False
+    schema, name = table.key
+    if found is not None:
+        # The old key goes before its columns do, the new one comes after its columns have.
+        old = CreatePrimaryKeyOp(conv(found.name), name, list(found.columns), schema=schema)
+        table.changes.insert(0, old.reverse())
+    if wanted.primary_key:
+        new_name = wanted.primary_key_name or f"{name}_pkey"
+        columns = list(wanted.primary_key)
+        table.changes.append(CreatePrimaryKeyOp(conv(new_name), name, columns, schema=schema))
+    return True
+
+
+def _detach_foreign_keys(
+    tables: Collection[_TableChanges],
+    changed: AbstractSet[TableKey],
+    declared: Declared,
+    live: Live,
+) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
+    """Take foreign keys out of the changes of tables; return what is dropped first, and added last.
+
+    Citus accepts a foreign key only between tables that are distributed already, so it is added
+    after both are, and it is dropped before either of them is distributed in another way. Those
+    of the tables in `changed`, which get another distribution or primary key, go and come back.
+    """
+    first: list[MigrateOperation] = []
+    last: list[MigrateOperation] = []
+
+    def is_spread(key: TableKey) -> bool:
+        return declared.is_spread(key) or live.is_spread(key) or key in changed
+
+    def create(key: ForeignKey) -> CreateForeignKeyOp:
+        return CreateForeignKeyOp(
+            # The name as it is: no naming convention shall make another one of it.
+            conv(key.name),
+            key.table[1],
+            key.referred[1],
+            list(key.columns),
+            list(key.referred_columns),
+            source_schema=key.table[0],
+            referent_schema=key.referred[0],
+            **key.options,
+        )
+
+    def named(operation: CreateForeignKeyOp) -> CreateForeignKeyOp:
+        # A downgrade has to drop it by its name.
+        if operation.constraint_name is None:
+            name = default_foreign_key_name(operation.source_table, operation.local_cols)
+            operation.constraint_name = conv(name)
+        return operation
+
+    for table in tables:
+        if table.create is not None:
+            spread = is_spread(table.key)
+            stay = []
+            for item in table.create.columns:
+                if isinstance(item, ForeignKeyConstraint) and (
+                    spread
+                    or is_spread(live.key(item.referred_table.schema, item.referred_table.name))
+                ):
+                    last.append(named(CreateForeignKeyOp.from_constraint(item)))
+                else:
+                    stay.append(item)
+            table.create.columns = stay
+        if table.drop is not None:
+            # They go first wherever the table is, so that tables can be dropped in any order; what
+            # would create the table again comes without them.
+            first += [create(key).reverse() for key in live.foreign_keys if key.table == table.key]
+            again = table.drop._reverse  # noqa: SLF001 - the only way to it
+            if again is not None:
+                again.columns = [
+                    item for item in again.columns if not isinstance(item, ForeignKeyConstraint)
+                ]
+        others: list[MigrateOperation] = []
+        for change in table.changes:
+            if isinstance(change, CreateForeignKeyOp):
+                last.append(named(change))
+            elif isinstance(change, DropConstraintOp) and change.constraint_type == "foreignkey":
+                first.append(change)
+            else:
+                others.append(change)
+        table.changes = others
+
+    dropped = {table.key for table in tables if table.drop is not None}
+    gone = {
+        (live.key(drop.schema, drop.table_name), drop.constraint_name)
+        for drop in first
+        if isinstance(drop, DropConstraintOp)
+    }
+    for key in live.foreign_keys:
+        stays = key.table not in dropped and (key.table, key.name) not in gone
+        if stays and not changed.isdisjoint((key.table, key.referred)):
+            first.append(create(key).reverse())
+            last.append(create(key))
+    return first, last
+
+
+def default_foreign_key_name(table: str, columns: list[str]) -> str:
+    """Return the name that PostgreSQL gives to a foreign key without one.
+
+    Of the names of the table and of the columns the longer one is cut first (`makeObjectName`).
+    """
+    first, second = table.encode(), "_".join(columns).encode()
+    room = LONGEST_NAME - len("__fkey")
+    while len(first) + len(second) > room:
+        if len(first) > len(second):
+            first = first[:-1]
+        else:
+            second = second[:-1]
+    return f"{first.decode(errors='ignore')}_{second.decode(errors='ignore')}_fkey"
+
+
+def _change_rollups(
+    declared: Declared, live: Live, changed: AbstractSet[TableKey]
+) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
+    """Return what brings the rollups to what is declared: what comes first, and what comes last.
+
+    The tables in `changed` are distributed differently from now on, or dropped. A change log joins
+    the shards of its source when it is created: their rollups are created anew.
+    """
+    first: list[MigrateOperation] = []
+    last: list[MigrateOperation] = []
+    wanted = {(spec.schema, spec.target): spec for spec in declared.rollups}
+    for key, found in live.rollups.items():
+        spec = wanted.pop(key, None)
+        was = found.spec
+        tables = {(was.schema, was.source), (was.schema, was.target)}
+        reshaped = spec is not None and (
+            set(spec.dimensions) != set(was.dimensions)
+            or (spec.bucket, spec.bucket_column) != (was.bucket, was.bucket_column)
+        )
+        if found.version > LATEST_VERSION:
+            logger().warning(
+                "rollup %s has version %s, of a later release of citus_analytics; this one leaves "
+                "it alone",
+                was.function,
+                found.version,
+            )
+        elif spec is None:
+            # Other applications may have rollups of their own in the database.
+            if tables & changed or (was.schema, was.source) in declared.tables:
+                first.append(DropRollupFunctionOp(was, version=found.version))
+        elif (
+            reshaped
+            or tables & changed
+            or any(getattr(spec, name) != getattr(was, name) for name in LASTING)
+        ):
+            # Groups of other dimensions are other groups: the old ones cannot stay.
+            first.append(DropRollupFunctionOp(was, version=found.version, clear=reshaped))
+            last.append(CreateRollupFunctionOp(spec, version=LATEST_VERSION, clears=reshaped))
+        elif spec != was or found.version != LATEST_VERSION or found.faults:
+            last.append(
+                ReplaceRollupFunctionOp(
+                    spec,
+                    version=LATEST_VERSION,
+                    was_spec=was,
+                    was_version=found.version,
+                    faults=found.faults,
+                )
+            )
+    last += (CreateRollupFunctionOp(spec, version=LATEST_VERSION) for spec in wanted.values())
+    return first, last

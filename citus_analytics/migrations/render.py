@@ -1,0 +1,99 @@
+"""Operations as the lines of a migration, which `alembic revision --autogenerate` writes.
+
+A line is a call of the operation's function on `op`, frozen and readable: plain values, arguments
+that have their default left out, and the imports that the migration needs for the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from alembic.autogenerate import renderers
+from alembic.operations.ops import CreatePrimaryKeyOp
+
+from citus_analytics.migrations.blocks import Transaction
+from citus_analytics.migrations.ops import CitusOperation, Job, ReplaceRollupFunctionOp
+from citus_analytics.rollups.sql import RollupSpec
+from citus_analytics.schema import Distributed, Local, Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alembic.autogenerate.api import AutogenContext
+
+
+@renderers.dispatch_for(CitusOperation)
+def _render(context: AutogenContext, operation: CitusOperation) -> str | list[str]:
+    if operation.implied:
+        return []
+    arguments = [
+        _value(context, value) if name is None else f"{name}={_value(context, value)}"
+        for name, value in operation.arguments()
+    ]
+    # Whatever module the template calls `op`.
+    prefix = context.opts.get("alembic_module_prefix", "op.")
+    call = _call(f"{prefix}{operation.function}", arguments)
+    if isinstance(operation, ReplaceRollupFunctionOp) and operation.faults:
+        return [*(f"# Repairs: {' '.join(fault.split())}." for fault in operation.faults), call]
+    if operation.transaction is Transaction.FORBIDDEN:
+        # The empty line tells Alembic's printer that the block ends.
+        return [f"with {prefix}get_context().autocommit_block():", call, ""]
+    return call
+
+
+@renderers.dispatch_for(CreatePrimaryKeyOp, replace=True)
+def _render_primary_key(context: AutogenContext, operation: CreatePrimaryKeyOp) -> str:
+    # Alembic itself never writes one, since it does not compare primary keys.
+    prefix = context.opts.get("alembic_module_prefix", "op.")
+    name = operation.constraint_name
+    arguments = [
+        # Without op.f() a naming convention would make another name of it.
+        repr(name) if name is None else f"{prefix}f({str(name)!r})",
+        repr(operation.table_name),
+        repr([str(column) for column in operation.columns]),
+    ]
+    if operation.schema is not None:
+        arguments.append(f"schema={operation.schema!r}")
+    return _call(f"{prefix}create_primary_key", arguments)
+
+
+def _value(context: AutogenContext, value: object) -> str:
+    """Return the Python expression of a value, and note what it needs to be imported."""
+    match value:
+        case timedelta():
+            context.imports.add("from datetime import timedelta")
+            # `timedelta(minutes=1)` rather than `timedelta(seconds=60)`.
+            units = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
+            for unit, seconds in units:
+                width = timedelta(seconds=seconds)
+                if value and value % width == timedelta(0):
+                    return f"timedelta({unit}={value // width})"
+            return repr(value).removeprefix("datetime.")
+        case datetime():
+            context.imports.add("from datetime import UTC, datetime")
+            moment = value.astimezone(UTC).replace(tzinfo=None)
+            return f"{repr(moment).removeprefix('datetime.').removesuffix(')')}, tzinfo=UTC)"
+        case Distributed() | Reference() | Local():
+            context.imports.add(f"from citus_analytics.schema import {type(value).__name__}")
+            return repr(value)
+        case Job() | RollupSpec():
+            name = type(value).__name__
+            context.imports.add(f"from citus_analytics.migrations import {name}")
+            arguments = [
+                f"{field.name}={_value(context, found)}"
+                for field in fields(value)
+                for found in [getattr(value, field.name)]
+                if field.default is MISSING or found != field.default
+            ]
+            return _call(name, arguments, over_lines=isinstance(value, RollupSpec))
+        case _:
+            return repr(value)
+
+
+def _call(name: str, arguments: Sequence[str], *, over_lines: bool = False) -> str:
+    if not over_lines and not any("\n" in argument for argument in arguments):
+        return f"{name}({', '.join(arguments)})"
+    lines = "".join(f"{argument},\n" for argument in arguments).rstrip("\n").split("\n")
+    return f"{name}(\n" + "".join(f"    {line}\n" for line in lines) + ")"

@@ -1,0 +1,294 @@
+"""The analytics on a database: against the tutorial's SQL, plain Python, and at the edges."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeAlias
+from zoneinfo import ZoneInfo
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import insert
+
+from citus_analytics.github import analytics
+from citus_analytics.github.models import github_rollup_1min, github_users
+from tests.database.analytics_data import (
+    CLOCK_CHANGES,
+    INT_MAX,
+    UNFIT_SIZES,
+    ZONES,
+    Event,
+    add_events,
+    in_utc,
+    instants,
+    push,
+    random_events,
+    random_users,
+    set_zone,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session
+
+Window: TypeAlias = tuple[datetime | None, datetime | None]
+
+EVER = datetime.max.replace(tzinfo=UTC)
+
+COUNT = "SELECT count(*) from github_events;"
+COMMITS_PER_HOUR = """
+SELECT date_trunc('hour', created_at) AS hour,
+       sum((payload->>'distinct_size')::int) AS num_commits
+FROM github_events
+WHERE event_type = 'PushEvent'
+GROUP BY hour
+ORDER BY hour;
+"""
+REPOSITORY_CREATORS = """
+SELECT login, count(*)
+FROM github_events ge
+JOIN github_users gu
+ON ge.user_id = gu.user_id
+WHERE event_type = 'CreateEvent' AND
+      payload @> '{"ref_type": "repository"}'
+GROUP BY login
+ORDER BY count(*) DESC;
+"""
+MOST_ACTIVE = """
+SELECT user_id,ingest_time,sum(total_events)
+FROM github_rollup_1min 
+GROUP by 1,2 
+ORDER by 3 desc 
+LIMIT 5;
+"""  # noqa: W291
+
+
+def test_empty_tables(session: Session) -> None:
+    assert analytics.count_events(session) == 0
+    assert analytics.commits_per_hour(session) == []
+    assert analytics.top_repository_creators(session) == []
+    assert analytics.most_active_users(session) == []
+
+
+def test_count_is_the_tutorials(connection: Connection) -> None:
+    add_events(connection, random_events(500))
+    counted = analytics.count_events(connection)
+    assert counted == connection.exec_driver_sql(COUNT).scalar_one() == 500
+    assert type(counted) is int
+
+
+def test_commits_are_the_tutorials_in_every_zone(connection: Connection) -> None:
+    add_events(connection, random_events(800))
+    for zone in ZONES:
+        set_zone(connection, zone)
+        rows = connection.exec_driver_sql(COMMITS_PER_HOUR).all()
+        expected = [(in_utc(hour), commits) for hour, commits in rows]
+        assert len(expected) > 30
+        assert expected[-1][0] is None
+        for session_zone in (zone, "Pacific/Chatham", "<-03:17>+03:17"):
+            set_zone(connection, session_zone)
+            found = analytics.commits_per_hour(connection, time_zone=zone)
+            assert instants(found) == expected
+            assert {each.hour.tzinfo for each in found if each.hour} == {ZoneInfo(zone)}
+            assert {type(each.commits) for each in found} == {int, type(None)}
+
+
+def test_the_hour_that_is_repeated_counts_as_two(connection: Connection) -> None:
+    start = datetime(2025, 10, 26, 0, 30, tzinfo=UTC)
+    add_events(
+        connection, [push(start + n * timedelta(hours=1), distinct_size=10**n) for n in range(3)]
+    )
+    found = analytics.commits_per_hour(connection, time_zone="Europe/Berlin")
+    shown = [(each.hour.isoformat(), each.commits) for each in found if each.hour]
+    assert shown == [
+        ("2025-10-26T02:00:00+02:00", 1),
+        ("2025-10-26T02:00:00+01:00", 10),
+        ("2025-10-26T03:00:00+01:00", 100),
+    ]
+
+
+def test_pushes_without_a_usable_size(connection: Connection) -> None:
+    noon = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    hours = [noon + n * timedelta(hours=1) for n in range(len(UNFIT_SIZES))]
+    for hour, size in zip(hours, UNFIT_SIZES, strict=True):
+        add_events(connection, [push(hour, distinct_size=size)])
+    unknown = [analytics.HourlyCommits(hour, None) for hour in hours]
+    assert analytics.commits_per_hour(connection) == unknown
+    for hour in hours:
+        add_events(connection, [push(hour, distinct_size=2), push(hour, size=5)])
+    known = [analytics.HourlyCommits(hour, 2) for hour in hours]
+    assert analytics.commits_per_hour(connection) == known
+
+
+def test_creators_are_the_tutorials(connection: Connection) -> None:
+    add_events(connection, random_events(1500))
+    connection.execute(insert(github_users), random_users())
+    expected = [tuple(row) for row in connection.exec_driver_sql(REPOSITORY_CREATORS)]
+    found = analytics.top_repository_creators(connection)
+    assert [each.repositories for each in found] == [number for _, number in expected]
+    expected.sort(key=lambda row: (-row[1], row[0] is None, row[0] or ""))
+    assert [(each.login, each.repositories) for each in found] == expected
+    assert None in {each.login for each in found}
+    assert len({each.repositories for each in found}) < len(found) > 10
+    assert analytics.top_repository_creators(connection, limit=3) == found[:3]
+
+
+def test_most_active_are_the_tutorials(connection: Connection) -> None:
+    rows = rollup_rows()
+    connection.execute(insert(github_rollup_1min), rows)
+    expected = connection.exec_driver_sql(MOST_ACTIVE).all()
+    found = analytics.most_active_users(connection)
+    assert [each.events for each in found] == [row[2] for row in expected]
+    totals: dict[tuple[Any, Any], int] = defaultdict(int)
+    for row in rows:
+        totals[row["ingest_time"], row["user_id"]] += row["total_events"]
+    order = sorted(totals.items(), key=lambda each: (-each[1], each[0][0] or EVER, each[0][1]))
+    every = analytics.most_active_users(connection, limit=None)
+    assert [((each.minute, each.user_id), each.events) for each in every] == order
+    assert found == every[:5]
+    assert {type(each.events) for each in every} == {int}
+
+
+def rollup_rows(seed: int = 4) -> list[dict[str, Any]]:
+    """Return rows of the rollup whose totals by user and minute have many ties."""
+    chance = random.Random(seed)
+    noon = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    return [
+        {
+            "event_type": kind,
+            "repo_id": 1,
+            "user_id": user,
+            "total_events": chance.randrange(1, 4),
+            "ingest_time": moment,
+        }
+        for kind in ("PushEvent", "WatchEvent", None)
+        for user in range(20)
+        for moment in (None, *(noon + n * timedelta(minutes=1) for n in range(5)))
+        if chance.random() < 0.8
+    ]
+
+
+def test_windows_are_half_open(connection: Connection) -> None:
+    start = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    end = start + timedelta(hours=1)
+    instant = timedelta(microseconds=1)
+    for moment in (start - instant, start, end - instant, end, None):
+        add_events(
+            connection,
+            [
+                push(moment, distinct_size=1),
+                push(moment, ref_type="repository") | {"event_type": "CreateEvent"},
+            ],
+        )
+    connection.execute(insert(github_users), [{"user_id": 1, "login": "ada"}])
+    assert analytics.count_events(connection) == 10
+    assert analytics.count_events(connection, since=start, until=end) == 4
+    assert analytics.count_events(connection, since=start) == 6
+    assert analytics.count_events(connection, until=end) == 6
+    assert analytics.count_events(connection, event_type="PushEvent", since=start, until=end) == 2
+    assert instants(analytics.commits_per_hour(connection, since=start, until=end)) == [(start, 2)]
+    assert analytics.top_repository_creators(connection, since=start, until=end) == [
+        analytics.RepositoryCreator("ada", 2)
+    ]
+
+
+def test_window_of_most_active_is_about_the_start_of_minutes(connection: Connection) -> None:
+    start = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    minutes = [start + n * timedelta(minutes=1) for n in range(-1, 3)]
+    connection.execute(
+        insert(github_rollup_1min),
+        [{"user_id": 1, "total_events": 1, "ingest_time": minute} for minute in minutes],
+    )
+    found = analytics.most_active_users(connection, since=minutes[1], until=minutes[3])
+    assert [each.minute for each in found] == minutes[1:3]
+
+
+def test_builders_and_functions_agree(session: Session) -> None:
+    add_events(session, random_events(300))
+    session.execute(insert(github_users), random_users())
+    since, until = CLOCK_CHANGES[0] - timedelta(hours=2), CLOCK_CHANGES[2]
+    counted = session.execute(
+        analytics.count_events_statement(since=since, until=until)
+    ).scalar_one()
+    assert 0 < counted == analytics.count_events(session, since=since, until=until) < 300
+    hourly = session.execute(analytics.commits_per_hour_statement(since=since, until=until)).all()
+    assert [tuple(each) for each in hourly] == instants(
+        analytics.commits_per_hour(session, since=since, until=until)
+    )
+    creators = session.execute(
+        analytics.top_repository_creators_statement(limit=4, since=since, until=until)
+    ).all()
+    assert [analytics.RepositoryCreator(*each) for each in creators] == (
+        analytics.top_repository_creators(session, limit=4, since=since, until=until)
+    )
+
+
+times = st.one_of(
+    st.datetimes(datetime(2015, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    st.builds(
+        lambda change, seconds: change + timedelta(seconds=seconds),
+        st.sampled_from(CLOCK_CHANGES),
+        st.integers(-9000, 9000),
+    ),
+)
+sizes = st.one_of(st.integers(0, 30), st.integers(), st.sampled_from(UNFIT_SIZES))
+payloads = st.fixed_dictionaries({}, optional={"distinct_size": sizes})
+pushes = st.builds(
+    lambda moment, payload: push(moment, **payload), st.one_of(st.none(), times), payloads
+)
+windows: st.SearchStrategy[Window] = st.one_of(
+    st.tuples(st.one_of(st.none(), times), st.none()),
+    st.tuples(st.none(), times),
+    st.tuples(times, times).filter(lambda pair: pair[0] < pair[1]),
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(events=st.lists(pushes, max_size=25), zone=st.sampled_from(ZONES), window=windows)
+def test_answers_are_those_of_plain_python(
+    connection: Connection, events: list[Event], zone: str, window: Window
+) -> None:
+    since, until = window
+    with connection.begin_nested() as savepoint:
+        add_events(connection, events)
+        counted = analytics.count_events(connection, since=since, until=until)
+        hourly = analytics.commits_per_hour(connection, since=since, until=until, time_zone=zone)
+        savepoint.rollback()
+    selected = [event for event in events if is_in(window, event["created_at"])]
+    assert counted == len(selected)
+    assert instants(hourly) == hours_in_python(selected, ZoneInfo(zone))
+
+
+def is_in(window: Window, moment: datetime | None) -> bool:
+    if window == (None, None):
+        return True
+    since, until = window
+    return moment is not None and (since or moment) <= moment < (until or EVER)
+
+
+def hours_in_python(
+    events: Sequence[Event], zone: ZoneInfo
+) -> list[tuple[datetime | None, int | None]]:
+    sums: dict[datetime | None, int | None] = {}
+    for event in events:
+        hour = start_of_hour(event["created_at"], zone)
+        size = event["payload"].get("distinct_size")
+        sums.setdefault(hour, None)
+        if type(size) is int and -(2**31) <= size <= INT_MAX:
+            sums[hour] = (sums[hour] or 0) + size
+    return sorted(sums.items(), key=lambda each: each[0] or EVER)
+
+
+def start_of_hour(moment: datetime | None, zone: ZoneInfo) -> datetime | None:
+    if moment is None:
+        return None
+    shown = moment.astimezone(zone)
+    return moment - timedelta(
+        minutes=shown.minute, seconds=shown.second, microseconds=shown.microsecond
+    )

@@ -1,0 +1,280 @@
+"""Autogenerate: primary keys and dimensions that change, and what a check says of others."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import threading
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from alembic.autogenerate.rewriter import Rewriter
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    ForeignKeyConstraint,
+    Index,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+)
+
+from citus_analytics.migrations import CitusOperation, CreateDistributedTableOp
+from citus_analytics.rollups.declare import Rollup, count, declare_rollup
+from citus_analytics.schema import Distributed, Local, Reference
+from tests.autogenerate import Application, differences
+from tests.servers import ON_CITUS_ONLY, execute, query_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alembic.operations.ops import MigrateOperation
+    from sqlalchemy import URL
+
+
+@pytest.fixture
+def application(empty_database: URL, tmp_path: Path) -> Application:
+    return Application(empty_database, tmp_path / "migrations")
+
+
+def migrated(application: Application, metadata: MetaData) -> str:
+    """Generate a revision, run it, and see that nothing is left to do; return its text."""
+    source = application.revise(metadata)
+    application.upgrade()
+    assert differences(application.url, metadata) == []
+    return source
+
+
+def shop(*key: str, parent: bool = False) -> MetaData:
+    metadata = MetaData()
+    columns = [
+        Column(name, BigInteger, nullable=name not in ("tenant", *key))
+        for name in dict.fromkeys(["tenant", *key, "other"])
+    ]
+    keys = [PrimaryKeyConstraint(*key)] if key else []
+    Table("orders", metadata, *columns, *keys, Distributed("tenant"))
+    if parent:
+        Table(
+            "lines",
+            metadata,
+            Column("tenant", BigInteger),
+            Column("order", BigInteger),
+            Distributed("tenant", colocate_with="orders"),
+            ForeignKeyConstraint(["tenant", "order"], ["orders.tenant", "orders.id"]),
+        )
+    return metadata
+
+
+KEYS = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'orders_pkey'"
+
+
+def test_a_primary_key_changes_there_and_back(application: Application) -> None:
+    migrated(application, shop("tenant", "id", "part"))
+    execute(application.url, "INSERT INTO orders (tenant, id, part) VALUES (1, 1, 1), (1, 2, 1)")
+    migrated(application, shop("tenant", "id"))
+    assert query_text(application.url, KEYS) == "PRIMARY KEY (tenant, id)"
+    execute(application.url, "DELETE FROM orders")
+    application.downgrade()
+    assert query_text(application.url, KEYS) == "PRIMARY KEY (tenant, id, part)"
+    assert differences(application.url, shop("tenant", "id", "part")) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((), ("tenant", "id")),
+        (("tenant", "id"), ()),
+        (("tenant", "id"), ("id", "tenant")),
+        (("tenant", "id", "part"), ("tenant", "part")),
+    ],
+)
+def test_primary_keys_of_all_shapes(
+    before: tuple[str, ...], after: tuple[str, ...], application: Application
+) -> None:
+    migrated(application, shop(*before))
+    migrated(application, shop(*after))
+    application.downgrade()
+    assert differences(application.url, shop(*before)) == []
+    application.downgrade("base")
+
+
+def test_a_primary_key_that_is_referred_to(application: Application) -> None:
+    migrated(application, shop("tenant", "id", parent=True))
+    bigger = shop("tenant", "id", parent=True)
+    bigger.tables["orders"].append_column(Column("part", BigInteger))
+    migrated(application, bigger)
+    # The other order of the key is another key, and the foreign key comes back on it.
+    turned = shop("id", "tenant", parent=True)
+    migrated(application, turned)
+    application.downgrade()
+    assert differences(application.url, bigger) == []
+
+
+def rolled_up(*dimensions: str) -> MetaData:
+    metadata = MetaData()
+    clicks = Table(
+        "clicks",
+        metadata,
+        Column("user_id", BigInteger),
+        Column("page", Text),
+        Column("country", Text),
+        Column("at", DateTime(timezone=True)),
+        Distributed("user_id"),
+    )
+    Index("clicks_user_id_at", clicks.c.user_id, clicks.c.at)
+    target = Table(
+        "clicks_hourly",
+        metadata,
+        Column("user_id", BigInteger),
+        *(Column(name, Text) for name in dimensions),
+        Column("hour", DateTime(timezone=True)),
+        Column("clicks", BigInteger),
+        Distributed("user_id", colocate_with=clicks),
+        Index(
+            "clicks_hourly_key",
+            "user_id",
+            *dimensions,
+            "hour",
+            unique=True,
+            postgresql_nulls_not_distinct=True,
+        ),
+    )
+    declare_rollup(
+        Rollup(
+            source=clicks,
+            target=target,
+            state=Table("clicks_latest", metadata, Column("at", DateTime(timezone=True)), Local()),
+            function="roll_up_clicks",
+            time_column=clicks.c.at,
+            bucket=timedelta(hours=1),
+            bucket_column=target.c.hour,
+            dimensions=["user_id", *dimensions],
+            measures=[count("clicks")],
+        )
+    )
+    return metadata
+
+
+def groups(url: URL) -> str:
+    execute(url, "SELECT roll_up_clicks()")
+    return query_text(
+        url, "SELECT string_agg(clicks::text, ' ' ORDER BY clicks) FROM clicks_hourly"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "counted"),
+    [
+        ((), ("page",), ("30", "15 15")),
+        (("page",), (), ("15 15", "30")),
+        (("page",), ("country",), ("15 15", "10 10 10")),
+        (("page", "country"), ("page",), ("5 5 5 5 5 5", "15 15")),
+    ],
+)
+def test_a_dimension_comes_and_goes(
+    before: tuple[str, ...],
+    after: tuple[str, ...],
+    counted: tuple[str, str],
+    application: Application,
+) -> None:
+    migrated(application, rolled_up(*before))
+    execute(
+        application.url,
+        "INSERT INTO clicks SELECT 1, 'page ' || i %% 2, 'country ' || i %% 3, '2026-03-01 12:00Z' "
+        "FROM generate_series(1, 30) AS i",
+    )
+    assert groups(application.url) == counted[0]
+    migrated(application, rolled_up(*after))
+    assert groups(application.url) == counted[1]
+    application.downgrade()
+    assert differences(application.url, rolled_up(*before)) == []
+    assert groups(application.url) == counted[0]
+    application.upgrade()
+    assert groups(application.url) == counted[1]
+
+
+def test_a_check_says_nothing_of_tables_that_are_nobodys(
+    application: Application, caplog: pytest.LogCaptureFixture
+) -> None:
+    metadata = rolled_up("page")
+    Table(
+        "days",
+        metadata,
+        Column("at", DateTime(timezone=True)),
+        postgresql_partition_by="RANGE (at)",
+    )
+    migrated(application, metadata)
+    execute(
+        application.url,
+        "CREATE TABLE days_2026 PARTITION OF days FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')",
+        "CREATE EXTENSION pg_stat_statements",
+    )
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        assert differences(application.url, metadata) == []
+    assert "Detected" not in caplog.text
+
+
+@ON_CITUS_ONLY
+def test_a_rewriter_changes_what_autogenerate_writes(application: Application) -> None:
+    writer = Rewriter()
+
+    @writer.rewrites(CreateDistributedTableOp)
+    def in_six_shards(
+        context: object, revision: object, operation: CreateDistributedTableOp
+    ) -> MigrateOperation:
+        operation.shard_count = 6
+        return operation
+
+    @writer.rewrites(CitusOperation)
+    def leave(context: object, revision: object, operation: CitusOperation) -> MigrateOperation:
+        return operation
+
+    metadata = MetaData()
+    Table("orders", metadata, Column("tenant", BigInteger), Distributed("tenant"))
+    Table("plans", metadata, Column("id", BigInteger), Reference())
+    assert "shard_count=6" in application.revise(metadata, process_revision_directives=writer)
+    application.upgrade()
+    shards = "SELECT shard_count FROM citus_tables WHERE table_name = 'orders'::regclass"
+    assert query_text(application.url, shards) == "6"
+    application.downgrade()
+
+
+SLOW = """
+from alembic import op
+revision = "slow"
+down_revision = None
+
+def upgrade():
+    op.execute("CREATE TABLE once (id int)")
+    with op.get_context().autocommit_block():
+        op.execute("SELECT pg_sleep(0.5)")
+    op.execute("INSERT INTO once VALUES (1)")
+"""
+
+
+def test_migrations_that_commit_on_their_way_run_one_after_the_other(
+    application: Application,
+) -> None:
+    (application.folder / "versions" / "slow.py").write_text(SLOW)
+    errors: list[subprocess.CalledProcessError] = []
+
+    def upgrade(delay: float) -> None:
+        time.sleep(delay)
+        try:
+            # Alembic's environment is global to a process: another program runs the second one.
+            application.upgrade_in_a_process()
+        except subprocess.CalledProcessError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=upgrade, args=(delay,)) for delay in (0.0, 0.1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert query_text(application.url, "SELECT count(*) FROM once") == "1"

@@ -1,0 +1,513 @@
+"""An application that uses every public function of the library, for mypy alone.
+
+`make types` checks it with `mypy --strict`; nothing imports or runs it. `assert_type` pins what the
+functions return, and `wrong_calls` what mypy must refuse: it complains of an ignore that is not
+needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, assert_type, cast
+
+from alembic.config import Config
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    Column,
+    Connection,
+    DateTime,
+    Engine,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    Select,
+    Table,
+    Text,
+    create_engine,
+    event,
+    func,
+    select,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    mapped_column,
+    scoped_session,
+    sessionmaker,
+    with_loader_criteria,
+)
+
+import citus_analytics as ca
+from citus_analytics import catalog, lint, migrations
+from citus_analytics.github.ingest import indexes_afterwards, write_reject
+from citus_analytics.github.sample import Sample
+from citus_analytics.migrations import Job, RollupSpec, op
+from citus_analytics.server import Binaries, EmbeddedServer, find_binaries, installed_binaries
+
+if TYPE_CHECKING:
+    import threading
+
+    from sqlalchemy.orm import ORMExecuteState
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+# Declarations
+
+
+class Base(DeclarativeBase):
+    """The declarative base of the application's tables."""
+
+
+class PageView(Base):
+    """Somebody looked at a page for some seconds."""
+
+    __tablename__ = "page_views"
+
+    site_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    view_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    path: Mapped[str] = mapped_column(Text)
+    seconds: Mapped[int] = mapped_column(Integer)
+    viewed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+    __table_args__ = (
+        ca.Distributed("site_id", shard_count=32),
+        Index("page_views_site_id_viewed_at_idx", "site_id", "viewed_at"),
+    )
+
+
+class PageViews5Min(Base):
+    """How often a page was seen in the five minutes from `bucket` on."""
+
+    __tablename__ = "page_views_5min"
+
+    __table_args__ = (ca.Distributed("site_id", colocate_with=PageView),)
+
+    site_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    bucket: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+    path: Mapped[str] = mapped_column(Text, primary_key=True)
+    views: Mapped[int] = mapped_column(BigInteger)
+    seconds: Mapped[int] = mapped_column(BigInteger)
+    shortest: Mapped[int] = mapped_column(Integer)
+    longest: Mapped[int] = mapped_column(Integer)
+
+
+class PageViews5MinLatest(Base):
+    """When the rollup last ran."""
+
+    __tablename__ = "page_views_5min_latest"
+
+    __table_args__ = (ca.Local(),)
+
+    bucket: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+
+
+class Country(Base):
+    """A small table with a copy on every node."""
+
+    __tablename__ = "countries"
+
+    __table_args__ = (ca.Reference(),)
+
+    code: Mapped[str] = mapped_column(Text, primary_key=True)
+
+
+# A table that is not mapped, and one that is declared elsewhere.
+page_views = cast("Table", PageView.__table__)
+languages = Table("languages", Base.metadata, Column("code", Text), ca.Reference())
+elsewhere = Table("elsewhere", Base.metadata, Column("site_id", BigInteger))
+ca.distribute(elsewhere, ca.Distributed(elsewhere.c.site_id, colocate_with="page_views"))
+
+PAGE_VIEWS_5MIN = ca.declare_rollup(
+    ca.Rollup(
+        source=PageView,
+        target=PageViews5Min,
+        state=PageViews5MinLatest,
+        function="roll_up_page_views",
+        time_column=PageView.viewed_at,
+        bucket=timedelta(minutes=5),
+        bucket_column=PageViews5Min.bucket,
+        dimensions=(PageView.site_id, "path"),
+        measures=(
+            ca.count("views"),
+            ca.total("seconds", PageView.seconds),
+            ca.minimum("shortest", page_views.c.seconds),
+            ca.maximum("longest", "seconds"),
+        ),
+    )
+)
+
+
+def declarations(metadata: MetaData) -> None:
+    assert_type(ca.distribution_of(PageView), ca.Distributed | ca.Reference | ca.Local)
+    assert_type(ca.declared_distribution(Country), ca.Distributed | ca.Reference | ca.Local | None)
+    distribution: ca.Distribution = ca.distribution_of(page_views)
+    if isinstance(distribution, ca.Distributed):
+        assert_type(distribution.column, str | None)
+        assert_type(distribution.shard_count, int | None)
+    assert_type(PAGE_VIEWS_5MIN, ca.Rollup)
+    assert_type(ca.rollups_of(metadata), tuple[ca.Rollup, ...])
+    assert_type(ca.count("views"), ca.Measure)
+    assert_type(ca.GITHUB_ROLLUP_1MIN.key, str)
+
+
+# Models
+
+
+def models(session: Session) -> None:
+    gh_event = session.scalars(select(ca.GithubEvent)).first()
+    assert_type(gh_event, ca.GithubEvent | None)
+    assert gh_event is not None
+    assert_type(gh_event.event_id, int | None)
+    assert_type(gh_event.payload, dict[str, Any] | None)
+    assert_type(gh_event.created_at, datetime | None)
+    statement = select(ca.GithubEvent.user_id, ca.GithubUser.login).join(
+        ca.GithubUser, ca.GithubUser.user_id == ca.GithubEvent.user_id
+    )
+    assert_type(statement, Select[int | None, str | None])
+    assert_type(ca.github_events, Table)
+    assert_type(select(ca.GithubRollup1Min.total_events), Select[int | None])
+    assert_type(select(ca.LatestRollup.minute), Select[datetime])
+    assert_type(select(ca.GithubUserOrigin.event_id), Select[int])
+    assert_type(select(ca.LoadedFile.loaded_at), Select[datetime])
+    assert_type(select(ca.FollowedFeed.event_ids), Select[list[int]])
+    session.add(PageView(site_id=1, view_id=1, path="/", seconds=3, viewed_at=NOON))
+
+
+# Analytics
+
+
+def analytics_of_a_session(session: Session) -> None:
+    assert_type(ca.count_events(session), int)
+    assert_type(ca.count_events(session, since=NOON, event_type="PushEvent"), int)
+    for hour in ca.commits_per_hour(session, until=NOON, time_zone="Europe/Berlin"):
+        assert_type(hour, ca.HourlyCommits)
+        assert_type(hour.hour, datetime | None)
+        assert_type(hour.commits, int | None)
+    for creator in ca.top_repository_creators(session, limit=3):
+        assert_type(creator, ca.RepositoryCreator)
+        assert_type(creator.login, str | None)
+        assert_type(creator.repositories, int)
+    for activity in ca.most_active_users(session, since=NOON, limit=None):
+        assert_type(activity, ca.UserActivity)
+        assert_type(activity.user_id, int | None)
+        assert_type(activity.minute, datetime | None)
+        assert_type(activity.events, int)
+
+
+def analytics_of_other_executors(
+    connection: Connection, factory: sessionmaker[Session], scope: scoped_session[Session]
+) -> None:
+    assert_type(ca.count_events(connection), int)
+    assert_type(ca.commits_per_hour(connection), list[ca.HourlyCommits])
+    with factory.begin() as session:
+        assert_type(ca.top_repository_creators(session), list[ca.RepositoryCreator])
+    assert_type(ca.count_events(scope), int)
+    assert_type(ca.most_active_users(scope), list[ca.UserActivity])
+
+
+def statements(session: Session, connection: Connection) -> None:
+    assert_type(ca.count_events_statement(), Select[int])
+    assert_type(ca.commits_per_hour_statement(), Select[datetime | None, int | None])
+    assert_type(ca.top_repository_creators_statement(), Select[str | None, int])
+    assert_type(ca.most_active_users_statement(), Select[int | None, datetime | None, int])
+    assert_type(session.execute(ca.count_events_statement()).scalar_one(), int)
+    assert_type(connection.scalar(ca.count_events_statement()), int | None)
+    for row in session.execute(ca.top_repository_creators_statement(limit=3)):
+        assert_type(row, Row[str | None, int])
+        login, repositories = row
+        assert_type(login, str | None)
+        assert_type(repositories, int)
+    top = ca.top_repository_creators_statement(limit=3).subquery()
+    session.execute(select(func.count()).select_from(top)).scalar_one()
+
+
+def tenants(factory: sessionmaker[Session]) -> None:
+    @event.listens_for(factory, "do_orm_execute")
+    def one_user(state: ORMExecuteState) -> None:
+        state.statement = state.statement.options(
+            with_loader_criteria(ca.GithubEvent, ca.GithubEvent.user_id == 1)
+        )
+
+    with factory() as session:
+        assert_type(ca.count_events(session), int)
+
+
+async def analytics_from_asyncio(session: AsyncSession, connection: AsyncConnection) -> None:
+    assert_type(await session.run_sync(ca.count_events), int)
+    assert_type(await session.run_sync(ca.count_events, since=NOON, until=None), int)
+    assert_type(await session.run_sync(ca.commits_per_hour), list[ca.HourlyCommits])
+    creators = await session.run_sync(ca.top_repository_creators, limit=3)
+    assert_type(creators, list[ca.RepositoryCreator])
+    assert_type(await connection.run_sync(ca.most_active_users), list[ca.UserActivity])
+    assert_type((await session.execute(ca.count_events_statement())).scalar_one(), int)
+
+
+# Rollups
+
+
+def rollups(connection: Connection, session: Session, *, wait: bool) -> None:
+    # Only callers that do not wait need to handle None.
+    assert_type(ca.run_rollup(session, PAGE_VIEWS_5MIN), ca.RollupRun)
+    assert_type(ca.run_rollup(connection, ca.GITHUB_ROLLUP_1MIN, wait=True), ca.RollupRun)
+    assert_type(ca.run_rollup(session, PAGE_VIEWS_5MIN, wait=False), ca.RollupRun | None)
+    assert_type(ca.run_rollup(session, PAGE_VIEWS_5MIN, wait=wait), ca.RollupRun | None)
+    run = ca.run_rollup(session, PAGE_VIEWS_5MIN)
+    assert_type(run.groups_written, int)
+    assert_type(run.groups_removed, int)
+    assert_type(run.since, datetime | None)
+    assert_type(run.until, datetime | None)
+
+
+async def rollups_from_asyncio(session: AsyncSession, connection: AsyncConnection) -> None:
+    assert_type(await session.run_sync(ca.run_rollup, PAGE_VIEWS_5MIN), ca.RollupRun)
+    assert_type(await connection.run_sync(ca.run_rollup, PAGE_VIEWS_5MIN), ca.RollupRun)
+    # mypy takes the first overload of a function that is passed on; a lambda has them all.
+    run = await session.run_sync(lambda sync: ca.run_rollup(sync, PAGE_VIEWS_5MIN, wait=False))
+    assert_type(run, ca.RollupRun | None)
+
+
+# Loading
+
+
+def loading(
+    connection: Connection, session: Session, scope: scoped_session[Session], path: Path
+) -> None:
+    assert_type(ca.load_events(connection, path), ca.LoadResult)
+    assert_type(ca.load_users(session, "-", progress=print), ca.LoadResult)
+    assert_type(ca.load_csv(scope, page_views, [b"1,1,/,3,2026-03-01Z\n"]), ca.LoadResult)
+    with path.open("rb") as file:
+        result = ca.load_events(session, file, progress=lambda progress: progress.rows)
+    assert_type(result.rows, int)
+    assert_type(result.bytes, int)
+    assert_type(result.rejected, int)
+    assert_type(result.duplicates, int)
+    assert_type(result.already_loaded, bool)
+    rejects: list[ca.Reject] = []
+    options = ca.LoadOptions(format="json", unique=True, rejects=rejects.append)
+    once = ca.load_once(session, ca.github_events, path, options=options, force=True)
+    assert_type(once, ca.LoadResult)
+    assert_type(ca.load_api_events(scope, [{"id": "1", "type": "PushEvent"}]), ca.LoadResult)
+
+
+def loading_files(engine: Engine, folder: Path) -> None:
+    def show(progress: ca.Progress) -> None:
+        assert_type(progress.bytes, int)
+        assert_type(progress.rows, int)
+        assert_type(progress.total_bytes, int | None)
+
+    results = ca.load_files(
+        engine,
+        ca.github_events,
+        [folder / "2015-01-01-0.json.gz", "2015-01-01-{1..5}.json"],
+        jobs=2,
+        loaded=lambda _, result: result.rows,
+        progress=show,
+    )
+    assert_type(results, list[ca.LoadResult])
+    with indexes_afterwards(engine, ca.github_events) as dropped:
+        assert_type(dropped, bool)
+    with (folder / "rejects.jsonl").open("wb") as file:
+        write_reject(file, "2015-01-01-0.json", ca.Reject(line=1, reason="cut short", text=b"{"))
+
+
+async def loading_from_asyncio(session: AsyncSession, connection: AsyncConnection) -> None:
+    async def events() -> AsyncIterator[dict[str, Any]]:
+        yield {"id": "1", "type": "PushEvent"}
+
+    assert_type(await ca.load_api_events_async(session, events()), ca.LoadResult)
+    assert_type(await session.run_sync(ca.load_csv, page_views, [b""]), ca.LoadResult)
+    assert_type(await connection.run_sync(ca.load_events, "events.csv"), ca.LoadResult)
+
+
+def samples(connection: Connection) -> None:
+    sample = Sample(events=100, since=NOON, until=NOON + timedelta(hours=1), users=10)
+    assert_type(sample.events_csv(), Iterator[bytes])
+    ca.load_users(connection, sample.users_csv())
+
+
+# Following GitHub's events API
+
+
+def following(engine: Engine, stop: threading.Event) -> None:
+    options = ca.FollowOptions(
+        token="secret", interval=60, max_polls=3, max_failures=5, timeout=10, rejects=print
+    )
+    feed = ca.Feed(repo="citusdata/citus")
+    assert_type(feed.address, str)
+    for poll in ca.follow(engine, feed, options=options, wait=stop.wait):
+        assert_type(poll, ca.Poll)
+        assert_type(poll.outcome, Literal["loaded", "unchanged", "failed"])
+        assert_type(poll.new, int)
+        assert_type(poll.gap, ca.Gap | None)
+        if poll.gap is not None:
+            assert_type(poll.gap.until - poll.gap.since, timedelta)
+
+
+# The state of a cluster
+
+
+def state_of_a_cluster(connection: Connection) -> None:
+    status = catalog.cluster_status(connection)
+    assert_type(status, catalog.ClusterStatus)
+    assert_type(status.findings, tuple[catalog.Finding, ...])
+    assert_type(status.citus, tuple[int, int] | None)
+    assert_type(catalog.citus_version(connection), tuple[int, int] | None)
+    assert_type(catalog.cluster_health(connection), catalog.ClusterHealth)
+    assert_type(catalog.access_methods(connection), frozenset[str])
+    assert_type(catalog.colocation_groups(connection), tuple[catalog.ColocationGroup, ...])
+    assert_type(catalog.rollups(connection), tuple[catalog.CatalogRollup, ...])
+    nodes, shards = catalog.nodes(connection), catalog.shards(connection)
+    assert_type(nodes, tuple[catalog.Node, ...])
+    assert_type(shards, tuple[catalog.Shard, ...])
+    assert_type(shards[0].placements, tuple[catalog.Placement, ...])
+    tables = catalog.tables(connection, schemas=["public"])
+    assert_type(tables, tuple[catalog.CatalogTable, ...])
+    assert_type(tables[0].column, str | None)
+    sizes = catalog.table_sizes(connection, schemas={"public"})
+    assert_type(sizes, tuple[catalog.TableSize, ...])
+    assert_type(catalog.table_skew(tables, shards), tuple[catalog.TableSkew, ...])
+    assert_type(catalog.node_loads(nodes, shards), tuple[catalog.NodeLoad, ...])
+
+
+async def state_of_a_cluster_from_asyncio(connection: AsyncConnection) -> None:
+    assert_type(await connection.run_sync(catalog.cluster_status), catalog.ClusterStatus)
+
+
+# Migrations
+
+
+def migrating(url: URL, connection: Connection) -> None:
+    assert_type(migrations.database_url("postgresql://db"), URL)
+    assert_type(migrations.configuration(connection), Config)
+    assert_type(migrations.plugins("alembic.autogenerate.*"), list[str])
+    migrations.run_environment(Base.metadata)
+    migrations.run_environment([Base.metadata, ca.Base.metadata], compare_type=False)
+    migrations.upgrade(url, citus="require")
+    migrations.upgrade(connection, "ca_0001")
+    migrations.downgrade("postgresql://db", "-1", citus="skip")
+
+
+async def migrating_from_asyncio(connection: AsyncConnection) -> None:
+    await connection.run_sync(migrations.upgrade, citus="require")
+
+
+def upgrade() -> None:
+    """A revision: `op` has Alembic's operations and those of the library."""
+    assert_type(op.create_table("t"), Table)
+    op.create_distributed_table("t", "id", colocate_with="u", schema="s")
+    op.create_distributed_table("t", None)
+    op.create_distributed_table_concurrently("t", "id", colocate_with="none", shard_count=8)
+    op.create_reference_table("t", schema="s")
+    op.add_local_table_to_metadata("t", cascade=True)
+    op.undistribute_table("t", was=ca.Reference())
+    op.alter_distributed_table("t", shard_count=8, was=ca.Distributed(column="id", shard_count=4))
+    op.alter_table_set_access_method("t", "columnar", was="heap")
+    op.update_distributed_table_colocation("t", "u", was="none")
+    op.isolate_tenant_to_new_shard("t", 7, cascade=True)
+    op.create_time_partitions("t", "1 day", NOON, start_from=NOON)
+    op.create_time_partitions("t", timedelta(days=1), NOON)
+    op.drop_old_time_partitions("t", NOON)
+    op.create_distributed_function("f(bigint)", distribution_argument="$1", colocate_with="t")
+    op.undistribute_function("f(bigint)", distribution_argument="$1", colocate_with="t")
+    op.distribute_schema("tenant_1")
+    op.undistribute_schema("tenant_1")
+    op.set_multi_shard_modify_mode("sequential")
+    op.schedule("nightly", "0 3 * * *", "SELECT roll_up_page_views()")
+    op.unschedule("nightly", was=Job("0 3 * * *", "SELECT roll_up_page_views()"))
+    spec = RollupSpec.of(PAGE_VIEWS_5MIN)
+    op.create_rollup_function(spec, version=1)
+    op.replace_rollup_function(spec, version=2, was_spec=spec, was_version=1)
+    op.drop_rollup_function(spec, version=2)
+
+
+# The linter
+
+
+def linting() -> None:
+    lint.ignore(page_views, "CA012", reason="A site has few views.")
+    findings = [
+        *lint.lint_metadata(Base.metadata, ca.Base.metadata, citus=(12, 1), ignore={"CA012"}),
+        *lint.lint_migrations("alembic", Path("more"), citus=(13, 2), ignore=["CA102"]),
+    ]
+    assert_type(findings, list[lint.Finding])
+    assert_type(findings[0].severity, Literal["error", "warning"])
+    assert_type(findings[0].line, int | None)
+    assert_type(lint.RULES["CA012"].title, str)
+
+
+# A server for development
+
+
+def servers(directory: Path) -> None:
+    assert_type(find_binaries(), Binaries)
+    assert_type(installed_binaries(), Iterator[Binaries])
+    with EmbeddedServer(directory, port=5433) as server:
+        assert_type(server, EmbeddedServer)
+        assert_type(server.url, URL)
+        assert_type(server.url_for("app"), URL)
+        assert_type(server.pid, int)
+        assert_type(create_engine(server.url), Engine)
+        create_async_engine(server.url)
+
+
+# Errors
+
+
+def errors(session: Session) -> None:
+    try:
+        ca.load_events(session, "events.csv")
+    except ca.OldFormatError:
+        raise
+    except ca.LoadError as error:
+        assert_type(error.line, int | None)
+        assert_type(error.column, str | None)
+    except (ca.ArgumentError, ca.DeclarationError) as error:
+        assert_type(error, ca.ArgumentError | ca.DeclarationError)
+        raise ValueError from error
+    except (ca.OperationError, ca.RollupError, ca.ServerError) as error:
+        root: ca.CitusAnalyticsError = error
+        raise root from None
+
+
+# What mypy must refuse
+
+
+def wrong_calls(
+    engine: Engine, session: Session, connection: Connection, async_session: AsyncSession
+) -> None:
+    ca.Distributed(column=7)  # type: ignore[arg-type]
+    ca.Distributed(column="site_id", distribution_type="list")  # type: ignore[arg-type]
+    ca.distribute(page_views, "site_id")  # type: ignore[arg-type]
+    ca.total("seconds")  # type: ignore[call-arg]
+    ca.count_events(engine)  # type: ignore[arg-type]
+    ca.count_events(async_session)  # type: ignore[arg-type]
+    ca.count_events(session, NOON)  # type: ignore[call-arg]
+    ca.count_events(session, since="2026-01-01")  # type: ignore[arg-type]
+    ca.commits_per_hour(session, time_zone=None)  # type: ignore[arg-type]
+    ca.commits_per_hour(session, limit=5)  # type: ignore[call-arg]
+    ca.most_active_users(session, limit="5")  # type: ignore[arg-type]
+    ca.most_active_users(session)[0].events = 7  # type: ignore[misc]
+    ca.run_rollup(session, PAGE_VIEWS_5MIN, False)  # type: ignore[call-overload]
+    ca.run_rollup(session, PAGE_VIEWS_5MIN, wait=False).groups_written  # type: ignore[union-attr]  # noqa: B018
+    ca.run_rollup(session, page_views)  # type: ignore[call-overload]
+    ca.load_events(session, 7)  # type: ignore[arg-type]
+    ca.load_events(session, "events.csv", progress=7)  # type: ignore[arg-type]
+    ca.load_files(session, ca.github_events, ["events.csv"])  # type: ignore[arg-type]
+    ca.LoadOptions(format="xml")  # type: ignore[arg-type]
+    ca.follow(engine, "citusdata/citus")  # type: ignore[arg-type]
+    ca.Feed("citusdata/citus")  # type: ignore[call-arg]
+    catalog.tables(engine)  # type: ignore[arg-type]
+    migrations.upgrade("postgresql://db", citus="perhaps")  # type: ignore[arg-type]
+    op.create_distributed_table("t")  # type: ignore[call-arg]
+    op.create_distributed_table("t", "id", distribution_type="list")  # type: ignore[arg-type]
+    op.create_distributed_table_concurrently("t", None)  # type: ignore[arg-type]
+    op.set_multi_shard_modify_mode("serial")  # type: ignore[arg-type]
+    lint.ignore(page_views, "CA012")  # type: ignore[call-arg]
+    lint.lint_metadata(Base)  # type: ignore[arg-type]

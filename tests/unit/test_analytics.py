@@ -1,0 +1,139 @@
+"""The analytics without a database: arguments and statements."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from sqlalchemy import Select, union_all
+from sqlalchemy.dialects.postgresql import psycopg
+
+from citus_analytics.errors import ArgumentError
+from citus_analytics.github import analytics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+LATER = NOON + timedelta(hours=3)
+BERLIN = ZoneInfo("Europe/Berlin")
+
+BUILDERS = [
+    analytics.count_events_statement,
+    analytics.commits_per_hour_statement,
+    analytics.top_repository_creators_statement,
+    analytics.most_active_users_statement,
+]
+FUNCTIONS = [
+    analytics.count_events,
+    analytics.commits_per_hour,
+    analytics.top_repository_creators,
+    analytics.most_active_users,
+]
+LIMITED = [analytics.top_repository_creators_statement, analytics.most_active_users_statement]
+
+
+def sql_of(statement: Select[*tuple[Any, ...]]) -> str:
+    compiled = statement.compile(dialect=psycopg.dialect())  # type: ignore[no-untyped-call]
+    return " ".join(str(compiled).split())
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+@pytest.mark.parametrize("name", ["since", "until"])
+def test_naive_datetime_is_an_error(builder: Callable[..., object], name: str) -> None:
+    with pytest.raises(ArgumentError, match=rf"^{name} must be .*pass {name}\.replace\(tzinfo="):
+        builder(**{name: NOON.replace(tzinfo=None)})
+
+
+@pytest.mark.parametrize("moment", [date(2026, 1, 5), "2026-01-05T12:00:00Z", 1_767_614_400])
+def test_another_type_than_datetime_is_an_error(moment: Any) -> None:
+    with pytest.raises(ArgumentError, match="since must be an aware datetime; found"):
+        analytics.count_events_statement(since=moment)
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+@pytest.mark.parametrize("until", [NOON, NOON - timedelta(microseconds=1)])
+def test_empty_window_is_an_error(builder: Callable[..., object], until: datetime) -> None:
+    with pytest.raises(ArgumentError, match=r"the window .* is empty: since is 2026-01-05T12"):
+        builder(since=NOON, until=until)
+
+
+def test_window_is_compared_in_time_and_not_by_the_clock() -> None:
+    before = datetime(2025, 10, 26, 2, 45, tzinfo=BERLIN)
+    after = datetime(2025, 10, 26, 2, 15, tzinfo=BERLIN, fold=1)
+    analytics.count_events_statement(since=before, until=after)
+    with pytest.raises(ArgumentError, match="is empty"):
+        analytics.count_events_statement(since=after, until=before)
+
+
+@pytest.mark.parametrize("builder", LIMITED)
+@pytest.mark.parametrize("limit", [0, -1, True, 2.0, "5"])
+def test_limit_is_a_positive_integer(builder: Callable[..., object], limit: object) -> None:
+    with pytest.raises(ArgumentError, match=f"limit must be a positive integer.*found {limit!r}"):
+        builder(limit=limit)
+
+
+@pytest.mark.parametrize(
+    "zone", ["Europe/Atlantis", "", "Europe", "../etc/passwd", "/etc/localtime", "a\0b", None, 1]
+)
+def test_unknown_time_zone_is_an_error(zone: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"time_zone must be the IANA name .*'Europe/Berlin'"):
+        analytics.commits_per_hour_statement(time_zone=zone)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_functions_check_their_arguments_before_they_query(function: Callable[..., object]) -> None:
+    with pytest.raises(ArgumentError, match="since must be"):
+        function(None, since=NOON.replace(tzinfo=None))
+
+
+def test_without_filters_nothing_is_filtered() -> None:
+    assert sql_of(analytics.count_events_statement()) == (
+        "SELECT count(*) AS events FROM github_events"
+    )
+
+
+def test_window_is_a_range_of_the_bare_column() -> None:
+    sql = sql_of(analytics.count_events_statement(since=NOON, until=LATER, event_type="PushEvent"))
+    assert "WHERE github_events.created_at >= %(since_1)s::TIMESTAMP WITH TIME ZONE AND" in sql
+    assert "AND github_events.created_at < %(until_1)s::TIMESTAMP WITH TIME ZONE AND" in sql
+    assert "AND github_events.event_type = %(event_type_1)s" in sql
+
+
+def test_values_are_bound() -> None:
+    statement = analytics.most_active_users_statement(since=NOON, until=LATER, limit=7)
+    assert statement.compile().params == {"since_1": NOON, "until_1": LATER, "limit_1": 7}
+
+
+def test_hours_do_not_depend_on_the_zone_of_the_session() -> None:
+    statement = analytics.commits_per_hour_statement(time_zone="Asia/Kolkata")
+    assert "date_trunc('hour', github_events.created_at, %(time_zone_1)s" in sql_of(statement)
+    assert statement.compile().params == {"time_zone_1": "Asia/Kolkata"}
+
+
+@pytest.mark.parametrize("builder", LIMITED)
+def test_no_limit_is_every_row(builder: Callable[..., Select[*tuple[Any, ...]]]) -> None:
+    assert "LIMIT" not in sql_of(builder(limit=None))
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_sqlalchemy_caches_one_statement_for_all_values(
+    builder: Callable[..., Select[*tuple[Any, ...]]],
+) -> None:
+    key = builder(since=NOON)._generate_cache_key()
+    assert key is not None
+    assert key == builder(since=LATER)._generate_cache_key()
+    other = builder(until=NOON)._generate_cache_key()
+    assert other is not None
+    assert key.key != other.key
+
+
+def test_statements_combine_without_mixing_their_values() -> None:
+    days = [
+        analytics.count_events_statement(since=NOON, until=LATER),
+        analytics.count_events_statement(since=LATER),
+    ]
+    parameters = union_all(*days).compile().params
+    assert sorted(parameters.values()) == [NOON, LATER, LATER]

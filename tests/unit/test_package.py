@@ -1,0 +1,37 @@
+"""What `import citus_analytics` gives: its names, and values that cannot be changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+
+import pytest
+
+import citus_analytics as ca
+
+DATACLASSES = [
+    value
+    for value in (getattr(ca, name) for name in ca.__all__)
+    if isinstance(value, type) and dataclasses.is_dataclass(value)
+]
+
+
+def test_every_name_is_there_once() -> None:
+    assert len(ca.__all__) == len(set(ca.__all__))
+    assert [name for name in ca.__all__ if not hasattr(ca, name)] == []
+
+
+def test_values_cannot_be_changed() -> None:
+    assert {ca.RollupRun, ca.LoadResult, ca.UserActivity} <= set(DATACLASSES)
+    for kind in DATACLASSES:
+        assert typing.cast("typing.Any", kind).__dataclass_params__.frozen, kind
+        assert "__slots__" in vars(kind), kind
+
+
+@pytest.mark.parametrize(
+    "result", [ca.RollupRun, ca.LoadResult, ca.Progress, ca.HourlyCommits, ca.UserActivity]
+)
+def test_types_of_results_can_be_read_at_run_time(result: type) -> None:
+    """Serialisers such as pydantic resolve annotations."""
+    hints = typing.get_type_hints(result)
+    assert set(hints) == {field.name for field in dataclasses.fields(result)}
