@@ -73,12 +73,20 @@ def test_migrations_there_and_back(empty_database: URL) -> None:
     upgrade(empty_database)
 
 
-@pytest.mark.parametrize("jobs", ["1", "3"])
+@pytest.mark.parametrize("connections", ["1", "3"])
 def test_what_is_loaded_is_analyzed(
-    without_rollup: URL, connection: Connection, hour: Path, jobs: str
+    without_rollup: URL, connection: Connection, hour: Path, connections: str
 ) -> None:
     database = address(without_rollup)
-    command = ["load", "events", str(hour), "--jobs", jobs, "--database-url", database]
+    command = [
+        "load",
+        "events",
+        str(hour),
+        "--connections",
+        connections,
+        "--database-url",
+        database,
+    ]
     assert main(command) == 0
     assert count_events(connection) == EVENTS
     # `api_event` gives every second event, and only a push, one commit.
