@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeAlias
 
-from benchmarks import loading, query_overhead, rollup_cost
+from benchmarks import linting, loading, query_overhead, rollup_cost
 from benchmarks.harness import as_table, embedded_database, migrated, say
 from citus_analytics.errors import CitusAnalyticsError
 from citus_analytics.migrations import database_url
@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "loading": loading.loading,
     "bulk_loading": loading.bulk_loading,
     "rollup_cost": rollup_cost.measure,
+    "linting": linting.measure,
 }
 
 

@@ -23,7 +23,9 @@ from benchmarks.harness import (
     sample,
     seconds,
 )
-from citus_analytics import LoadOptions, github_events, load_csv, load_events, load_files
+from citus_analytics import github_events
+from citus_analytics.copy import load_csv
+from citus_analytics.github.load import LoadOptions, load_events, load_files
 from citus_analytics.server import find_binaries
 
 if TYPE_CHECKING:

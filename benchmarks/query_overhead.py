@@ -22,8 +22,9 @@ from benchmarks.harness import (
     say,
     seconds,
 )
-from citus_analytics import load_events, load_users, run_rollup
+from citus_analytics import run_rollup
 from citus_analytics.github import analytics
+from citus_analytics.github.load import load_events, load_users
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
 from citus_analytics.github.sample import Sample
 

@@ -22,7 +22,8 @@ from benchmarks.harness import (
     say,
     seconds,
 )
-from citus_analytics import load_events, run_rollup
+from citus_analytics import run_rollup
+from citus_analytics.github.load import load_events
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
 from citus_analytics.github.sample import Sample
 from tests import tutorial

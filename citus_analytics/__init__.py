@@ -1,11 +1,14 @@
 """Real-time analytics on PostgreSQL and Citus: sharded tables, exact rollups, typed questions.
 
-What an application needs every day is here. More rooms are imported by name, because they bring
-something along that not every application wants: `citus_analytics.migrations` (Alembic and
-migrations of your own) and
-`citus_analytics.lint` to check them; `citus_analytics.catalog` (the state of a cluster);
-`citus_analytics.github.sample` (made-up events); and `citus_analytics.server` (a PostgreSQL for
-development).
+Declarations, rollups, and GitHub's events as the built-in tables, with the four analytics of the
+tutorial. The rest is imported from its room:
+
+- `citus_analytics.migrations`: Citus's operations for Alembic, autogenerate, `upgrade`;
+- `citus_analytics.copy`: COPY of CSV into any table;
+- `citus_analytics.catalog`: the state of a cluster;
+- `citus_analytics.lint`: what Citus would refuse, found in models and migrations;
+- `citus_analytics.server`: a PostgreSQL for development;
+- `citus_analytics.github.load`, `.follow` and `.sample`: GitHub's events from files, live, made up.
 """
 
 from __future__ import annotations
@@ -31,20 +34,6 @@ from citus_analytics.github.analytics import (
     most_active_users_statement,
     top_repository_creators,
     top_repository_creators_statement,
-)
-from citus_analytics.github.follow import Feed, FollowOptions, Gap, Poll, follow
-from citus_analytics.github.gharchive import OldFormatError, Reject
-from citus_analytics.github.ingest import (
-    LoadOptions,
-    LoadResult,
-    Progress,
-    load_api_events,
-    load_api_events_async,
-    load_csv,
-    load_events,
-    load_files,
-    load_once,
-    load_users,
 )
 from citus_analytics.github.models import (
     GITHUB_ROLLUP_1MIN,
@@ -113,24 +102,6 @@ __all__ = [
     "declared_distribution",
     "distribute",
     "distribution_of",
-    # Loading
-    "LoadOptions",
-    "LoadResult",
-    "Progress",
-    "Reject",
-    "load_api_events",
-    "load_api_events_async",
-    "load_csv",
-    "load_events",
-    "load_files",
-    "load_once",
-    "load_users",
-    # Following GitHub's events API
-    "Feed",
-    "FollowOptions",
-    "Gap",
-    "Poll",
-    "follow",
     # Rollups
     "GITHUB_ROLLUP_1MIN",
     "Measure",
@@ -160,7 +131,6 @@ __all__ = [
     "CitusAnalyticsError",
     "DeclarationError",
     "LoadError",
-    "OldFormatError",
     "OperationError",
     "RollupError",
     "ServerError",

@@ -45,7 +45,19 @@ from sqlalchemy.orm import (
 
 import citus_analytics as ca
 from citus_analytics import catalog, lint, migrations
-from citus_analytics.github.ingest import indexes_afterwards, write_reject
+from citus_analytics.copy import LoadResult, Progress, load_csv
+from citus_analytics.github.events import OldFormatError, Reject
+from citus_analytics.github.follow import Feed, FollowOptions, Gap, Poll, follow
+from citus_analytics.github.load import (
+    LoadOptions,
+    indexes_afterwards,
+    load_api_events,
+    load_events,
+    load_files,
+    load_once,
+    load_users,
+    write_reject,
+)
 from citus_analytics.github.sample import Sample
 from citus_analytics.migrations import Job, RollupSpec, op
 from citus_analytics.server import Binaries, EmbeddedServer, find_binaries, installed_binaries
@@ -279,30 +291,30 @@ async def rollups_from_asyncio(session: AsyncSession, connection: AsyncConnectio
 def loading(
     connection: Connection, session: Session, scope: scoped_session[Session], path: Path
 ) -> None:
-    assert_type(ca.load_events(connection, path), ca.LoadResult)
-    assert_type(ca.load_users(session, "-", progress=print), ca.LoadResult)
-    assert_type(ca.load_csv(scope, page_views, [b"1,1,/,3,2026-03-01Z\n"]), ca.LoadResult)
+    assert_type(load_events(connection, path), LoadResult)
+    assert_type(load_users(session, "-", progress=print), LoadResult)
+    assert_type(load_csv(scope, page_views, [b"1,1,/,3,2026-03-01Z\n"]), LoadResult)
     with path.open("rb") as file:
-        result = ca.load_events(session, file, progress=lambda progress: progress.rows)
+        result = load_events(session, file, progress=lambda progress: progress.rows)
     assert_type(result.rows, int)
     assert_type(result.bytes, int)
     assert_type(result.rejected, int)
     assert_type(result.duplicates, int)
     assert_type(result.already_loaded, bool)
-    rejects: list[ca.Reject] = []
-    options = ca.LoadOptions(format="json", unique=True, rejects=rejects.append)
-    once = ca.load_once(session, ca.github_events, path, options=options, force=True)
-    assert_type(once, ca.LoadResult)
-    assert_type(ca.load_api_events(scope, [{"id": "1", "type": "PushEvent"}]), ca.LoadResult)
+    rejects: list[Reject] = []
+    options = LoadOptions(format="json", unique=True, rejects=rejects.append)
+    once = load_once(session, ca.github_events, path, options=options, force=True)
+    assert_type(once, LoadResult)
+    assert_type(load_api_events(scope, [{"id": "1", "type": "PushEvent"}]), LoadResult)
 
 
 def loading_files(engine: Engine, folder: Path) -> None:
-    def show(progress: ca.Progress) -> None:
+    def show(progress: Progress) -> None:
         assert_type(progress.bytes, int)
         assert_type(progress.rows, int)
         assert_type(progress.total_bytes, int | None)
 
-    results = ca.load_files(
+    results = load_files(
         engine,
         ca.github_events,
         [folder / "2015-01-01-0.json.gz", "2015-01-01-{1..5}.json"],
@@ -310,42 +322,42 @@ def loading_files(engine: Engine, folder: Path) -> None:
         loaded=lambda _, result: result.rows,
         progress=show,
     )
-    assert_type(results, list[ca.LoadResult])
+    assert_type(results, list[LoadResult])
     with indexes_afterwards(engine, ca.github_events) as dropped:
         assert_type(dropped, bool)
     with (folder / "rejects.jsonl").open("wb") as file:
-        write_reject(file, "2015-01-01-0.json", ca.Reject(line=1, reason="cut short", text=b"{"))
+        write_reject(file, "2015-01-01-0.json", Reject(line=1, reason="cut short", text=b"{"))
 
 
 async def loading_from_asyncio(session: AsyncSession, connection: AsyncConnection) -> None:
     async def events() -> AsyncIterator[dict[str, Any]]:
         yield {"id": "1", "type": "PushEvent"}
 
-    assert_type(await ca.load_api_events_async(session, events()), ca.LoadResult)
-    assert_type(await session.run_sync(ca.load_csv, page_views, [b""]), ca.LoadResult)
-    assert_type(await connection.run_sync(ca.load_events, "events.csv"), ca.LoadResult)
+    assert_type(await session.run_sync(load_api_events, events()), LoadResult)
+    assert_type(await session.run_sync(load_csv, page_views, [b""]), LoadResult)
+    assert_type(await connection.run_sync(load_events, "events.csv"), LoadResult)
 
 
 def samples(connection: Connection) -> None:
     sample = Sample(events=100, since=NOON, until=NOON + timedelta(hours=1), users=10)
     assert_type(sample.events_csv(), Iterator[bytes])
-    ca.load_users(connection, sample.users_csv())
+    load_users(connection, sample.users_csv())
 
 
 # Following GitHub's events API
 
 
 def following(engine: Engine, stop: threading.Event) -> None:
-    options = ca.FollowOptions(
+    options = FollowOptions(
         token="secret", interval=60, max_polls=3, max_failures=5, timeout=10, rejects=print
     )
-    feed = ca.Feed(repo="citusdata/citus")
+    feed = Feed(repo="citusdata/citus")
     assert_type(feed.address, str)
-    for poll in ca.follow(engine, feed, options=options, wait=stop.wait):
-        assert_type(poll, ca.Poll)
+    for poll in follow(engine, feed, options=options, wait=stop.wait):
+        assert_type(poll, Poll)
         assert_type(poll.outcome, Literal["loaded", "unchanged", "failed"])
         assert_type(poll.new, int)
-        assert_type(poll.gap, ca.Gap | None)
+        assert_type(poll.gap, Gap | None)
         if poll.gap is not None:
             assert_type(poll.gap.until - poll.gap.since, timedelta)
 
@@ -462,8 +474,8 @@ def servers(directory: Path) -> None:
 
 def errors(session: Session) -> None:
     try:
-        ca.load_events(session, "events.csv")
-    except ca.OldFormatError:
+        load_events(session, "events.csv")
+    except OldFormatError:
         raise
     except ca.LoadError as error:
         assert_type(error.line, int | None)
@@ -497,12 +509,12 @@ def wrong_calls(
     ca.run_rollup(session, PAGE_VIEWS_5MIN, False)  # type: ignore[call-overload]
     ca.run_rollup(session, PAGE_VIEWS_5MIN, wait=False).groups_written  # type: ignore[union-attr]  # noqa: B018
     ca.run_rollup(session, page_views)  # type: ignore[call-overload]
-    ca.load_events(session, 7)  # type: ignore[arg-type]
-    ca.load_events(session, "events.csv", progress=7)  # type: ignore[arg-type]
-    ca.load_files(session, ca.github_events, ["events.csv"])  # type: ignore[arg-type]
-    ca.LoadOptions(format="xml")  # type: ignore[arg-type]
-    ca.follow(engine, "citusdata/citus")  # type: ignore[arg-type]
-    ca.Feed("citusdata/citus")  # type: ignore[call-arg]
+    load_events(session, 7)  # type: ignore[arg-type]
+    load_events(session, "events.csv", progress=7)  # type: ignore[arg-type]
+    load_files(session, ca.github_events, ["events.csv"])  # type: ignore[arg-type]
+    LoadOptions(format="xml")  # type: ignore[arg-type]
+    follow(engine, "citusdata/citus")  # type: ignore[arg-type]
+    Feed("citusdata/citus")  # type: ignore[call-arg]
     catalog.tables(engine)  # type: ignore[arg-type]
     migrations.upgrade("postgresql://db", citus="perhaps")  # type: ignore[arg-type]
     op.create_distributed_table("t")  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""A web server on the loopback that misbehaves as it is told."""
+"""A web server on the loopback that misbehaves on demand."""
 
 from __future__ import annotations
 

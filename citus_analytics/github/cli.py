@@ -39,6 +39,7 @@ from citus_analytics.cli.output import (
     write,
     write_json,
 )
+from citus_analytics.copy import expand
 from citus_analytics.errors import ArgumentError
 from citus_analytics.github.analytics import (
     HourlyCommits,
@@ -50,8 +51,7 @@ from citus_analytics.github.analytics import (
     top_repository_creators,
 )
 from citus_analytics.github.follow import GITHUB, Feed, FollowOptions, follow
-from citus_analytics.github.ingest import LoadOptions, load_files, write_reject
-from citus_analytics.github.ingest.patterns import expand
+from citus_analytics.github.load import ENDINGS, LoadOptions, load_files, write_reject
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN, github_events, github_users
 from citus_analytics.rollups.run import run_rollup
 
@@ -63,9 +63,10 @@ if TYPE_CHECKING:
 
     from citus_analytics.cli.main import Commands
     from citus_analytics.cli.output import Cell
+    from citus_analytics.copy import LoadResult, Progress
+    from citus_analytics.github.events import Reject
     from citus_analytics.github.follow import Poll
-    from citus_analytics.github.gharchive import Reject
-    from citus_analytics.github.ingest import LoadResult, Progress, Source
+    from citus_analytics.github.load import Source
 
 
 # load
@@ -136,7 +137,7 @@ def load(arguments: Namespace) -> None:
         ArgumentError: The file of `--rejects` is one of the sources.
     """
     table = _TABLES[arguments.table]
-    sources = [name for source in arguments.source for name in expand(source)]
+    sources = [name for source in arguments.source for name in expand(source, ENDINGS)]
     engine = engine_of(arguments)
     path = arguments.rejects
     if path is not None and Path(path).resolve() in {Path(source).resolve() for source in sources}:
@@ -148,7 +149,7 @@ def load(arguments: Namespace) -> None:
         ProgressBar() as bar,
         timed() as whole,
     ):
-        report = _LoadReport(arguments, sources, rejects, bar)
+        report = _LoadReport(arguments, rejects, bar)
         try:
             load_files(
                 engine,
@@ -163,7 +164,9 @@ def load(arguments: Namespace) -> None:
                 force=arguments.force,
                 jobs=arguments.connections,
                 indexes_later=arguments.indexes_later,
+                started=report.started,
                 loaded=report.loaded,
+                building_indexes=report.building_indexes,
                 progress=report.progress,
             )
         except BaseException as error:
@@ -217,17 +220,19 @@ class _LoadReport:
     def __init__(
         self,
         arguments: Namespace,
-        sources: Sequence[str],
         rejects: BinaryIO | None,
         bar: ProgressBar,
     ) -> None:
         self.files: list[dict[str, Any]] = []
-        self.source = sources[0]
+        self.source = ""
         self._arguments = arguments
-        self._sources = sources
         self._rejects = rejects
         self._rejected = 0
         self._bar = bar
+        self._since = time.perf_counter()
+
+    def started(self, source: Source) -> None:
+        self.source = str(source)
         self._since = time.perf_counter()
 
     def progress(self, so_far: Progress) -> None:
@@ -243,11 +248,10 @@ class _LoadReport:
             line = printable(f"{self.source}, line {reject.line}: {reject.reason}")
             sys.stderr.write(f"rejected: {line}\n")
 
-    def loaded(self, source: Source, result: LoadResult) -> None:
+    def loaded(self, _source: Source, result: LoadResult) -> None:
         self._bar.clear()
-        now = time.perf_counter()
-        seconds, self._since = round(now - self._since, 6), now
-        self.files.append({"source": source, **asdict(result), "seconds": seconds})
+        seconds = round(time.perf_counter() - self._since, 6)
+        self.files.append({"source": self.source, **asdict(result), "seconds": seconds})
         if not self._arguments.json:
             if result.already_loaded:
                 outcome = (
@@ -261,11 +265,10 @@ class _LoadReport:
                 if result.duplicates:
                     outcome += f" {plural(result.duplicates, 'row')} there already."
             write(f"{_name(self.source)}: {outcome}")
-        if len(self.files) < len(self._sources):
-            self.source = self._sources[len(self.files)]
-        elif self._arguments.indexes_later:
-            table = _TABLES[self._arguments.table]
-            sys.stderr.write(f"Building the indexes of {table.name} that are missing.\n")
+
+    def building_indexes(self) -> None:
+        table = _TABLES[self._arguments.table]
+        sys.stderr.write(f"Building the indexes of {table.name}.\n")
 
 
 def _name(source: str) -> str:

@@ -22,9 +22,10 @@ from citus_analytics.cli.output import (
     waiting,
     write_json,
 )
+from citus_analytics.copy import LoadResult
 from citus_analytics.github.analytics import count_events
 from citus_analytics.github.cli import QUESTIONS, call_of, loaded
-from citus_analytics.github.ingest import LoadResult, load_events, load_users
+from citus_analytics.github.load import load_events, load_users
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN, Base, github_events, github_users
 from citus_analytics.github.sample import Sample
 from citus_analytics.migrations import database_url, upgrade

@@ -32,10 +32,13 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
 from citus_analytics.errors import ArgumentError, CitusAnalyticsError, LoadError
-from citus_analytics.github.gharchive import EventRow, Reject, convert_event
-from citus_analytics.github.ingest import LoadOptions, RejectCallback
-from citus_analytics.github.ingest.api_events import load_outcomes
-from citus_analytics.github.ingest.files import in_transactions
+from citus_analytics.github.events import EventRow, Reject
+from citus_analytics.github.load import (
+    LoadOptions,
+    RejectCallback,
+    in_transactions,
+    load_outcomes,
+)
 from citus_analytics.github.models import followed_feeds
 
 if TYPE_CHECKING:
@@ -593,6 +596,8 @@ def fetch(get: Callable[[str, str | None], Response], address: str, etag: str | 
             problem = f"the next page is said to be on another server: {url}"
             last = replace(last, problem=problem, temporary=True)
             break
+    from citus_analytics.github.convert import convert_event
+
     outcomes: dict[object, EventRow | Reject] = {}
     for number, event in enumerate((event for page in pages for event in page.events), 1):
         try:

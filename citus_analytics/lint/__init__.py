@@ -7,10 +7,10 @@ It looks at what is declared, and never at a database:
     for finding in [*lint_metadata(Base.metadata), *lint_migrations("alembic")]:
         print(finding)
 
-Migrations are read, not run and not imported. A rule is about tables (CA0xx, looked for in both)
-or about migrations alone (CA1xx); `docs/lint.md` has all of them, each with what the server says.
-A finding of severity "error" is something that the server refuses; a "warning" is something that
-it takes, and that does harm later.
+Migrations are read in their order (`source`; SQL text by `sql`), as events that build up a `model`.
+The `rules` judge each event, and the tables that it changes. A finding of severity "error" is
+something that the server refuses; a "warning" is something that it takes, and that does harm later.
+`docs/lint.md` has all rules, each with what the server says.
 """
 
 from __future__ import annotations
@@ -18,20 +18,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from citus_analytics.lint import ignores
-from citus_analytics.lint.finding import Fault, Finding, Place, Severity
-from citus_analytics.lint.folder import read_folders
-from citus_analytics.lint.metadata import faults_of_metadata
-from citus_analytics.lint.migration_rules import EVENT_RULES
-from citus_analytics.lint.migrations import faults_of_migrations
-from citus_analytics.lint.rules import TABLE_RULES, Rule, Version
+from citus_analytics.lint.model import AllowTriggers, EndMigration, Model, Undistribute
+from citus_analytics.lint.model import read_metadata as _read_metadata
+from citus_analytics.lint.report import (
+    Finding,
+    findings_of,
+    ignore,
+    ignores_of_metadata,
+    ignores_of_source,
+    require_codes,
+)
+from citus_analytics.lint.rules import (
+    EVENT_RULES,
+    RULES,
+    TABLE_RULES,
+    Fault,
+    Rule,
+    Severity,
+    TableRule,
+    Version,
+)
+from citus_analytics.lint.source import read_folders
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Sequence
-    from typing import Any
+    from collections.abc import Collection, Iterable, Iterator
 
-    from sqlalchemy import MetaData, Table
+    from sqlalchemy import MetaData
+
+    from citus_analytics.lint.model import Event, Table
 
 __all__ = [
     "RULES",
@@ -47,33 +62,6 @@ __all__ = [
 # The version whose limits are assumed, and on which every rule is proved.
 CITUS: Final[Version] = (13, 2)
 
-UNUSED_IGNORE: Final[Rule[None]] = Rule(
-    "CA000",
-    "An ignore that ignores nothing",
-    "What it was for is not there any more, or never was: the next finding would go unseen.",
-    None,
-    "warning",
-)
-RULES: Final[dict[str, Rule[Any]]] = {
-    UNUSED_IGNORE.code: UNUSED_IGNORE,
-    **{rule.code: rule for rule in TABLE_RULES},
-    **{rule.code: rule for rule in EVENT_RULES},
-}
-
-
-def ignore(table: Table, code: str, *, reason: str) -> None:
-    """Declare that a finding of the linter on `table` is meant to be.
-
-    Args:
-        table: The table, which `lint_metadata` names as the subject of the finding.
-        code: The code of the rule, such as "CA012".
-        reason: Why it does no harm here, for those who read the declaration.
-
-    Raises:
-        DeclarationError: There is no such code, or the reason is empty.
-    """
-    ignores.add_ignore(table, code, reason, RULES)
-
 
 def lint_metadata(
     *metadata: MetaData, citus: Version = CITUS, ignore: Collection[str] = ()
@@ -84,18 +72,20 @@ def lint_metadata(
     `metadata` is not looked at.
 
     Args:
-        metadata: The tables, with their distributions declared by `citus_analytics.distribute`.
-            Several metadata are looked at as one.
+        metadata: The tables, with their distributions declared. Several metadata are looked at as
+            one.
         citus: The version of Citus, major and minor.
         ignore: Codes that are not wanted.
 
     Raises:
-        ArgumentError: One of `ignore` is no code of the linter.
+        ArgumentError: One of `ignore` is not a code of the linter.
     """
-    ignores.require_codes(ignore, RULES, "the argument `ignore`")
-    faults = list(faults_of_metadata(metadata, citus))
-    declared = [one for part in metadata for one in ignores.of_metadata(part)]
-    return _findings(faults, declared, ignore, citus, path=None)
+    require_codes(ignore, "the argument `ignore`")
+    model = _read_metadata(metadata)
+    rules = [rule for rule in TABLE_RULES if rule.applies(citus)]
+    faults = list(_judge_tables(model, rules, model.tables))
+    declared = [one for part in metadata for one in ignores_of_metadata(part)]
+    return findings_of(faults, declared, ignore, citus)
 
 
 def lint_migrations(
@@ -113,56 +103,63 @@ def lint_migrations(
         ignore: Codes that are not wanted.
 
     Raises:
-        ArgumentError: There are no migrations, one is no Python, or a code to be ignored is none.
+        ArgumentError: There are no migrations, one cannot be read as Python, a code to be ignored
+            does not exist, or there is SQL in them and the extra `lint` is not installed.
     """
-    ignores.require_codes(ignore, RULES, "the argument `ignore`")
+    require_codes(ignore, "the argument `ignore`")
     migrations = read_folders(map(Path, paths))
-    faults = list(faults_of_migrations(migrations, citus))
-    findings: list[Finding] = []
+    # What is created in one migration may be at fault only after another.
+    faults: dict[str, dict[tuple[Rule, Fault], None]] = {one.path: {} for one in migrations}
+    model = Model()
     for migration in migrations:
-        own = [
-            (code, fault)
-            for code, fault in faults
-            if fault.place is not None and fault.place.path == migration.path
-        ]
-        comments = ignores.of_source(migration.source, migration.path, RULES)
-        findings += _findings(own, comments, ignore, citus, path=migration.path)
-    return findings
-
-
-def _findings(
-    faults: Sequence[tuple[str, Fault]],
-    meant: Sequence[ignores.Ignore],
-    unwanted: Collection[str],
-    citus: Version,
-    *,
-    path: str | None,
-) -> list[Finding]:
-    """Return what is left of faults, and the ignores that were in vain."""
-    left = [
-        (code, fault) for code, fault in faults if not any(one.covers(code, fault) for one in meant)
+        for rule, fault in _judge(model, migration.events(), citus):
+            if fault.place is not None:
+                faults[fault.place.path][rule, fault] = None
+    return [
+        finding
+        for migration in migrations
+        for finding in findings_of(
+            list(faults[migration.path]),
+            list(ignores_of_source(migration.source, migration.path)),
+            ignore,
+            citus,
+            path=migration.path,
+        )
     ]
-    # What other versions of Citus are known for may be ignored at any version.
-    relevant = [one for one in meant if RULES[one.code].applies(citus)]
-    left += [_in_vain(one, path) for one in ignores.unused(relevant, faults)]
-    findings = [_finding(code, fault) for code, fault in left if code not in unwanted]
-    return sorted(findings, key=lambda finding: (finding.line or 0, finding.subject, finding.code))
 
 
-def _in_vain(one: ignores.Ignore, path: str | None) -> tuple[str, Fault]:
-    place = Place(path or "", one.line, one.line, one.line) if one.line is not None else None
-    subject = one.subject or path or ""
-    message = f"{one.code} is ignored here, but there is no such finding. Drop the ignore."
-    return UNUSED_IGNORE.code, Fault(message, subject, place)
+def _judge(model: Model, events: Iterable[Event], citus: Version) -> Iterator[tuple[Rule, Fault]]:
+    """Let the events of a migration happen, and yield what is wrong with them."""
+    rules = [rule for rule in TABLE_RULES if rule.applies(citus)]
+    errors = [rule for rule in rules if rule.severity == "error"]
+    warnings = [rule for rule in rules if rule.severity == "warning"]
+    touched: dict[Table, None] = {}
+    undistributed = set()
+    for event in events:
+        action = event.action
+        # The model does not go back: of what is undone, only the order within is known.
+        if event.downgrade and isinstance(action, Undistribute):
+            undistributed.add(action.table)
+        if getattr(action, "table", None) not in undistributed or isinstance(action, Undistribute):
+            for event_rule in EVENT_RULES:
+                if event_rule.applies(citus):
+                    yield from ((event_rule, fault) for fault in event_rule.check(model, event))
+        if event.downgrade and not isinstance(action, AllowTriggers):
+            continue
+        changed = model.apply(event)
+        # The server refuses something at once, so it is judged at once. What does harm is judged at
+        # the end: the next statement may have put it right.
+        yield from _judge_tables(model, errors, changed)
+        touched |= dict.fromkeys(changed)
+        if isinstance(action, EndMigration):
+            yield from _judge_tables(model, warnings, touched)
+    model.allows_triggers = False
 
 
-def _finding(code: str, fault: Fault) -> Finding:
-    place = fault.place
-    return Finding(
-        code=code,
-        message=fault.message,
-        subject=fault.subject,
-        path=place.path if place else None,
-        line=place.line if place else None,
-        severity=RULES[code].severity,
-    )
+def _judge_tables(
+    model: Model, rules: Iterable[TableRule], tables: Iterable[Table]
+) -> Iterator[tuple[Rule, Fault]]:
+    for table in tables:
+        if model.find(table.name) is table:
+            for rule in rules:
+                yield from ((rule, fault) for fault in rule.check(model, table))

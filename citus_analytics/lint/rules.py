@@ -1,29 +1,59 @@
-"""The rules about tables, each with its code, a title and why it is one.
+"""The rules: what Citus refuses, and what it takes and regrets later.
 
-Each is documented in `docs/lint/` under its code, and proved there on a server.
+Rules about tables (CA0xx) hold for declared tables and for what migrations make of theirs; rules
+about events (CA1xx) are about migrations alone. Each is documented in `docs/lint/` under its code,
+and proved there on a server.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from citus_analytics.lint import columns, foreign_keys, keys, partners
-from citus_analytics.lint.finding import Fault, Severity
+from citus_analytics.lint.model import (
+    AlterColumn,
+    CreateTrigger,
+    Distribute,
+    DropColumn,
+    EndMigration,
+    Event,
+    Extend,
+    ForeignKey,
+    Model,
+    Place,
+    RunConcurrently,
+    Table,
+    Undistribute,
+    Update,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from citus_analytics.lint.model import Column, Key
 
-    from citus_analytics.lint.shape import Tables, TableShape
-
+# "error": the server refuses it. "warning": the server takes it, and it does harm later.
+Severity: TypeAlias = Literal["error", "warning"]
 Version: TypeAlias = tuple[int, int]
-Check = TypeVar("Check")
-
-TableCheck: TypeAlias = "Callable[[Tables, TableShape], Iterator[Fault]]"
 
 
 @dataclass(frozen=True, slots=True)
-class Rule(Generic[Check]):
+class Fault:
+    """Something that a rule finds.
+
+    Attributes:
+        message: What is wrong, and what to do.
+        subject: The table (with its schema), or the revision of the migration.
+        place: Where a migration says so, None for metadata.
+    """
+
+    message: str
+    subject: str
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
     """Something that Citus refuses, or that does harm on it.
 
     Attributes:
@@ -31,7 +61,6 @@ class Rule(Generic[Check]):
             in migrations, CA1xx for those about migrations alone.
         title: What is wrong, in a few words.
         explanation: Why it is wrong, in a sentence or two.
-        check: What finds it.
         severity: "error" if the server refuses it, "warning" if it does harm later.
         since: The first version of Citus with this limit; None for all.
         until: The first version of Citus without this limit; None if it is still there.
@@ -40,7 +69,6 @@ class Rule(Generic[Check]):
     code: str
     title: str
     explanation: str
-    check: Check
     severity: Severity = "error"
     since: Version | None = None
     until: Version | None = None
@@ -52,144 +80,916 @@ class Rule(Generic[Check]):
         )
 
 
-TABLE_RULES: Final[tuple[Rule[TableCheck], ...]] = (
-    Rule(
-        "CA001",
-        "A unique key lacks the distribution column",
-        "Rows are checked shard by shard. Only if the distribution column is part of the key are "
-        "two equal rows sure to meet in one shard.",
-        keys.unique_without_distribution_column,
-    ),
-    Rule(
-        "CA002",
-        "An exclusion constraint does not compare the distribution column with =",
-        "Rows are checked shard by shard. Only rows with the same distribution column are sure to "
-        "meet in one shard.",
-        keys.exclusion_without_distribution_column,
-    ),
-    Rule(
-        "CA003",
-        "A unique key has the distribution column in INCLUDE only",
-        "Citus accepts the index when it distributes the table, but each shard looks after its own "
-        "rows, so that the table gets duplicates; and it refuses to create the index again.",
-        keys.distribution_column_only_included,
-        "warning",
-    ),
-    Rule(
-        "CA004",
-        "A foreign key leads from a distributed table to a local one",
-        "Workers check the rows of their shards, and a local table is on the coordinator alone.",
-        foreign_keys.distributed_to_local,
-    ),
-    Rule(
-        "CA005",
-        "A foreign key leads to a distributed table that is not colocated",
-        "A worker checks a row against the shard on the same node. Only colocated tables have "
-        "theirs there; so do tables of one type and shard count, if neither names another.",
-        foreign_keys.not_colocated,
-    ),
-    Rule(
-        "CA006",
-        "A foreign key does not pair the distribution columns",
-        "Only if both distribution columns stand at the same place of the key is the row that is "
-        "referred to in the shard beside.",
-        foreign_keys.distribution_columns_not_paired,
-    ),
-    Rule(
-        "CA007",
-        "A foreign key leads from a replicated table to a distributed one",
-        "A reference table is on every node, and no node has all rows of a distributed table. "
-        "Local tables that foreign keys tie to reference tables are held to the same.",
-        foreign_keys.replicated_to_distributed,
-    ),
-    Rule(
-        "CA008",
-        "A foreign key leads from a local table to a distributed one",
-        "Citus accepts it and checks what is inserted, but not what is deleted from the "
-        "distributed table: it leaves rows behind that refer to nothing, and no CASCADE happens.",
-        foreign_keys.local_to_distributed,
-        "warning",
-    ),
-    Rule(
-        "CA009",
-        "A foreign key from a reference table to a local one has an action",
-        "The coordinator would have to change the copies on all nodes; only NO ACTION and RESTRICT "
-        "are supported.",
-        foreign_keys.reference_to_local_with_action,
-    ),
-    Rule(
-        "CA010",
-        "A foreign key's action would change the distribution column",
-        "A new value may belong to another shard, and rows do not move. SET NULL and SET DEFAULT "
-        "are refused, and ON UPDATE CASCADE.",
-        foreign_keys.action_on_distribution_column,
-    ),
-    Rule(
-        "CA011",
-        "A foreign key sets a column to the default of a sequence",
-        "Shards have no defaults from sequences: the column would become NULL.",
-        foreign_keys.default_from_sequence,
-    ),
-    Rule(
-        "CA012",
-        "An identity column makes the distribution irreversible",
-        "undistribute_table and alter_distributed_table refuse tables with an identity column: "
-        "neither a downgrade nor another shard count or distribution column is possible.",
-        columns.identity_is_irreversible,
-        "warning",
-    ),
-    Rule(
-        "CA013",
-        "A sequence numbers a column that is narrower than bigint",
-        "Each worker has a part of a sequence that starts at 2^48 times its number. The values "
-        "do not fit, so that INSERTs through a worker fail; and Citus refuses to change the type.",
-        columns.narrow_sequence,
-        "warning",
-    ),
-    Rule(
-        "CA014",
-        "One sequence numbers columns of different types",
-        "Citus gives a sequence the type of the column that it numbers; it cannot have two.",
-        columns.sequence_of_two_types,
-    ),
-    Rule(
-        "CA015",
-        "The distribution column has a type that cannot be hashed",
-        "The shard of a row is decided by the hash of the distribution column.",
-        columns.type_without_hash,
-    ),
-    Rule(
-        "CA016",
-        "The distribution column is a generated column",
-        "The shard of a row is decided before its generated columns are computed.",
-        columns.generated_distribution_column,
-    ),
-    Rule(
-        "CA017",
-        "Colocated distribution columns differ in type or collation",
-        "Equal values must have equal hashes in colocated tables. Tables of one type and shard "
-        "count that name no other are colocated too.",
-        partners.partners_differ,
-    ),
-    Rule(
-        "CA018",
-        "A table is colocated with something that is not distributed alike",
-        "colocate_with names a table that has shards of the same kind, before this one gets its "
-        "own.",
-        partners.no_such_partner,
-    ),
-    Rule(
-        "CA019",
-        "A single-shard table, before Citus 12.0",
-        "Distributed tables without a distribution column came with Citus 12.0.",
-        partners.single_shard,
-        until=(12, 0),
-    ),
-    Rule(
-        "CA020",
-        "An identity column narrower than bigint, before Citus 12.0",
-        "Citus 12.0 was the first to distribute tables whose identity is an integer or smallint.",
-        columns.narrow_identity,
-        until=(12, 0),
-    ),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableRule(Rule):
+    """A rule about a table among others."""
+
+    check: Callable[[Model, Table], Iterator[Fault]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRule(Rule):
+    """A rule about an event; the model is as it is before the event happens."""
+
+    check: Callable[[Model, Event], Iterator[Fault]]
+
+
+def table_rule(
+    code: str,
+    title: str,
+    explanation: str,
+    severity: Severity = "error",
+    until: Version | None = None,
+) -> Callable[[Callable[[Model, Table], Iterator[Fault]]], TableRule]:
+    """Make a function a rule about tables."""
+
+    def decorate(check: Callable[[Model, Table], Iterator[Fault]]) -> TableRule:
+        return TableRule(code, title, explanation, severity, until=until, check=check)
+
+    return decorate
+
+
+def event_rule(
+    code: str, title: str, explanation: str, severity: Severity = "error"
+) -> Callable[[Callable[[Model, Event], Iterator[Fault]]], EventRule]:
+    """Make a function a rule about events."""
+
+    def decorate(check: Callable[[Model, Event], Iterator[Fault]]) -> EventRule:
+        return EventRule(code, title, explanation, severity, check=check)
+
+    return decorate
+
+
+UNUSED_IGNORE: Final = Rule(
+    "CA000",
+    "An ignore that ignores nothing",
+    "What it was for is not there any more, or never was: the next finding would go unseen.",
+    "warning",
 )
+
+
+# Keys. A shard can only look after its own rows.
+
+
+@table_rule(
+    "CA001",
+    "A unique key lacks the distribution column",
+    "Rows are checked shard by shard. Only if the distribution column is part of the key are "
+    "two equal rows sure to meet in one shard.",
+)
+def _unique_without_distribution_column(_: Model, table: Table) -> Iterator[Fault]:
+    for key in _keys_without_distribution_column(table):
+        if key.kind != "exclusion constraint" and table.placement.column not in key.included:
+            yield _key_fault(
+                table,
+                key,
+                f"does not contain the distribution column {table.placement.column!r}: no shard "
+                f"can tell what the others have. Add {table.placement.column!r} to it, or "
+                "distribute the table by one of its columns.",
+            )
+
+
+@table_rule(
+    "CA002",
+    "An exclusion constraint does not compare the distribution column with =",
+    "Rows are checked shard by shard. Only rows with the same distribution column are sure to "
+    "meet in one shard.",
+)
+def _exclusion_without_distribution_column(_: Model, table: Table) -> Iterator[Fault]:
+    for key in _keys_without_distribution_column(table):
+        if key.kind == "exclusion constraint":
+            yield _key_fault(
+                table,
+                key,
+                f"does not compare the distribution column {table.placement.column!r} with =: rows "
+                "of different shards could not exclude each other. Add "
+                f"({table.placement.column!r}, '=') to it.",
+            )
+
+
+@table_rule(
+    "CA003",
+    "A unique key has the distribution column in INCLUDE only",
+    "Citus accepts the index when it distributes the table, but each shard looks after its own "
+    "rows, so that the table gets duplicates; and it refuses to create the index again.",
+    "warning",
+)
+def _distribution_column_only_included(_: Model, table: Table) -> Iterator[Fault]:
+    for key in _keys_without_distribution_column(table):
+        if key.kind != "exclusion constraint" and table.placement.column in key.included:
+            yield _key_fault(
+                table,
+                key,
+                f"has the distribution column {table.placement.column!r} in INCLUDE only: "
+                "create_distributed_table accepts it, but it is unique within each shard and not "
+                "in the table, and the index cannot be created again. Make "
+                f"{table.placement.column!r} one of its key columns.",
+            )
+
+
+def _keys_without_distribution_column(table: Table) -> Iterator[Key]:
+    if table.placement.kind == "sharded":
+        yield from (key for key in table.keys if table.placement.column not in key.columns)
+
+
+def _key_fault(table: Table, key: Key | ForeignKey, message: str) -> Fault:
+    name = str(table.name)
+    return Fault(f"{key} of table {name!r} {message}", name, key.place or table.place)
+
+
+# Foreign keys. Both rows must be on one node, and stay there.
+
+_HARMLESS: Final = ("NO ACTION", "RESTRICT")
+
+
+@table_rule(
+    "CA004",
+    "A foreign key leads from a distributed table to a local one",
+    "Workers check the rows of their shards, and a local table is on the coordinator alone.",
+)
+def _distributed_to_local(model: Model, table: Table) -> Iterator[Fault]:
+    for key, target in _foreign_keys(model, table):
+        if table.placement.distributed and target.placement.kind == "local":
+            name = str(target.name)
+            yield _key_fault(
+                table,
+                key,
+                f"refers to {name!r}, which is local: workers do not have its rows. Make {name!r} "
+                f"a reference table, or distribute it, before {str(table.name)!r}.",
+            )
+
+
+@table_rule(
+    "CA005",
+    "A foreign key leads to a distributed table that is not colocated",
+    "A worker checks a row against the shard on the same node. Only colocated tables have "
+    "theirs there; so do tables of one type and shard count, if neither names another.",
+)
+def _not_colocated(model: Model, table: Table) -> Iterator[Fault]:
+    for key, target in _foreign_keys(model, table):
+        if target is table or not (table.placement.distributed and target.placement.distributed):
+            continue
+        if not _may_be_colocated(table, target):
+            name = str(target.name)
+            yield _key_fault(
+                table,
+                key,
+                f"refers to {name!r}, which is not sure to be colocated with it: their "
+                f"{_difference_of_groups(table, target)}. Declare "
+                f"colocate_with={target.name.name!r}, or make {name!r} a reference table.",
+            )
+
+
+@table_rule(
+    "CA006",
+    "A foreign key does not pair the distribution columns",
+    "Only if both distribution columns stand at the same place of the key is the row that is "
+    "referred to in the shard beside.",
+)
+def _distribution_columns_not_paired(model: Model, table: Table) -> Iterator[Fault]:
+    for key, target in _foreign_keys(model, table):
+        own, other = table.placement, target.placement
+        if own.kind != "sharded" or other.kind != "sharded":
+            continue
+        # Without columns it refers to the primary key.
+        primary = (one.columns for one in target.keys if one.kind == "primary key")
+        referred = key.target_columns or next(primary, ())
+        pairs = zip(key.columns, referred, strict=False)
+        paired = any(pair == (own.column, other.column) for pair in pairs)
+        if referred and not paired and _may_be_colocated(table, target):
+            yield _key_fault(
+                table,
+                key,
+                f"does not pair the distribution columns {own.column!r} and {other.column!r} of "
+                f"{str(target.name)!r}: the row that it refers to may be on another node. Add "
+                "both, at the same place.",
+            )
+
+
+@table_rule(
+    "CA007",
+    "A foreign key leads from a replicated table to a distributed one",
+    "A reference table is on every node, and no node has all rows of a distributed table. "
+    "Local tables that foreign keys tie to reference tables are held to the same.",
+)
+def _replicated_to_distributed(model: Model, table: Table) -> Iterator[Fault]:
+    if table.placement.distributed:
+        return
+    for key, target in _foreign_keys(model, table):
+        if target.placement.distributed and model.is_on_citus(table):
+            is_local = table.placement.kind == "local"
+            kind = "local table tied to a reference one" if is_local else "reference table"
+            yield _key_fault(
+                table,
+                key,
+                f"of a {kind} refers to {str(target.name)!r}, which is distributed: no node has "
+                f"all rows. Drop the foreign key, or distribute {str(table.name)!r} by the column "
+                "that it refers with.",
+            )
+
+
+@table_rule(
+    "CA008",
+    "A foreign key leads from a local table to a distributed one",
+    "Citus accepts it and checks what is inserted, but not what is deleted from the "
+    "distributed table: it leaves rows behind that refer to nothing, and no CASCADE happens.",
+    "warning",
+)
+def _local_to_distributed(model: Model, table: Table) -> Iterator[Fault]:
+    if table.placement.kind != "local":
+        return
+    for key, target in _foreign_keys(model, table):
+        if target.placement.distributed and not model.is_on_citus(table):
+            name = str(target.name)
+            yield _key_fault(
+                table,
+                key,
+                f"of a local table refers to {name!r}, which is distributed: inserts are checked, "
+                f"but rows that are deleted from {name!r} leave theirs behind. Drop the foreign "
+                f"key, or distribute {str(table.name)!r} as well.",
+            )
+
+
+@table_rule(
+    "CA009",
+    "A foreign key from a reference table to a local one has an action",
+    "The coordinator would have to change the copies on all nodes; only NO ACTION and RESTRICT "
+    "are supported.",
+)
+def _reference_to_local_with_action(model: Model, table: Table) -> Iterator[Fault]:
+    for key, target in _foreign_keys(model, table):
+        actions = [action for action in _actions(key) if not action.endswith(_HARMLESS)]
+        if table.placement.kind == "reference" and target.placement.kind == "local" and actions:
+            name = str(target.name)
+            yield _key_fault(
+                table,
+                key,
+                f"of a reference table has {' and '.join(actions)}, but {name!r} is local: only NO "
+                f"ACTION and RESTRICT are supported. Make {name!r} a reference table too, or leave "
+                "the action out.",
+            )
+
+
+@table_rule(
+    "CA010",
+    "A foreign key's action would change the distribution column",
+    "A new value may belong to another shard, and rows do not move. SET NULL and SET DEFAULT "
+    "are refused, and ON UPDATE CASCADE.",
+)
+def _action_on_distribution_column(model: Model, table: Table) -> Iterator[Fault]:
+    for key, _ in _foreign_keys(model, table):
+        actions = [
+            action
+            for action in _actions(key)
+            if "SET " in action or action.startswith("ON UPDATE CASCADE")
+        ]
+        column = table.placement.column
+        if table.placement.kind == "sharded" and column in key.columns and actions:
+            yield _key_fault(
+                table,
+                key,
+                f"contains the distribution column {column!r} and has {' and '.join(actions)}, "
+                "which could move rows between shards. Use NO ACTION, RESTRICT or ON DELETE "
+                "CASCADE.",
+            )
+
+
+@table_rule(
+    "CA011",
+    "A foreign key sets a column to the default of a sequence",
+    "Shards have no defaults from sequences: the column would become NULL.",
+)
+def _default_from_sequence(model: Model, table: Table) -> Iterator[Fault]:
+    for key, _ in _foreign_keys(model, table):
+        names: tuple[str, ...] = ()
+        if "SET DEFAULT" in (key.on_update, key.on_delete):
+            names = key.columns
+        elif key.on_delete.startswith("SET DEFAULT"):
+            listed = [name.strip('" ').lower() for name in re.split(r"[(),]", key.on_delete)]
+            names = tuple(name for name in key.columns if name.lower() in listed)
+        for name in names:
+            column = table.columns.get(name)
+            numbered = column is not None and (column.sequence is not None or column.identity)
+            if numbered and model.is_on_citus(table):
+                yield _key_fault(
+                    table,
+                    key,
+                    f"has SET DEFAULT, but {name!r} takes its default from a sequence, which the "
+                    "shards do not have. Give the column a constant default, or use SET NULL.",
+                )
+
+
+def _foreign_keys(model: Model, table: Table) -> Iterator[tuple[ForeignKey, Table]]:
+    """Yield the foreign keys to tables that are known."""
+    for key in table.foreign_keys:
+        target = model.find(key.target)
+        if target is not None:
+            yield key, target
+
+
+def _actions(key: ForeignKey) -> tuple[str, str]:
+    return f"ON DELETE {key.on_delete}", f"ON UPDATE {key.on_update}"
+
+
+def _may_be_colocated(table: Table, target: Table) -> bool:
+    own, other = table.group, target.group
+    return own is None or other is None or own == other
+
+
+def _difference_of_groups(table: Table, target: Table) -> str:
+    if table.placement.kind != target.placement.kind:
+        return f"kinds are {table.placement.kind} and {target.placement.kind}"
+    own, other = table.distribution_column, target.distribution_column
+    if own is not None and other is not None and own.type != other.type:
+        return f"distribution columns are {own.type} and {other.type}"
+    if table.placement.alone or target.placement.alone:
+        return "declarations say colocate_with='none'"
+    return "shard counts are not said to be the same"
+
+
+# Columns: identities, sequences, and what may decide the shard of a row.
+
+# The types of PostgreSQL that have no default hash operator class.
+# fmt: off
+_NOT_HASHED: Final = frozenset((
+    "BIT", "BIT VARYING", "BOX", "CIRCLE", "JSON", "JSONPATH", "LINE", "LSEG", "MONEY", "PATH",
+    "PG_SNAPSHOT", "POINT", "POLYGON", "REFCURSOR", "TSQUERY", "TSVECTOR", "TXID_SNAPSHOT", "XID",
+    "XML",
+))
+# fmt: on
+_NARROW: Final = ("INTEGER", "SMALLINT")
+
+
+@table_rule(
+    "CA012",
+    "An identity column makes the distribution irreversible",
+    "undistribute_table and alter_distributed_table refuse tables with an identity column: "
+    "neither a downgrade nor another shard count or distribution column is possible.",
+    "warning",
+)
+def _identity_is_irreversible(_: Model, table: Table) -> Iterator[Fault]:
+    for column in table.columns.values():
+        if table.placement.spread and column.identity:
+            yield _column_fault(
+                table,
+                column,
+                "is an identity: Citus then refuses undistribute_table and "
+                "alter_distributed_table, so that the table can never change its distribution. "
+                "Use BIGSERIAL, or a BIGINT with a sequence for its default.",
+            )
+
+
+@table_rule(
+    "CA013",
+    "A sequence numbers a column that is narrower than bigint",
+    "Each worker has a part of a sequence that starts at 2^48 times its number. The values "
+    "do not fit, so that INSERTs through a worker fail; and Citus refuses to change the type.",
+    "warning",
+)
+def _narrow_sequence(model: Model, table: Table) -> Iterator[Fault]:
+    for column in table.columns.values():
+        numbered = column.sequence is not None or column.identity
+        if column.type in _NARROW and numbered and model.is_on_citus(table):
+            yield _column_fault(
+                table,
+                column,
+                f"is {column.type} and numbered by a sequence: INSERTs through a worker fail, "
+                "because its part of the sequence starts above what the type can hold, and the "
+                "type cannot be changed afterwards. Use BigInteger.",
+            )
+
+
+@table_rule(
+    "CA014",
+    "One sequence numbers columns of different types",
+    "Citus gives a sequence the type of the column that it numbers; it cannot have two.",
+)
+def _sequence_of_two_types(model: Model, table: Table) -> Iterator[Fault]:
+    for column in table.columns.values():
+        if column.sequence is None or not model.is_on_citus(table):
+            continue
+        user, used = model.first_numbered(column.sequence) or (table, column)
+        if used.type != column.type:
+            yield _column_fault(
+                table,
+                column,
+                f"is {column.type} and takes its default from sequence {column.sequence!r}, which "
+                f"already numbers the {used.type} column {used.name!r} of {str(user.name)!r}. Give "
+                "both columns the same type, or each a sequence.",
+            )
+
+
+@table_rule(
+    "CA015",
+    "The distribution column has a type that cannot be hashed",
+    "The shard of a row is decided by the hash of the distribution column.",
+)
+def _type_without_hash(_: Model, table: Table) -> Iterator[Fault]:
+    column = table.distribution_column
+    if column is None or column.type is None:
+        return
+    negative_scale = re.search(r"NUMERIC\s*\(\s*\d+\s*,\s*-", column.full_type or "")
+    if column.type in _NOT_HASHED or negative_scale:
+        yield _column_fault(
+            table,
+            column,
+            f"is the distribution column, but {column.full_type} cannot be hashed. Distribute by "
+            "a column of another type, such as BIGINT, TEXT or UUID.",
+        )
+
+
+@table_rule(
+    "CA016",
+    "The distribution column is a generated column",
+    "The shard of a row is decided before its generated columns are computed.",
+)
+def _generated_distribution_column(_: Model, table: Table) -> Iterator[Fault]:
+    column = table.distribution_column
+    if column is not None and column.generated:
+        yield _column_fault(
+            table,
+            column,
+            "is the distribution column, but GENERATED ALWAYS AS from others. Write its value "
+            "when a row is inserted, or distribute by a column that it is made of.",
+        )
+
+
+@table_rule(
+    "CA020",
+    "An identity column narrower than bigint, before Citus 12.0",
+    "Citus 12.0 was the first to distribute tables whose identity is an integer or smallint.",
+    until=(12, 0),
+)
+def _narrow_identity(_: Model, table: Table) -> Iterator[Fault]:
+    for column in table.columns.values():
+        if table.placement.spread and column.identity and column.type in _NARROW:
+            yield _column_fault(
+                table,
+                column,
+                f"is an identity of type {column.type}: before Citus 12.0 an identity must be "
+                "BIGINT. Use BigInteger.",
+            )
+
+
+def _column_fault(table: Table, column: Column, message: str) -> Fault:
+    name = str(table.name)
+    return Fault(
+        f"column {column.name!r} of table {name!r} {message}", name, column.place or table.place
+    )
+
+
+# Colocation: the partners that tables name, or that Citus chooses for them.
+
+
+@table_rule(
+    "CA017",
+    "Colocated distribution columns differ in type or collation",
+    "Equal values must have equal hashes in colocated tables. Tables of one type and shard "
+    "count that name no other are colocated too.",
+)
+def _partners_differ(_: Model, table: Table) -> Iterator[Fault]:
+    if table.placement.kind != "sharded" or table.partner is None:
+        return
+    own, other = table.distribution_column, table.partner.distribution_column
+    if own is None or other is None or own.type is None or other.type is None:
+        return
+    if own.type != other.type:
+        difference = f"{own.name!r} is {own.type}, {other.name!r} is {other.type}"
+    elif own.collation != other.collation:
+        mine, theirs = own.collation or "the default", other.collation or "the default"
+        difference = f"the collation of {own.name!r} is {mine}, that of {other.name!r} is {theirs}"
+    else:
+        return
+    name = str(table.name)
+    yield Fault(
+        f"table {name!r} is colocated with {str(table.partner.name)!r}, but their distribution "
+        f"columns differ: {difference}. Equal values must have equal hashes: declare both columns "
+        "alike, or give one table a shard_count of its own.",
+        name,
+        own.place or table.place,
+    )
+
+
+@table_rule(
+    "CA018",
+    "A table is colocated with something that is not distributed alike",
+    "colocate_with names a table that has shards of the same kind, before this one gets its own.",
+)
+def _no_such_partner(_: Model, table: Table) -> Iterator[Fault]:
+    if table.refusal is not None:
+        name, partner = str(table.name), table.partner_name
+        yield Fault(
+            f"table {name!r} is to be colocated with {str(partner)!r}, {table.refusal}. Name a "
+            "distributed table of the same kind and schema, which is distributed before this one.",
+            name,
+            table.place,
+        )
+
+
+@table_rule(
+    "CA019",
+    "A single-shard table, before Citus 12.0",
+    "Distributed tables without a distribution column came with Citus 12.0.",
+    until=(12, 0),
+)
+def _single_shard(_: Model, table: Table) -> Iterator[Fault]:
+    if table.placement.kind == "single-shard":
+        name = str(table.name)
+        yield Fault(
+            f"table {name!r} has no distribution column: single-shard tables came with Citus 12.0. "
+            "Give it a distribution column, or make it a reference table.",
+            name,
+            table.place,
+        )
+
+
+@table_rule(
+    "CA021",
+    "A partitioned reference table",
+    "Citus has partitions of distributed tables alone.",
+)
+def _partitioned_reference(_: Model, table: Table) -> Iterator[Fault]:
+    if table.partitioned and table.placement.kind == "reference":
+        name = str(table.name)
+        yield Fault(
+            f"table {name!r} is partitioned, and is to be a reference table: Citus only has "
+            "partitions of distributed tables. Leave the partitions out, or distribute it.",
+            name,
+            table.place,
+        )
+
+
+# Events: what migrations do, when, and whether there is a way back.
+
+# Functions that no version of PostgreSQL has as IMMUTABLE, whatever their arguments.
+_VOLATILE: Final = frozenset(
+    (
+        "random",
+        "clock_timestamp",
+        "timeofday",
+        "gen_random_uuid",
+        "uuid_generate_v1",
+        "uuid_generate_v4",
+        "nextval",
+    )
+)
+_STABLE: Final = frozenset(
+    (
+        "now",
+        "statement_timestamp",
+        "transaction_timestamp",
+        "current_timestamp",
+        "current_date",
+        "current_time",
+        "localtimestamp",
+        "localtime",
+    )
+)
+# What of a timestamptz is STABLE: functions, operators and casts.
+_STABLE_OF_TIMES: Final = frozenset(
+    (
+        "age",
+        "date_part",
+        "date_trunc",
+        "extract",
+        "to_char",
+        "+",
+        "-",
+        "::date",
+        "::text",
+        "::time",
+        "::timestamp",
+        "::varchar",
+    )
+)
+
+
+@event_rule(
+    "CA101",
+    "A concurrent operation in a transaction",
+    "CREATE INDEX CONCURRENTLY and create_distributed_table_concurrently commit several times "
+    "on their own. The server refuses them in the transaction of a migration.",
+)
+def _concurrently_in_transaction(_: Model, event: Event) -> Iterator[Fault]:
+    if isinstance(event.action, RunConcurrently) and not event.autocommit:
+        yield _event_fault(
+            event,
+            "this works CONCURRENTLY, which the server refuses in a transaction. Put it in "
+            "`with op.get_context().autocommit_block():`.",
+        )
+
+
+@event_rule(
+    "CA102",
+    "A table is distributed after it got rows",
+    "create_distributed_table copies the rows to the shards and keeps all writers waiting "
+    "until the transaction ends. create_distributed_table_concurrently does not.",
+    "warning",
+)
+def _distributed_with_rows(model: Model, event: Event) -> Iterator[Fault]:
+    match event.action:
+        case Distribute(function="create_distributed_table", table=name):
+            table = model.find(name)
+            if table is not None and (filled := table.filled) is not None:
+                yield _event_fault(
+                    event,
+                    f"table {str(name)!r} already has rows ({filled.path}:{filled.line}): "
+                    "moving them to the shards blocks all writers until the migration commits. "
+                    "Distribute the table before rows come, or use "
+                    "create_distributed_table_concurrently.",
+                )
+
+
+@event_rule(
+    "CA103",
+    "A function of Citus in SQL text",
+    "The functions exist on Citus alone. And without the operations' sequential mode, Citus "
+    "refuses to create functions or types later in the same transaction.",
+    "warning",
+)
+def _function_in_sql(_: Model, event: Event) -> Iterator[Fault]:
+    match event:
+        case Event(action=Distribute(function=function), in_sql=True):
+            pass
+        case Event(action=Undistribute(), in_sql=True):
+            function = "undistribute_table"
+        case _:
+            return
+    yield _event_fault(
+        event,
+        f"{function} is called in SQL text: this fails on a server without Citus, and later "
+        "operations of the transaction may be refused after it. Use "
+        f"op.{function}(...) of citus_analytics.migrations.",
+    )
+
+
+@event_rule(
+    "CA104",
+    "A migration without a way back",
+    "Alembic takes an empty downgrade() for a success: the revision goes back, the schema does "
+    "not, and the next upgrade fails.",
+    "warning",
+)
+def _no_way_back(_: Model, event: Event) -> Iterator[Fault]:
+    if isinstance(event.action, EndMigration) and event.action.irreversible:
+        yield _event_fault(
+            event,
+            "downgrade() does nothing, while upgrade() does something: Alembic would report "
+            "success and leave the schema as it is. Undo it, or raise NotImplementedError.",
+        )
+
+
+@event_rule(
+    "CA105",
+    "undistribute_table does not say how the table was distributed",
+    "Without was= the operation cannot be reversed: nothing else tells how to distribute the "
+    "table again.",
+    "warning",
+)
+def _undistributed_without_was(_: Model, event: Event) -> Iterator[Fault]:
+    match event:
+        case Event(action=Undistribute(table, reversible=False), in_sql=False, downgrade=False):
+            yield _event_fault(
+                event,
+                f"undistribute_table({str(table)!r}) does not say how the table was distributed, "
+                "so that it cannot be reversed. Give it was=Distributed(...) or Reference().",
+            )
+
+
+@event_rule(
+    "CA106",
+    "DO UPDATE with a function that is not IMMUTABLE",
+    "Citus refuses now() and the like in ON CONFLICT DO UPDATE, and in MERGE, on distributed and "
+    "reference tables. PostgreSQL does not, so that tests without Citus pass.",
+)
+def _stable_upsert(model: Model, event: Event) -> Iterator[Fault]:
+    match event.action:
+        case Update(table, ("DO UPDATE" | "MERGE") as statement) if model.placement(table).spread:
+            called = [one for one in event.action.functions if one in _STABLE | _VOLATILE]
+            if called:
+                yield _event_fault(
+                    event,
+                    f"{statement} on table {str(table)!r} calls {called[0]}, which is not "
+                    "IMMUTABLE: Citus refuses it. Insert the value, and use that of excluded (or "
+                    "of the source of MERGE) instead.",
+                )
+
+
+@event_rule(
+    "CA107",
+    "UPDATE or DELETE with a VOLATILE function",
+    "Every node would compute its own value, and copies of a reference table would differ.",
+)
+def _volatile_update(model: Model, event: Event) -> Iterator[Fault]:
+    match event.action:
+        case Update(table, ("UPDATE" | "DELETE") as statement) if model.placement(table).spread:
+            called = [one for one in event.action.functions if one in _VOLATILE]
+            if called:
+                yield _event_fault(
+                    event,
+                    f"{statement} of table {str(table)!r} calls {called[0]}, which is VOLATILE: "
+                    "every node would compute another value. Compute it in the client, or use "
+                    "now().",
+                )
+
+
+@event_rule(
+    "CA108",
+    "The distribution column is changed",
+    "The distribution column decides where rows are. It cannot be dropped, nor get another "
+    "type, nor can a row get another value.",
+)
+def _distribution_column_changed(model: Model, event: Event) -> Iterator[Fault]:
+    columns: tuple[str, ...] = ()
+    match event.action:
+        case DropColumn(table, column):
+            columns = (column,)
+        case AlterColumn(table, column, retyped=retyped) if retyped is not None:
+            columns = (column,)
+        case Update(table, columns=updated):
+            columns = updated
+        case _:
+            return
+    own = model.placement(table).column
+    if own in columns:
+        yield _event_fault(
+            event,
+            f"column {own!r} is the distribution column of table {str(table)!r}: Citus neither "
+            "drops it, nor changes its type or its values. Undistribute the table first, or "
+            "delete the rows and insert them again.",
+        )
+
+
+@event_rule(
+    "CA109",
+    "A serial or identity column is added to a distributed table",
+    "Citus adds such columns only while a table is local.",
+)
+def _numbered_column_added(model: Model, event: Event) -> Iterator[Fault]:
+    match event.action:
+        case Extend(table, part) if model.placement(table).spread:
+            if any(column.identity or column.serial for column in part.columns.values()):
+                yield _event_fault(
+                    event,
+                    f"table {str(table)!r} is {model.placement(table).kind}, and Citus adds no "
+                    "serial or identity columns to such tables. Add a BIGINT column whose default "
+                    "is nextval of a sequence.",
+                )
+
+
+@event_rule(
+    "CA110",
+    "A trigger on a table that is on several nodes",
+    "Citus refuses triggers on distributed and reference tables, unless "
+    "citus.enable_unsafe_triggers says that they are known to be sound.",
+)
+def _trigger(model: Model, event: Event) -> Iterator[Fault]:
+    if model.allows_triggers:
+        return
+    match event.action:
+        case CreateTrigger(name) if model.placement(name).spread:
+            pass
+        case Distribute(name) if (table := model.find(name)) is not None and table.has_trigger:
+            pass
+        case _:
+            return
+    yield _event_fault(
+        event,
+        f"table {str(name)!r} has a trigger and is on several nodes, which Citus refuses. Drop the "
+        "trigger; or, if it only touches rows of the same shard, SET LOCAL "
+        "citus.enable_unsafe_triggers TO on first.",
+    )
+
+
+@event_rule(
+    "CA111",
+    "An exclusion constraint on an expression is added without a name",
+    "Citus makes up a name from the columns, finds none for an expression, and the server "
+    "crashes: all connections to the node are cut.",
+)
+def _unnamed_exclusion(model: Model, event: Event) -> Iterator[Fault]:
+    match event.action:
+        case Extend(table, part) if model.placement(table).spread:
+            if any(key.name is None and key.has_expression for key in part.keys):
+                yield _event_fault(
+                    event,
+                    f"the exclusion constraint that table {str(table)!r} gets has no name, and "
+                    "compares an expression: Citus crashes, and with it all connections to the "
+                    "node. Name it.",
+                )
+
+
+@event_rule(
+    "CA112",
+    "UPDATE or DELETE with a STABLE function of a column",
+    "What depends on the time zone of a session, such as a timestamptz plus an interval, would "
+    "have to be computed by the workers, whose sessions may have another one.",
+)
+def _stable_of_column(model: Model, event: Event) -> Iterator[Fault]:
+    match event.action:
+        case Update(name, ("UPDATE" | "DELETE") as statement, of_columns=of_columns):
+            table = model.find(name)
+            if table is None or not table.placement.spread:
+                return
+            for function, column_name in of_columns:
+                column = table.columns.get(column_name)
+                type_ = column.type if column is not None else None
+                if function in _STABLE_OF_TIMES and type_ == "TIMESTAMP WITH TIME ZONE":
+                    yield _event_fault(
+                        event,
+                        f"{statement} of table {str(name)!r} uses {function} on column "
+                        f"{column_name!r}, which is STABLE, as it depends on the time zone: Citus "
+                        "refuses it. Convert the column with AT TIME ZONE 'UTC' first, and the "
+                        "result back.",
+                    )
+                    return
+
+
+@event_rule(
+    "CA113",
+    "UPDATE or DELETE with CASE or COALESCE of a function that is not IMMUTABLE",
+    "Citus computes now() and the like once, before it sends the statement to the workers. It "
+    "cannot in CASE and COALESCE, where they may not be needed.",
+)
+def _stable_in_condition(model: Model, event: Event) -> Iterator[Fault]:
+    match event.action:
+        case Update(table, ("UPDATE" | "DELETE") as statement) if model.placement(table).spread:
+            called = [one for one in event.action.conditional if one in _STABLE]
+            if called:
+                yield _event_fault(
+                    event,
+                    f"{statement} of table {str(table)!r} calls {called[0]} in CASE or COALESCE, "
+                    "where Citus allows IMMUTABLE functions only. Use two statements with WHERE.",
+                )
+
+
+@event_rule(
+    "CA114",
+    "A column with a sequence for its default is added to a table with rows",
+    "The rows that are there would get their values on the workers. Citus adds such a column only "
+    "while the table is empty.",
+)
+def _sequence_on_rows(model: Model, event: Event) -> Iterator[Fault]:
+    match event.action:
+        case Extend(name, part):
+            table = model.find(name)
+            if table is None or not table.placement.spread or table.filled is None:
+                return
+            for column in part.columns.values():
+                if column.sequence is not None and not (column.serial or column.identity):
+                    yield _event_fault(
+                        event,
+                        f"column {column.name!r} takes its default from a sequence, and is added "
+                        f"to table {str(name)!r}, which has rows "
+                        f"({table.filled.path}:{table.filled.line}): Citus refuses it. Add the "
+                        "column first, and set its default afterwards.",
+                    )
+
+
+def _event_fault(event: Event, message: str) -> Fault:
+    return Fault(message, event.revision, event.place)
+
+
+TABLE_RULES: Final[tuple[TableRule, ...]] = (
+    _unique_without_distribution_column,
+    _exclusion_without_distribution_column,
+    _distribution_column_only_included,
+    _distributed_to_local,
+    _not_colocated,
+    _distribution_columns_not_paired,
+    _replicated_to_distributed,
+    _local_to_distributed,
+    _reference_to_local_with_action,
+    _action_on_distribution_column,
+    _default_from_sequence,
+    _identity_is_irreversible,
+    _narrow_sequence,
+    _sequence_of_two_types,
+    _type_without_hash,
+    _generated_distribution_column,
+    _partners_differ,
+    _no_such_partner,
+    _single_shard,
+    _narrow_identity,
+    _partitioned_reference,
+)
+EVENT_RULES: Final[tuple[EventRule, ...]] = (
+    _concurrently_in_transaction,
+    _distributed_with_rows,
+    _function_in_sql,
+    _no_way_back,
+    _undistributed_without_was,
+    _stable_upsert,
+    _volatile_update,
+    _distribution_column_changed,
+    _numbered_column_added,
+    _trigger,
+    _unnamed_exclusion,
+    _stable_of_column,
+    _stable_in_condition,
+    _sequence_on_rows,
+)
+
+RULES: Final[dict[str, Rule]] = {
+    rule.code: rule for rule in (UNUSED_IGNORE, *TABLE_RULES, *EVENT_RULES)
+}

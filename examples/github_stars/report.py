@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import create_engine, event, func, select
 from sqlalchemy.orm import Session, sessionmaker, with_loader_criteria
 
-from citus_analytics import GithubEvent, commits_per_hour, count_events, load_events
+from citus_analytics import GithubEvent, commits_per_hour, count_events
+from citus_analytics.github.load import load_events
 from citus_analytics.github.sample import Sample
 from citus_analytics.migrations import database_url
 from examples.github_stars.models import Star

@@ -2,42 +2,53 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from sqlalchemy import event, text
 
-from citus_analytics.github.ingest import load_files
-from citus_analytics.github.ingest import parallel as parallel_module
-from citus_analytics.github.ingest.parts import cut
+from citus_analytics.github import load
+from citus_analytics.github.load import Buffers, LoadOptions
 from citus_analytics.github.models import github_events
-from tests.database.ingest_data import count
+from tests.database.load_data import count
 from tests.event_data import hour
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Table
 
-    from citus_analytics.github.ingest.formats import Kind
-    from citus_analytics.github.ingest.parts import Piece
+    from citus_analytics.copy import LoadResult, Progress
+
+SMALL: Final = Buffers(block_size=1000, part_size=30_000)
 
 
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut small files into parts too; the first come slowly, so that each connection has some."""
+def load_files(
+    engine: Engine,
+    table: Table,
+    sources: Any,
+    *,
+    options: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    progress: Callable[[Progress], object] | None = None,
+    **arguments: Any,
+) -> list[LoadResult]:
+    """Load in small parts; the first come slowly, so that each connection has some."""
+    calls = itertools.count()
 
-    def cut_small(blocks: Iterable[bytes], kind: Kind, name: str, *, size: int) -> Iterator[Piece]:
-        small = (block[i : i + 999] for block in blocks for i in range(0, len(block), 999))
-        for number, piece in enumerate(cut(small, kind, name, size=20_000)):
-            yield piece
-            time.sleep(0.05 if number < 6 else 0)
+    def slowly(so_far: Progress) -> None:
+        if next(calls) < 6 and arguments.get("jobs", 1) > 1:
+            time.sleep(0.05)
+        if progress is not None:
+            progress(so_far)
 
-    monkeypatch.setattr(parallel_module, "cut", cut_small)
-    monkeypatch.setattr("citus_analytics.github.ingest.files.PART_SIZE", 8)
+    if options.buffers == Buffers():
+        options = replace(options, buffers=SMALL)
+    return load.load_files(engine, table, sources, options=options, progress=slowly, **arguments)
 
 
 def events(engine: Engine) -> int:

@@ -21,7 +21,7 @@ from sqlalchemy_utils import drop_database
 
 import citus_analytics
 from citus_analytics.__main__ import main
-from tests.database.ingest_data import EVENTS, GOOD, SAMPLE, USERS
+from tests.database.load_data import EVENTS, GOOD, SAMPLE, USERS
 from tests.processes import is_alive
 from tests.programs import psql, schema_dump
 from tests.rollups import assert_adds_up

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import NullPool, create_engine
 
 from citus_analytics.__main__ import main
-from tests.database.ingest_data import EVENTS
+from tests.database.load_data import EVENTS
 from tests.database.small_parts import events
 from tests.servers import ON_POSTGRESQL_ONLY
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import LoadError
 from citus_analytics.github.follow import Feed, FollowOptions, Gap, Poll, follow
-from citus_analytics.github.ingest import load_api_events
+from citus_analytics.github.load import load_api_events
 from citus_analytics.github.models import followed_feeds, github_users
 from tests.github_api import START, Reply, limited, live_event, stored
 from tests.servers import ON_POSTGRESQL_ONLY
@@ -23,7 +23,7 @@ from tests.servers import ON_POSTGRESQL_ONLY
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from citus_analytics.github.gharchive import Reject
+    from citus_analytics.github.events import Reject
     from tests.github_api import GitHub
 
 

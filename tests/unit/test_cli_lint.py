@@ -127,7 +127,7 @@ def test_the_migrations_that_alembic_ini_names(
             "models:Nothing does not exist: name a MetaData",
         ),
         (["shop_of_lint.models:orders.name"], "name a MetaData of SQLAlchemy's"),
-        (["migrations", "--ignore", "CA999"], "CA999"),
+        (["migrations", "--ignore", "CA999"], "'CA999', which is not a code of the linter"),
         (["--explain", "CA999"], "'CA999' is not a code of the linter"),
     ],
 )

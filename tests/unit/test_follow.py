@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from citus_analytics.errors import ArgumentError
+from citus_analytics.github.events import Reject
 from citus_analytics.github.follow import (
     LONGEST_WAIT,
     Feed,
@@ -33,7 +34,6 @@ from citus_analytics.github.follow import (
     same_origin,
     unreported,
 )
-from citus_analytics.github.gharchive import Reject
 from tests.github_api import START, GitHub, Reply, live_event, playing
 
 if TYPE_CHECKING:

@@ -27,8 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from citus_analytics.lint import lint_metadata
-from citus_analytics.lint.reading import shape_of
-from citus_analytics.lint.shape import Spread
+from citus_analytics.lint.model import read_table
 from citus_analytics.schema import Distributed, distribute
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def codes_of(*columns: Column[int]) -> list[str]:
 )
 def test_types_are_those_that_citus_compares(type_: TypeEngine[object], sql: str) -> None:
     one = Table("t", MetaData(), Column("c", type_, nullable=False, server_default="x NOT NULL"))
-    (column,) = shape_of(one, Spread()).columns
+    (column,) = read_table(one).columns.values()
     assert column.type == sql
 
 

@@ -48,11 +48,11 @@ def test_an_ignore_of_another_version_is_not_in_vain() -> None:
 
 def test_ignores_that_are_none() -> None:
     one = table()
-    with pytest.raises(DeclarationError, match="'CA999', which is no code"):
+    with pytest.raises(DeclarationError, match="'CA999', which is not a code"):
         ignore(one, "CA999", reason="x")
     with pytest.raises(DeclarationError, match="without a reason"):
         ignore(one, "CA012", reason=" ")
-    with pytest.raises(ArgumentError, match="'CA999', which is no code"):
+    with pytest.raises(ArgumentError, match="'CA999', which is not a code"):
         lint_metadata(one.metadata, ignore=["CA999"])
 
 
@@ -78,7 +78,7 @@ def test_comments_that_ignore(tmp_path: Path, comment: str, found: list[str]) ->
 )
 def test_comments_that_ignore_no_code(tmp_path: Path, comment: str) -> None:
     folder = write_migrations(tmp_path, migration(f"{CLICKS}  {comment}"))
-    with pytest.raises(ArgumentError, match=r"0001\.py:\d+ ignores '.*', which is no code"):
+    with pytest.raises(ArgumentError, match=r"0001\.py:\d+ ignores '.*', which is not a code"):
         lint_migrations(folder)
 
 

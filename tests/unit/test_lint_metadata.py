@@ -22,9 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ExcludeConstraint
 
 from citus_analytics.lint import Finding, lint_metadata
-from citus_analytics.lint.colocation import converted
-from citus_analytics.lint.reading import shape_of
-from citus_analytics.lint.shape import Spread
+from citus_analytics.lint.model import read_metadata
 from citus_analytics.schema import Distributed, Distribution, Reference, distribute
 
 if TYPE_CHECKING:
@@ -186,11 +184,10 @@ def test_local_tables_that_citus_takes_over() -> None:
     for name, target in links:
         keys = [ForeignKeyConstraint(["k"], [f"{target}.k"])] if target else []
         Table(name, metadata, Column("k", BigInteger, unique=True), *keys)
-    shapes = {
-        name: shape_of(one, Spread(kind="reference" if name == "reference" else "local"))
-        for name, one in metadata.tables.items()
-    }
-    assert converted(shapes) == {"near", "far"}
+    distribute(metadata.tables["reference"], Reference())
+    model = read_metadata([metadata])
+    on_citus = {str(one.name) for one in model.tables if model.is_on_citus(one)}
+    assert on_citus == {"reference", "near", "far"}
 
 
 def test_partners() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import cProfile
 from itertools import permutations
 from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmarks import linting
 from citus_analytics.errors import ArgumentError
 from citus_analytics.lint import lint_migrations
 from tests.lint_pages import write_migrations
 from tests.lint_sources import CLICKS, DISTRIBUTED, LATE, codes, lint, migration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -59,13 +62,27 @@ def test_a_finding_points_to_the_line(tmp_path: Path) -> None:
     [
         'op.drop_constraint("u", "clicks")',
         'op.drop_constraint("u", "clicks", type_="unique")',
+        'op.drop_constraint(op.f("u"), "clicks", type_="unique")',
+        'with op.batch_alter_table("clicks") as b:\n    b.drop_constraint(b.f("u"))',
         'op.drop_column("clicks", "v")',
         'op.drop_table("clicks")',
     ],
 )
 def test_what_is_gone_is_not_judged(tmp_path: Path, back: str) -> None:
     unique = 'op.create_unique_constraint("u", "clicks", ["v"])'
-    assert codes(tmp_path, f"{CLICKS}\n{unique}", f"{back}\n{LATE}") == []
+    assert codes(tmp_path / "a", f"{CLICKS}\n{unique}", f"{back}\n{LATE}") == []
+    unique = unique.replace('"u"', 'op.f("u")')
+    assert codes(tmp_path / "b", f"{CLICKS}\n{unique}", f"{back}\n{LATE}") == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    ['op.drop_index("i")', 'op.drop_index(op.f("i"), "clicks")', 'op.execute("DROP INDEX i")'],
+)
+def test_an_index_that_is_gone_is_not_judged(tmp_path: Path, back: str) -> None:
+    unique = 'op.create_index(op.f("i"), "clicks", ["v"], unique=True)'
+    rename = 'op.rename_table("clicks", "taps")\nop.rename_table("taps", "clicks")'
+    assert codes(tmp_path, f"{CLICKS}\n{unique}\n{rename}", f"{back}\n{LATE}") == []
 
 
 def test_constraints_have_the_names_that_postgresql_gives_them(tmp_path: Path) -> None:
@@ -186,3 +203,76 @@ def test_folders_without_migrations(tmp_path: Path) -> None:
     (tmp_path / "0001.py").write_text("revision = '1'\ndef upgrade(:\n")
     with pytest.raises(ArgumentError, match=r"0001\.py cannot be read as Python"):
         lint_migrations(tmp_path)
+
+
+@pytest.mark.parametrize("upgrade", [linting.own_table, linting.shared_table])
+def test_work_grows_with_the_number_of_migrations_alone(
+    upgrade: Callable[[int], str], tmp_path: Path
+) -> None:
+    """Counted are calls of functions, which are the same on every machine."""
+
+    def calls(count: int) -> int:
+        folder = tmp_path / str(count)
+        linting.write(folder, count, upgrade)
+        profile = cProfile.Profile(builtins=False)
+        profile.runcall(lint_migrations, folder)
+        return sum(entry.callcount for entry in profile.getstats())
+
+    calls(5)  # SQLAlchemy prepares much at its first use.
+    # A table with more columns takes a bit longer to judge. Square growth would be 16.
+    assert calls(160) < 5 * calls(40)
+
+
+def test_arguments_that_are_gathered_elsewhere(tmp_path: Path) -> None:
+    source = """\
+    op.create_table(**arguments())
+    t = op.create_table(*arguments())
+    op.create_table(**{"table_name": "clicks"})
+    columns = [sa.Column("k", sa.BigInteger()), sa.Column("v", sa.Integer(), unique=True)]
+    op.create_table("clicks", *columns)
+    op.create_table("taps", *columns)
+    op.create_distributed_table(**{"table_name": "taps", "column": "k"})
+    """
+    assert codes(tmp_path, source) == ["CA001"]
+
+
+@pytest.mark.parametrize("part", ["'k'", "sa.text('k DESC')", "sa.literal_column('k')"])
+def test_indexes_as_alembic_renders_them(tmp_path: Path, part: str) -> None:
+    index = f'op.create_index("i", "clicks", ["v", {part}], unique=True)'
+    assert codes(tmp_path, f"{DISTRIBUTED}\n{index}") == []
+
+
+def test_tables_with_a_dot_in_their_name(tmp_path: Path) -> None:
+    table = CLICKS.replace("clicks", "a.b")
+    distribute = 'op.create_distributed_table("a.b", "k")'
+    other = CLICKS + '\nop.create_distributed_table("clicks", "k", colocate_with="a.b")'
+    assert codes(tmp_path, f"{table}\n{distribute}", other) == []
+
+
+@pytest.mark.parametrize("column", ['"k"', 'sa.column("k")', 'sa.column("k").collate("C")'])
+def test_exclusion_constraints_as_alembic_renders_them(tmp_path: Path, column: str) -> None:
+    top = "from sqlalchemy.dialects import postgresql"
+    table = CLICKS.removesuffix(")") + f", postgresql.ExcludeConstraint(({column}, '='), name='x'))"
+    source = migration(f"{table}\n{LATE}", top=top)
+    assert lint_migrations(write_migrations(tmp_path, source)) == []
+
+
+def test_tables_of_other_folders_are_not_known(tmp_path: Path) -> None:
+    """What only changes a table tells nothing of where its rows are."""
+    fill = 'op.add_column("users", sa.Column("v", sa.Text()))\nop.execute("COPY users FROM \'/x\'")'
+    key = 'op.create_foreign_key("f", "clicks", "users", ["k"], ["id"])'
+    assert codes(tmp_path, f"{DISTRIBUTED}\n{fill}\n{key}") == []
+
+
+def test_a_partner_may_go(tmp_path: Path) -> None:
+    """A table stays where it is, whatever becomes of the one that it was colocated with."""
+    partner = DISTRIBUTED.replace("clicks", "partner")
+    follower = f'{CLICKS}\nop.create_distributed_table("clicks", "k", colocate_with="partner")'
+    touch = 'op.drop_table("partner")\nop.add_column("clicks", sa.Column("w", sa.Text()))'
+    assert codes(tmp_path, partner, follower, touch) == []
+
+
+def test_a_way_back_by_way_of_a_local_table(tmp_path: Path) -> None:
+    back = 'op.undistribute_table("clicks")\nop.drop_column("clicks", "k")'
+    folder = write_migrations(tmp_path, migration(DISTRIBUTED, downgrade=back))
+    assert lint_migrations(folder) == []
