@@ -1,4 +1,4 @@
-"""Plain words at the end of a run about what it has, and has not, tested on Citus.
+"""The line at the end of a run that says what it has, and has not, tested on Citus.
 
 A run that skips every test of distribution looks as green as one that passes them all. So every
 run says which it was.
@@ -20,13 +20,13 @@ _UNTESTED = "Nothing about distribution has been tested by this run."
 
 @dataclass(slots=True)
 class CitusReport:
-    """What became of the Citus tests of one run.
+    """What happened to the Citus tests of one run.
 
     Attributes:
         selected: The ids of the tests that need Citus.
         ran: The ids of those that came as far as their own code.
-        unavailable: Whether the machine was found to have no Citus.
-        version: What they ran on.
+        unavailable: Whether this machine has no Citus.
+        version: The versions that they ran on.
     """
 
     selected: set[str] = field(default_factory=set)
@@ -63,8 +63,8 @@ class CitusReport:
         if seen["version"] != _UNKNOWN:
             self.version = seen["version"]
 
-    def words(self) -> str:
-        """Say it in a line."""
+    def summary(self) -> str:
+        """Return the line."""
         count = len(self.selected)
         if count == 0:
             return f"Citus: no Citus test was selected. {_UNTESTED}"
@@ -77,9 +77,8 @@ class CitusReport:
         if ran == 0:
             return f"Citus: none of the {_tests(count)} ran. {_UNTESTED}"
         others = f" {_tests(count - ran)} did not run." if ran < count else ""
-        return (
-            f"Citus: {_tests(ran)} ran on a coordinator and two workers ({self.version}).{others}"
-        )
+        clusters = "a coordinator and two workers, or on a single node"
+        return f"Citus: {_tests(ran)} ran on {clusters} ({self.version}).{others}"
 
 
 REPORT = pytest.StashKey[CitusReport]()
@@ -88,8 +87,11 @@ REPORT = pytest.StashKey[CitusReport]()
 def _needs_citus(item: pytest.Item) -> bool:
     if not isinstance(item, pytest.Function):
         return False
-    on_citus = hasattr(item, "callspec") and item.callspec.params.get("server") == "citus"
-    return on_citus or "citus" in item.fixturenames
+    # `citus`, `single_node_citus` and `breakable_citus`, used directly or as the `server`.
+    names = [*item.fixturenames]
+    if hasattr(item, "callspec"):
+        names.append(str(item.callspec.params.get("server")))
+    return any(name.endswith("citus") for name in names)
 
 
 def _tests(count: int) -> str:

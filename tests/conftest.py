@@ -1,4 +1,4 @@
-"""Fixtures that all tests share, and the words about Citus at the end of every run."""
+"""Fixtures that all tests share, and the line about Citus at the end of every run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from sqlalchemy.orm import Session
 
 from tests.citus_report import REPORT, CitusReport
 from tests.github_api import GitHub, playing
-from tests.servers import citus_binaries, running_citus, running_postgres
+from tests.servers import citus_binaries, one_node_of, running_citus, running_postgres
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from sqlalchemy import URL, Connection, Engine
 
+    from citus_analytics.server import Binaries
     from tests.servers import DatabaseServer
 
 
@@ -45,29 +46,63 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[DatabaseServer]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all processes of this run know."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return tmp_path_factory.getbasetemp().parent
+    return tmp_path_factory.getbasetemp()
+
+
+@pytest.fixture(scope="session")
+def postgres(home: Path) -> Iterator[DatabaseServer]:
     """A plain PostgreSQL."""
-    with running_postgres() as server:
+    with running_postgres(home) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def citus(pytestconfig: pytest.Config) -> Iterator[DatabaseServer]:
-    """A Citus cluster: a coordinator and two workers. Skips where there is no Citus."""
-    report = pytestconfig.stash[REPORT]
+def citus_programs(pytestconfig: pytest.Config) -> Binaries:
+    """A PostgreSQL with Citus. Skips where there is none."""
     binaries = citus_binaries()
     if binaries is None:
-        report.unavailable = True
+        pytestconfig.stash[REPORT].unavailable = True
         pytest.skip("no PostgreSQL of this machine has the extension citus")
-    with running_citus(binaries) as server:
-        report.version = server.version
+    return binaries
+
+
+@pytest.fixture(scope="session")
+def citus(
+    citus_programs: Binaries, home: Path, pytestconfig: pytest.Config
+) -> Iterator[DatabaseServer]:
+    """A Citus cluster: a coordinator and two workers."""
+    with running_citus(citus_programs, home) as server:
+        pytestconfig.stash[REPORT].version = server.version
+        yield server
+
+
+@pytest.fixture(scope="session")
+def single_node_citus(citus: DatabaseServer) -> Iterator[DatabaseServer]:
+    """A Citus of one node: a coordinator that has the shards itself."""
+    with one_node_of(citus) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def breakable_citus(
+    citus_programs: Binaries,
+    tmp_path_factory: pytest.TempPathFactory,
+    pytestconfig: pytest.Config,
+) -> Iterator[DatabaseServer]:
+    """A cluster like `citus` that no other process uses, for tests that kill its nodes."""
+    with running_citus(citus_programs, tmp_path_factory.mktemp("breakable")) as server:
+        pytestconfig.stash[REPORT].version = server.version
         yield server
 
 
 @pytest.fixture(scope="session", params=["postgresql", "citus"])
 def server(request: pytest.FixtureRequest) -> DatabaseServer:
     """The plain PostgreSQL, then the Citus cluster: whatever uses it runs on both."""
-    name = "postgres" if request.param == "postgresql" else "citus"
+    name = "postgres" if request.param == "postgresql" else request.param
     server: DatabaseServer = request.getfixturevalue(name)
     return server
 
@@ -130,11 +165,21 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.stash[REPORT].select(session.items)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """As a worker of pytest-xdist, send the Citus tests to where the run is told of."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """Say what was tested on Citus, below everything else and whatever else fails."""
     output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    report = session.config.stash[REPORT]
     if output is not None:
-        output["citus"] = session.config.stash[REPORT].seen()
+        # A worker of pytest-xdist: the process that reports on the run gets what it has seen.
+        output["citus"] = report.seen()
+    try:
+        yield
+    finally:
+        terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+        if output is None and terminal is not None:
+            terminal.ensure_newline()
+            terminal.write_line(report.summary())
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -148,17 +193,6 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> None:
     """Note the Citus tests that came as far as their own code."""
     config.stash[REPORT].note(report)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> Generator[None]:
-    """Tell what has been tested on Citus, below everything else and whatever else fails."""
-    try:
-        yield
-    finally:
-        terminalreporter.write_line(config.stash[REPORT].words())
 
 
 def _work_in_memory() -> None:

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-PATIENCE = 30.0
+# Seconds that another process may take.
+TIMEOUT = 30.0
 IS_ROOT = os.geteuid() == 0
 
-# Starts a server in the directory that its argument names (none: a temporary one), tells about
-# it in a line, and leaves it in good order when its standard input ends.
+# Starts a server in the directory that its argument names (none: a temporary one), prints a line
+# about it, and leaves it when its standard input ends.
 _USER = """
 import sys
 from citus_analytics.server import EmbeddedServer
@@ -38,7 +39,7 @@ class ServerUser:
     Args:
         arguments: The directory of the server; none for a temporary one.
         interpreter: The Python to run.
-        account: The name of the account to run under, for root; empty for the caller's own.
+        account: The account to run under, which only root can choose; empty for the caller's own.
     """
 
     def __init__(
@@ -65,19 +66,19 @@ class ServerUser:
         return int(pid), Path(directory), make_url(url)
 
     def leave(self) -> None:
-        """End in good order."""
-        self.process.communicate(timeout=PATIENCE)
+        """Let the process leave the server and end."""
+        self.process.communicate(timeout=TIMEOUT)
         assert self.process.returncode == 0
 
     def kill(self) -> None:
-        """End at once and without a last word."""
+        """Kill the process, which cannot leave the server then."""
         self.process.kill()
-        self.process.communicate(timeout=PATIENCE)
+        self.process.communicate(timeout=TIMEOUT)
 
 
 def eventually(holds: Callable[[], bool]) -> bool:
-    """Wait until `holds` does, and tell whether it came to that."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait until `holds` returns true; return whether it did."""
+    deadline = time.monotonic() + TIMEOUT
     while not holds():
         if time.monotonic() > deadline:
             return False
@@ -86,7 +87,7 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether there is a process with this id."""
+    """Return whether there is a process with this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

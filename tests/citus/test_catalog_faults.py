@@ -14,7 +14,13 @@ from sqlalchemy_utils import create_database
 
 from citus_analytics import catalog
 from citus_analytics.__main__ import main
-from tests.servers import ON_CITUS_ONLY, SHARD_COUNT, execute
+from tests.servers import (
+    ON_BREAKABLE_CITUS,
+    ON_CITUS_ONLY,
+    ON_SINGLE_NODE_CITUS,
+    SHARD_COUNT,
+    execute,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +28,6 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
 
     from tests.servers import DatabaseServer
-
-pytestmark = ON_CITUS_ONLY
 
 
 @pytest.fixture
@@ -45,6 +49,8 @@ def kinds(connection: Connection) -> list[str]:
     return [finding.kind for finding in catalog.cluster_status(connection).findings]
 
 
+@pytest.mark.faults
+@ON_BREAKABLE_CITUS
 def test_a_stopped_worker(broken_worker: int, connection: Connection) -> None:
     connection.execute(text("CREATE TABLE here (id int)"))
     connection.execute(text("INSERT INTO here VALUES (1)"))
@@ -72,6 +78,8 @@ def test_a_stopped_worker(broken_worker: int, connection: Connection) -> None:
     assert connection.execute(text("SELECT count(*) FROM here")).scalar_one() == 1
 
 
+@pytest.mark.faults
+@ON_BREAKABLE_CITUS
 def test_the_status_with_a_stopped_worker(
     broken_worker: int, database: URL, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +95,7 @@ def test_the_status_with_a_stopped_worker(
     assert [finding["kind"] for finding in document["findings"]] == ["node_unreachable"]
 
 
+@ON_CITUS_ONLY
 def test_a_worker_that_is_not_active(server: DatabaseServer, empty_database: URL) -> None:
     execute(
         empty_database,
@@ -110,6 +119,7 @@ def test_a_worker_that_is_not_active(server: DatabaseServer, empty_database: URL
         assert kinds(connection) == ["node_unused"]
 
 
+@ON_CITUS_ONLY
 def test_a_worker_that_has_got_nothing_yet(server: DatabaseServer, empty_database: URL) -> None:
     execute(
         empty_database,
@@ -142,6 +152,7 @@ def test_a_worker_that_has_got_nothing_yet(server: DatabaseServer, empty_databas
         assert kinds(connection) == []
 
 
+@ON_CITUS_ONLY
 def test_a_coordinator_that_nobody_knows(server: DatabaseServer, empty_database: URL) -> None:
     with create_engine(empty_database, poolclass=NullPool).connect() as connection:
         connection.execute(
@@ -171,6 +182,7 @@ VALUES (1, 102008, 1, 0, 0);
 """
 
 
+@ON_SINGLE_NODE_CITUS
 @pytest.mark.parametrize("version", ["11.0-4", "11.3-2", "12.1-1", "13.0-1"])
 def test_catalogs_of_older_versions(server: DatabaseServer, version: str) -> None:
     url = server.nodes[0].url_for(f"citus_{version}")
@@ -186,7 +198,7 @@ def test_catalogs_of_older_versions(server: DatabaseServer, version: str) -> Non
             )
             found = catalog.cluster_status(connection)
     finally:
-        execute(server.url, f'DROP DATABASE "{url.database}" WITH (FORCE)')
+        server.drop_database(url)
     (table,) = [table for table in found.tables if table.extension is None]
     assert (table.name, table.kind, table.column) == ("t", "distributed", "x")
     assert (table.colocation_id, table.shard_count) == (1, 1)

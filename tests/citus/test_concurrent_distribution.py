@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import NullPool, create_engine, text
@@ -17,7 +18,7 @@ from tests.servers import ON_CITUS_ONLY
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
 
-pytestmark = ON_CITUS_ONLY
+pytestmark = [ON_CITUS_ONLY, pytest.mark.faults]
 
 WRITERS = 3
 

@@ -18,7 +18,6 @@ from citus_analytics.lint import RULES
 from citus_analytics.migrations import UndistributeTableOp
 from tests.lint_pages import metadata_of, page, write_migrations
 from tests.lint_server import configuration_of, create, create_on
-from tests.servers import citus_binaries, running_citus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -209,16 +208,14 @@ def test_a_way_back(plain: Engine, tmp_path: Path) -> None:
     command.upgrade(config, "head")
 
 
-def test_a_crash(tmp_path: Path) -> None:
+@pytest.mark.faults
+def test_a_crash(breakable_citus: DatabaseServer, tmp_path: Path) -> None:
     """CA111: on a cluster of its own, which comes back."""
-    binaries = citus_binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL of this machine has the extension citus")
-    with running_citus(binaries) as cluster, cluster.database("empty") as url:
+    with breakable_citus.database("empty") as url:
         engine = create_engine(url, poolclass=NullPool)
         with pytest.raises(DBAPIError, match=said(CRASHES)):
             run(page(CRASHES).breaks, engine, tmp_path)
-        cluster.nodes[0].start()
+        breakable_citus.nodes[0].start()
         run(page(CRASHES).keeps, engine, tmp_path)
 
 

@@ -16,12 +16,12 @@ from sqlalchemy.exc import DBAPIError
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
 from citus_analytics.rollups.run import run_rollup
 from tests.rollups import NOON, add, assert_adds_up, event
-from tests.servers import ON_CITUS_ONLY
+from tests.servers import ON_BREAKABLE_CITUS
 
 if TYPE_CHECKING:
     from tests.servers import DatabaseServer
 
-pytestmark = ON_CITUS_ONLY
+pytestmark = [ON_BREAKABLE_CITUS, pytest.mark.faults]
 
 
 def write_and_run_until_it_breaks(engine: Engine) -> None:

@@ -167,7 +167,8 @@ def stopped_before_the_commit(engine: Engine) -> Iterator[Callable[[], bool]]:
     """Let nobody note a position; yield what tells whether somebody waits for that."""
     waiting = text(
         "SELECT count(*) FROM pg_locks "
-        "WHERE relation = CAST('followed_feeds' AS regclass) AND NOT granted"
+        "WHERE relation = CAST('followed_feeds' AS regclass) AND NOT granted "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     )
     with engine.connect() as connection, engine.connect() as other:
         connection.execute(text("LOCK TABLE followed_feeds IN SHARE MODE"))
@@ -256,7 +257,8 @@ def test_the_server_lets_go_before_the_commit(
     github.happen(*range(150))
     terminate = text(
         "SELECT pg_terminate_backend(pid) FROM pg_locks "
-        "WHERE relation = CAST('followed_feeds' AS regclass) AND NOT granted"
+        "WHERE relation = CAST('followed_feeds' AS regclass) AND NOT granted "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     )
     with following(database, github) as process:
         with stopped_before_the_commit(engine) as stopped:

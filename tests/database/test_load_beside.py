@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 __all__ = ["path"]
 
-WAITING = "SELECT 1 FROM pg_locks WHERE relation = 'github_events'::regclass AND NOT granted"
+WAITING = """
+SELECT 1 FROM pg_locks WHERE relation = 'github_events'::regclass AND NOT granted
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 def test_whoever_waits_to_change_the_table_waits_for_all_of_it(engine: Engine, path: Path) -> None:
@@ -184,7 +187,11 @@ def test_a_commit_that_outlives_its_client_is_waited_for(engine: Engine, path: P
             failed.append(error)
 
     thread = in_background(first)
-    until(engine, "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+    until(
+        engine,
+        "SELECT 1 FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event = 'PgSleep'",
+    )
     with engine.begin() as connection:
         connection.exec_driver_sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "

@@ -90,7 +90,7 @@ steps: SearchStrategy[list[Step]] = st.lists(
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(steps=steps)
 def test_the_rollup_adds_up_at_rest(engine: Engine, steps: list[Step]) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+pytestmark = pytest.mark.faults
+
 WRITERS = 4
 RUNNERS = 2
 SECONDS = 4.0

@@ -14,6 +14,7 @@ from alembic.config import Config
 from sqlalchemy import NullPool, create_engine, inspect
 
 from tests.documents import ROOT, blocks
+from tests.servers import ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -118,6 +119,7 @@ def test_an_environment_of_alembic_init(
     assert inspect(engine).get_table_names() == ["alembic_version"]
 
 
+@ON_POSTGRESQL_ONLY
 def test_a_generated_migration_passes_strict_typing(config: Config) -> None:
     folder = Path(config.get_main_option("script_location") or "")
     template = (ROOT / "alembic" / "script.py.mako").read_text()

@@ -41,7 +41,7 @@ def cron() -> Iterator[DatabaseServer]:
     if found is None:
         pytest.skip("no PostgreSQL of this machine has the extension pg_cron: no job was tested")
     with EmbeddedServer(binaries=found, settings=SETTINGS) as node:
-        yield DatabaseServer("postgresql", (node,), [])
+        yield DatabaseServer("postgresql", (node,))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -156,15 +157,20 @@ def test_a_citus_that_is_too_old(server: DatabaseServer, clicks: Connection) -> 
 
 
 @pytest.fixture
-def old_database(citus: DatabaseServer, request: pytest.FixtureRequest) -> Iterator[URL]:
+def old_database(
+    single_node_citus: DatabaseServer, request: pytest.FixtureRequest
+) -> Iterator[URL]:
     """A database with the extension as an old version of Citus has created it."""
+    # Other processes of the run have the same server.
+    url = single_node_citus.nodes[0].url_for(f"old_{os.getpid()}")
     execute(
-        citus.url, "CREATE DATABASE old", "ALTER DATABASE old SET citus.enable_version_checks = off"
+        single_node_citus.url,
+        f"CREATE DATABASE {url.database}",
+        f"ALTER DATABASE {url.database} SET citus.enable_version_checks = off",
     )
-    url = citus.nodes[0].url_for("old")
     execute(url, f"CREATE EXTENSION citus VERSION '{request.param}'")
     yield url
-    execute(citus.url, "DROP DATABASE old WITH (FORCE)")
+    single_node_citus.drop_database(url)
 
 
 @pytest.mark.parametrize(

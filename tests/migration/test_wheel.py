@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import NullPool, create_engine, inspect
 
 import citus_analytics
+from tests.servers import ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -77,6 +78,7 @@ def run_alone(call: str, folder: Path, url: URL, elsewhere: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@ON_POSTGRESQL_ONLY
 def test_the_wheel_alone_migrates_a_database(
     unpacked: Path, empty_database: URL, tmp_path: Path
 ) -> None:

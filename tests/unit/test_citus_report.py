@@ -1,4 +1,4 @@
-"""The words about Citus at the end of a run: none of them may be more than what was tested."""
+"""The line about Citus at the end of a run, which must not claim more than was tested."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import pytest
 from tests.citus_report import CitusReport
 
 VERSION = "Citus 13.2, PostgreSQL 15.18"
+CLUSTERS = "a coordinator and two workers, or on a single node"
 UNTESTED = "Nothing about distribution has been tested by this run."
 
 
 @pytest.mark.parametrize(
-    ("report", "words"),
+    ("report", "line"),
     [
         (CitusReport(), f"Citus: no Citus test was selected. {UNTESTED}"),
         (
@@ -28,14 +29,13 @@ UNTESTED = "Nothing about distribution has been tested by this run."
         ),
         (
             CitusReport(selected={"a", "b"}, ran={"a", "b", "c"}, version=VERSION),
-            f"Citus: 2 Citus tests ran on a coordinator and two workers ({VERSION}).",
+            f"Citus: 2 Citus tests ran on {CLUSTERS} ({VERSION}).",
         ),
         (
             CitusReport(selected={"a", "b", "c"}, ran={"a", "b"}, version=VERSION),
-            f"Citus: 2 Citus tests ran on a coordinator and two workers ({VERSION})."
-            " 1 Citus test did not run.",
+            f"Citus: 2 Citus tests ran on {CLUSTERS} ({VERSION}). 1 Citus test did not run.",
         ),
     ],
 )
-def test_words(report: CitusReport, words: str) -> None:
-    assert report.words() == words
+def test_summary(report: CitusReport, line: str) -> None:
+    assert report.summary() == line

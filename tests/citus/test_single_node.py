@@ -1,0 +1,119 @@
+"""A Citus of one node, most people's first: `CREATE EXTENSION citus`, and nothing else.
+
+The coordinator has the shards itself. Migrations, loading, analytics and status work there; rollups
+are left out, because the first version of their engine does not run where shards are local.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import NullPool, create_engine, text
+
+from citus_analytics import catalog, commits_per_hour, count_events, top_repository_creators
+from citus_analytics.__main__ import main
+from citus_analytics.migrations import downgrade, upgrade
+from tests.event_data import NOON, api_event
+from tests.servers import ON_SINGLE_NODE_CITUS, SHARD_COUNT, execute
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import URL, Connection
+
+pytestmark = ON_SINGLE_NODE_CITUS
+
+EVENTS = 700
+USERS = 7
+
+
+def address(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def hour(tmp_path: Path) -> Path:
+    """An hour of events, one of which created a repository."""
+    created = api_event(0, type="CreateEvent", payload={"ref_type": "repository"})
+    events = [created, *(api_event(number) for number in range(1, EVENTS))]
+    path = tmp_path / "hour.json"
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    return path
+
+
+@pytest.fixture
+def without_rollup(database: URL) -> URL:
+    """The address of a migrated database whose events no rollup follows."""
+    execute(database, "DROP FUNCTION github_rollup_1min_capture CASCADE")
+    return database
+
+
+def distributed(connection: Connection) -> set[str]:
+    return {
+        table.name
+        for table in catalog.tables(connection)
+        if (table.kind, table.column, table.shard_count) == ("distributed", "user_id", SHARD_COUNT)
+    }
+
+
+def test_migrations_there_and_back(empty_database: URL) -> None:
+    engine = create_engine(empty_database, poolclass=NullPool)
+    upgrade(empty_database)
+    with engine.connect() as connection:
+        names = {"github_events", "github_users", "github_rollup_1min"}
+        assert distributed(connection) >= names
+        nodes = text("SELECT count(*), bool_and(shouldhaveshards) FROM pg_dist_node")
+        assert tuple(connection.execute(nodes).one()) == (1, True)
+    downgrade(empty_database)
+    with engine.connect() as connection:
+        names = {table.name for table in catalog.tables(connection) if table.extension is None}
+        assert names == {"alembic_version"}
+    upgrade(empty_database)
+
+
+@pytest.mark.parametrize("connections", ["1", "3"])
+def test_what_is_loaded_is_analyzed(
+    without_rollup: URL, connection: Connection, hour: Path, connections: str
+) -> None:
+    database = address(without_rollup)
+    command = [
+        "load",
+        "events",
+        str(hour),
+        "--connections",
+        connections,
+        "--database-url",
+        database,
+    ]
+    assert main(command) == 0
+    assert count_events(connection) == EVENTS
+    # `api_event` gives every second event, and only a push, one commit.
+    assert [(each.hour, each.commits) for each in commits_per_hour(connection)] == [
+        (NOON, EVENTS // 2)
+    ]
+    assert [(each.login, each.repositories) for each in top_repository_creators(connection)] == [
+        ("user-1", 1)
+    ]
+    users = connection.execute(text("SELECT count(*) FROM github_users")).scalar_one()
+    assert users == USERS
+    connection.rollback()
+    assert main(command) == 0
+    assert count_events(connection) == EVENTS
+
+
+def test_the_status(database: URL, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--json", "--database-url", address(database)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (node,) = document["nodes"]
+    assert (node["reachable"], node["shards"]) == (True, 6 * SHARD_COUNT)
+    (events,) = [table for table in document["tables"] if table["name"] == "github_events"]
+    assert (events["kind"], events["column"], events["shard_count"]) == (
+        "distributed",
+        "user_id",
+        SHARD_COUNT,
+    )
+    assert document["findings"] == []
+    assert main(["status", "--database-url", address(database)]) == 0
+    assert "Nothing needs attention." in capsys.readouterr().out
