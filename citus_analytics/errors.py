@@ -9,7 +9,7 @@ from __future__ import annotations
 
 
 class CitusAnalyticsError(Exception):
-    """The root of every error that this library raises."""
+    """The base class of every error that this library raises."""
 
 
 class ArgumentError(CitusAnalyticsError, ValueError):

@@ -23,7 +23,7 @@ Executor: TypeAlias = Connection | Session | scoped_session[Session]
 # With named parameters a per cent sign in a name stays single.
 DIALECT: Dialect = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call]
 
-# An SQLSTATE of our own, so that a refusal is told apart from every error of the server's.
+# An SQLSTATE of our own, which distinguishes a refusal from every error of the server.
 REFUSED = "CAREF"
 
 LONGEST_NAME: Final = 63
@@ -36,7 +36,7 @@ _HAS_CITUS = "EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus
 def quote(name: str) -> str:
     """Return `name` as an SQL identifier.
 
-    Always in quotes: which names need none differs with the version of PostgreSQL, and with the
+    It is always quoted: which names need quotes depends on the version of PostgreSQL, and on the
     place in a statement.
     """
     return DIALECT.identifier_preparer.quote_identifier(name)
@@ -86,7 +86,7 @@ def do_block(body: str, *, declare: tuple[str, ...] = ()) -> str:
 
 
 def sequential() -> str:
-    """Return the PL/pgSQL statement that makes Citus keep to one connection a node.
+    """Return the PL/pgSQL statement that makes Citus use one connection to each node.
 
     Citus refuses to create functions, triggers or further tables in a transaction in which it
     has used several connections to a node in parallel.
@@ -96,7 +96,7 @@ def sequential() -> str:
 
 def indented(lines: str) -> str:
     """Return `lines` four spaces further to the right."""
-    # Unlike `textwrap.indent`, this takes nothing but a line feed for the end of a line: names,
+    # Unlike `textwrap.indent`, this regards only a line feed as the end of a line: names,
     # which stand in literals here, may contain all the others.
     return "    " + lines.strip().replace("\n", "\n    ")
 
@@ -124,7 +124,7 @@ def flushed_connection(session: Executor, table: Table) -> Connection:
 
 
 def schema_of(connection: Connection, table: Table) -> str | None:
-    """Return the schema in which a connection finds a table: `schema_translate_map` counts."""
+    """Return the schema in which a connection finds a table, by its `schema_translate_map`."""
     translated = connection.get_execution_options().get("schema_translate_map") or {}
     return cast("str | None", translated.get(table.schema, table.schema))
 

@@ -1,4 +1,4 @@
-"""Whether a cluster is well: the connections of its nodes, skew, load, and what needs attention."""
+"""The health of a cluster: the connections of its nodes, skew, load, and what needs attention."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # ------------------------------------------------------------------------------------- Connections
 
 # Builds a command with which every node checks its connections to the active ones. The list of
-# these travels with the command, because a node whose metadata are not synced would not know it.
+# these travels with the command, because a node whose metadata is not synced would not know it.
 # `citus_check_cluster_node_health` asks the same, one node after the other: with a host that
 # swallows packets it takes a timeout for every node of the cluster, this takes two in all.
 _CHECK_CONNECTIONS = text("""
@@ -51,7 +51,7 @@ FROM pg_catalog.pg_dist_node WHERE isactive
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """Whether a node can connect to a node.
+    """Whether one node can connect to another.
 
     Attributes:
         source: The id of the node that connects.
@@ -93,7 +93,7 @@ class ClusterHealth:
 
     @property
     def healthy(self) -> bool:
-        """Whether every node connects to every node. True without Citus, with no node at all."""
+        """Whether every node connects to every node. True without Citus, without nodes."""
         return all(link.connected for link in self.links)
 
     @property
@@ -166,14 +166,14 @@ class TableSkew:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeLoad:
-    """What a node holds of the sharded tables.
+    """How much of the sharded tables a node holds.
 
     Reference tables do not count: they are the same on every node.
 
     Attributes:
         node: The id of the node.
         shards: The number of shards (copies of shards, where they are replicated).
-        bytes: What they take; None if a size is unknown.
+        bytes: Their size; None if a size is unknown.
         mean_shards: The mean number of shards of the nodes that share the load: those that
             should have shards, and those that have some.
         mean_bytes: The mean of their bytes; None if a size is unknown.
@@ -371,7 +371,7 @@ def _of_metadata(nodes: Sequence[Node], held: Mapping[int, int]) -> Iterator[Fin
         elif not node.metadata_synced:
             yield Finding(
                 kind="metadata_not_synced",
-                message=f"the metadata on {node} are not up to date, so it may answer queries "
+                message=f"the metadata on {node} is not up to date, so it may answer queries "
                 "wrongly. Citus syncs them within a minute of reaching it; SELECT "
                 f"start_metadata_sync_to_node({address}) does so now, or says what prevents it.",
             )
@@ -434,7 +434,7 @@ def _shards(number: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStatus:
-    """What the other functions of this package return, and what is wrong with it.
+    """The results of the other functions of this package, and the findings.
 
     Attributes:
         citus: The version of Citus, as `citus_version` returns it.

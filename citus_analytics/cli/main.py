@@ -104,14 +104,14 @@ def run(
     # SIGTERM ends a command as Ctrl-C does: in good order, the embedded server included.
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        # What the driver warns about is in the error that ends the command as well.
+        # The error that ends the command also says what the driver warns about.
         with silenced("psycopg"):
             arguments.run(arguments)
             sys.stdout.flush()
     except KeyboardInterrupt:
         code, message = Exit.INTERRUPTED, "interrupted"
     except BrokenPipeError:
-        # The reader has seen enough. What is still buffered goes nowhere, not into a traceback.
+        # The reader has gone. What is still buffered is discarded, without a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
     except ExitError as error:
@@ -174,7 +174,7 @@ def printable(text: str) -> str:
 
 @contextmanager
 def silenced(name: str) -> Iterator[None]:
-    """Keep the warnings of a logger that nobody has configured from standard error."""
+    """Keep the warnings of a logger without a configuration off standard error."""
     logger, handler = logging.getLogger(name), logging.NullHandler()
     logger.addHandler(handler)
     try:
@@ -232,7 +232,7 @@ def add_json(parser: ArgumentParser | _MutuallyExclusiveGroup) -> None:
 
 
 def positive(text: str) -> int:
-    """Return the positive integer that an argument is."""
+    """Return an argument as a positive integer."""
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
@@ -261,9 +261,9 @@ def engine_of(arguments: Namespace) -> Engine:
 
 
 class Interrupts:
-    """Ctrl-C and SIGTERM for a command that runs until it is told to end.
+    """Ctrl-C and SIGTERM for a command that runs until a signal ends it.
 
-    They interrupt at once what can be done again, and let finish what is held.
+    They interrupt at once, except in a block that is `held`, which they let finish.
 
     Attributes:
         asked: Whether a signal has come.
@@ -289,7 +289,7 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let the block finish when a signal comes; `asked` tells of it."""
+        """Let the block finish when a signal comes; then `asked` is true."""
         self._held = True
         try:
             yield

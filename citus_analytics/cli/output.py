@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 Cell: TypeAlias = str | int | datetime | None
 
 _BAR_WIDTH = 24
-# Beside many columns a bar leaves them the room.
+# With many columns a bar leaves more room to them.
 _NARROW_BAR_WIDTH = 12
 _MANY_COLUMNS = 4
-# In a file or a pipe nobody wants names in pieces.
+# In a file or a pipe, names are not wrapped.
 _WIDTH_WITHOUT_TERMINAL = 250
 
 

@@ -1,6 +1,6 @@
-"""A linter that knows what Citus refuses, and what it takes and regrets later.
+"""A linter for what Citus refuses, and for what it accepts although it does harm later.
 
-It looks at what is declared, and never at a database:
+It checks declared tables and migrations, and never connects to a database:
 
     from citus_analytics.lint import lint_metadata, lint_migrations
 
@@ -9,7 +9,8 @@ It looks at what is declared, and never at a database:
 
 Migrations are read in their order (`source`; SQL text by `sql`), as events that build up a `model`.
 The `rules` judge each event, and the tables that it changes. A finding of severity "error" is
-something that the server refuses; a "warning" is something that it takes, and that does harm later.
+something that the server refuses; a "warning" is something that it accepts, and that does harm
+later.
 `docs/lint.md` has all rules, each with what the server says.
 """
 
@@ -66,16 +67,16 @@ CITUS: Final[Version] = (13, 2)
 def lint_metadata(
     *metadata: MetaData, citus: Version = CITUS, ignore: Collection[str] = ()
 ) -> list[Finding]:
-    """Return what a Citus cluster would refuse of these tables, or regret.
+    """Return what a Citus cluster would refuse in these tables, or suffer from later.
 
-    Tables of which nothing is declared are local. A foreign key to a table that is not in
-    `metadata` is not looked at.
+    Tables without a declaration are local. A foreign key to a table that is not in `metadata` is
+    not checked.
 
     Args:
-        metadata: The tables, with their distributions declared. Several metadata are looked at as
+        metadata: The tables, with their distributions declared. Several metadata are checked as
             one.
         citus: The version of Citus, major and minor.
-        ignore: Codes that are not wanted.
+        ignore: Codes to leave out.
 
     Raises:
         ArgumentError: One of `ignore` is not a code of the linter.
@@ -91,16 +92,16 @@ def lint_metadata(
 def lint_migrations(
     *paths: str | os.PathLike[str], citus: Version = CITUS, ignore: Collection[str] = ()
 ) -> list[Finding]:
-    """Return what a Citus cluster would refuse of these migrations, or regret.
+    """Return what a Citus cluster would refuse in these migrations, or suffer from later.
 
     A comment `# citus: ignore[CA102]` on a line of a statement ignores its findings of that code;
     several codes are separated by commas.
 
     Args:
-        paths: The folders with the migrations, or with `versions` in them. Several are looked at
+        paths: The folders with the migrations, or with `versions` in them. Several are checked
             as one, as Alembic does with `version_locations`.
         citus: The version of Citus, major and minor.
-        ignore: Codes that are not wanted.
+        ignore: Codes to leave out.
 
     Raises:
         ArgumentError: There are no migrations, one cannot be read as Python, a code to be ignored
@@ -129,7 +130,7 @@ def lint_migrations(
 
 
 def _judge(model: Model, events: Iterable[Event], citus: Version) -> Iterator[tuple[Rule, Fault]]:
-    """Let the events of a migration happen, and yield what is wrong with them."""
+    """Apply the events of a migration to the model, and yield the faults."""
     rules = [rule for rule in TABLE_RULES if rule.applies(citus)]
     errors = [rule for rule in rules if rule.severity == "error"]
     warnings = [rule for rule in rules if rule.severity == "warning"]
@@ -137,7 +138,7 @@ def _judge(model: Model, events: Iterable[Event], citus: Version) -> Iterator[tu
     undistributed = set()
     for event in events:
         action = event.action
-        # The model does not go back: of what is undone, only the order within is known.
+        # The model is not rolled back: of a downgrade, only the order of its own events is known.
         if event.downgrade and isinstance(action, Undistribute):
             undistributed.add(action.table)
         if getattr(action, "table", None) not in undistributed or isinstance(action, Undistribute):

@@ -145,7 +145,7 @@ class Placement:
     """Where the rows of a table are.
 
     Attributes:
-        kind: "unknown" is a table that is used but not created in what is looked at.
+        kind: "unknown" is a table that is used but not created in the migrations read.
         column: The distribution column of a sharded table.
         colocate_with: The table that it is declared to be colocated with; None leaves the choice to
             Citus.
@@ -393,7 +393,7 @@ class Distribute(TableAction):
 
 @dataclass(frozen=True, slots=True)
 class AlterDistribution(TableAction):
-    """`alter_distributed_table`; what is None stays."""
+    """`alter_distributed_table`; None leaves a property as it is."""
 
     column: str | None = None
     colocate_with: str | None = None
@@ -441,7 +441,7 @@ class AllowTriggers(Action):
 
 
 class RunConcurrently(Action):
-    """Something CONCURRENTLY, beside the event of what it does."""
+    """Something runs CONCURRENTLY; its effect is an event of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,7 +540,7 @@ class Model:
                 self._place(link, link.placement)
 
     def apply(self, event: Event) -> list[Table]:
-        """Let an event happen; return the tables to be judged anew.
+        """Apply an event; return the tables to be checked again.
 
         These are the table that has changed, those whose foreign keys lead to it if they depend on
         what has changed, and those that Citus takes over because of it.
@@ -789,7 +789,7 @@ class Model:
         return new
 
     def _untie(self, table: Table) -> None:
-        """Forget what is tied by way of a table that is about to lose its links."""
+        """Forget which tables are tied through a table that is about to lose its links."""
         tied = self._all_tied()
         if table in tied and all(one.placement.kind == "reference" for one in self._links(table)):
             tied.discard(table)
@@ -911,7 +911,7 @@ def _read_key(constraint: Constraint) -> Key | None:
 def read_exclusion(
     name: str | None, elements: Iterable[tuple[object, str]], place: Place | None = None
 ) -> Key:
-    """Return the key of pairs of what is compared and the operator."""
+    """Return the key of an exclusion constraint, given pairs of element and operator."""
     compared = [(column_name(what), operator.strip()) for what, operator in elements]
     return Key(
         "exclusion constraint",
@@ -962,7 +962,7 @@ def foreign_key_action(action: str | None) -> str:
 def column_name(part: object) -> str | None:
     """Return the column that an index or a constraint compares; None if it is an expression.
 
-    An order and a collation are no part of it. An expression of a column is not the column.
+    An order or a collation does not count. An expression of a column is not the column.
     """
     while True:
         match part:

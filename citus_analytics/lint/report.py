@@ -1,4 +1,4 @@
-"""What the linter reports: findings, less those that are meant to be."""
+"""What the linter reports: findings, except those that are ignored."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """A finding that is meant to be: of this code, on this table, or on this line of a file."""
+    """An ignored finding: of this code, on this table, or on this line of a file."""
 
     code: str
     subject: str | None = None
     line: int | None = None
 
     def covers(self, rule: Rule, fault: Fault) -> bool:
-        """Return whether the finding is the one that is meant."""
+        """Return whether this is the finding to ignore."""
         if rule.code != self.code:
             return False
         if self.line is None:
@@ -80,12 +80,12 @@ def require_codes(codes: Collection[str], where: str) -> None:
 
 
 def ignore(table: Table, code: str, *, reason: str) -> None:
-    """Declare that a finding of the linter on `table` is meant to be.
+    """Ignore a finding of the linter on `table`.
 
     Args:
         table: The table, which `lint_metadata` names as the subject of the finding.
         code: The code of the rule, such as "CA012".
-        reason: Why it does no harm here, for those who read the declaration.
+        reason: Why it does no harm here, for readers of the declaration.
 
     Raises:
         DeclarationError: There is no such code, or the reason is empty.
@@ -135,7 +135,7 @@ def findings_of(
     *,
     path: str | None = None,
 ) -> list[Finding]:
-    """Return what is left of faults, and the ignores that ignore nothing, in order."""
+    """Return the findings that are not ignored, and the ignores that ignore nothing, in order."""
     left: list[Finding] = []
     used: set[Ignore] = set()
     for rule, fault in faults:
@@ -163,7 +163,7 @@ def findings_of(
             UNUSED_IGNORE.severity,
         )
         for one in ignores
-        # What other versions of Citus are known for may be ignored at any version.
+        # A limit of other versions of Citus may be ignored at any version.
         if one not in used and RULES[one.code].applies(citus)
     ]
     wanted = [finding for finding in left if finding.code not in unwanted]

@@ -1,8 +1,8 @@
-"""The rules: what Citus refuses, and what it takes and regrets later.
+"""The rules: what Citus refuses, and what it accepts although it does harm later.
 
 Rules about tables (CA0xx) hold for declared tables and for what migrations make of theirs; rules
 about events (CA1xx) are about migrations alone. Each is documented in `docs/lint/` under its code,
-and proved there on a server.
+and its examples there are run on a server.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from citus_analytics.lint.model import (
 if TYPE_CHECKING:
     from citus_analytics.lint.model import Column, Key
 
-# "error": the server refuses it. "warning": the server takes it, and it does harm later.
+# "error": the server refuses it. "warning": the server accepts it, and it does harm later.
 Severity: TypeAlias = Literal["error", "warning"]
 Version: TypeAlias = tuple[int, int]
 
@@ -123,7 +123,7 @@ def event_rule(
 UNUSED_IGNORE: Final = Rule(
     "CA000",
     "An ignore that ignores nothing",
-    "What it was for is not there any more, or never was: the next finding would go unseen.",
+    "The finding that it was for is gone, or never existed: a later one would go unnoticed.",
     "warning",
 )
 
@@ -143,8 +143,8 @@ def _unique_without_distribution_column(_: Model, table: Table) -> Iterator[Faul
             yield _key_fault(
                 table,
                 key,
-                f"does not contain the distribution column {table.placement.column!r}: no shard "
-                f"can tell what the others have. Add {table.placement.column!r} to it, or "
+                f"does not contain the distribution column {table.placement.column!r}: a shard "
+                f"does not see the rows of others. Add {table.placement.column!r} to it, or "
                 "distribute the table by one of its columns.",
             )
 
@@ -222,8 +222,9 @@ def _distributed_to_local(model: Model, table: Table) -> Iterator[Fault]:
 @table_rule(
     "CA005",
     "A foreign key leads to a distributed table that is not colocated",
-    "A worker checks a row against the shard on the same node. Only colocated tables have "
-    "theirs there; so do tables of one type and shard count, if neither names another.",
+    "A worker checks a row against the shards on its own node, and only colocated tables have "
+    "the matching shards there. Tables with the same column type and shard count are colocated, "
+    "unless one of them names another table.",
 )
 def _not_colocated(model: Model, table: Table) -> Iterator[Fault]:
     for key, target in _foreign_keys(model, table):
@@ -243,8 +244,8 @@ def _not_colocated(model: Model, table: Table) -> Iterator[Fault]:
 @table_rule(
     "CA006",
     "A foreign key does not pair the distribution columns",
-    "Only if both distribution columns stand at the same place of the key is the row that is "
-    "referred to in the shard beside.",
+    "Only if both distribution columns are at the same position in the key is the referenced row "
+    "in the matching shard on the same node.",
 )
 def _distribution_columns_not_paired(model: Model, table: Table) -> Iterator[Fault]:
     for key, target in _foreign_keys(model, table):
@@ -262,7 +263,7 @@ def _distribution_columns_not_paired(model: Model, table: Table) -> Iterator[Fau
                 key,
                 f"does not pair the distribution columns {own.column!r} and {other.column!r} of "
                 f"{str(target.name)!r}: the row that it refers to may be on another node. Add "
-                "both, at the same place.",
+                "both, at the same position.",
             )
 
 
@@ -270,7 +271,7 @@ def _distribution_columns_not_paired(model: Model, table: Table) -> Iterator[Fau
     "CA007",
     "A foreign key leads from a replicated table to a distributed one",
     "A reference table is on every node, and no node has all rows of a distributed table. "
-    "Local tables that foreign keys tie to reference tables are held to the same.",
+    "The same holds for local tables that foreign keys connect to reference tables.",
 )
 def _replicated_to_distributed(model: Model, table: Table) -> Iterator[Fault]:
     if table.placement.distributed:
@@ -292,7 +293,7 @@ def _replicated_to_distributed(model: Model, table: Table) -> Iterator[Fault]:
     "CA008",
     "A foreign key leads from a local table to a distributed one",
     "Citus accepts it and checks what is inserted, but not what is deleted from the "
-    "distributed table: it leaves rows behind that refer to nothing, and no CASCADE happens.",
+    "distributed table: rows are left behind that refer to nothing, and CASCADE does nothing.",
     "warning",
 )
 def _local_to_distributed(model: Model, table: Table) -> Iterator[Fault]:
@@ -606,7 +607,7 @@ def _single_shard(_: Model, table: Table) -> Iterator[Fault]:
 @table_rule(
     "CA021",
     "A partitioned reference table",
-    "Citus has partitions of distributed tables alone.",
+    "Citus supports partitions of distributed tables only.",
 )
 def _partitioned_reference(_: Model, table: Table) -> Iterator[Fault]:
     if table.partitioned and table.placement.kind == "reference":
@@ -674,7 +675,7 @@ def _concurrently_in_transaction(_: Model, event: Event) -> Iterator[Fault]:
     if isinstance(event.action, RunConcurrently) and not event.autocommit:
         yield _event_fault(
             event,
-            "this works CONCURRENTLY, which the server refuses in a transaction. Put it in "
+            "this runs CONCURRENTLY, which the server refuses in a transaction. Put it in "
             "`with op.get_context().autocommit_block():`.",
         )
 
@@ -695,7 +696,7 @@ def _distributed_with_rows(model: Model, event: Event) -> Iterator[Fault]:
                     event,
                     f"table {str(name)!r} already has rows ({filled.path}:{filled.line}): "
                     "moving them to the shards blocks all writers until the migration commits. "
-                    "Distribute the table before rows come, or use "
+                    "Distribute the table before it has rows, or use "
                     "create_distributed_table_concurrently.",
                 )
 
@@ -703,7 +704,7 @@ def _distributed_with_rows(model: Model, event: Event) -> Iterator[Fault]:
 @event_rule(
     "CA103",
     "A function of Citus in SQL text",
-    "The functions exist on Citus alone. And without the operations' sequential mode, Citus "
+    "These functions exist only on Citus. Without the sequential mode of the operations, Citus "
     "refuses to create functions or types later in the same transaction.",
     "warning",
 )
@@ -726,8 +727,8 @@ def _function_in_sql(_: Model, event: Event) -> Iterator[Fault]:
 @event_rule(
     "CA104",
     "A migration without a way back",
-    "Alembic takes an empty downgrade() for a success: the revision goes back, the schema does "
-    "not, and the next upgrade fails.",
+    "For Alembic, an empty downgrade() is a success: the revision goes back, the schema does not, "
+    "and the next upgrade fails.",
     "warning",
 )
 def _no_way_back(_: Model, event: Event) -> Iterator[Fault]:
@@ -742,7 +743,7 @@ def _no_way_back(_: Model, event: Event) -> Iterator[Fault]:
 @event_rule(
     "CA105",
     "undistribute_table does not say how the table was distributed",
-    "Without was= the operation cannot be reversed: nothing else tells how to distribute the "
+    "Without was= the operation cannot be reversed: nothing else says how to distribute the "
     "table again.",
     "warning",
 )
@@ -841,7 +842,7 @@ def _numbered_column_added(model: Model, event: Event) -> Iterator[Fault]:
     "CA110",
     "A trigger on a table that is on several nodes",
     "Citus refuses triggers on distributed and reference tables, unless "
-    "citus.enable_unsafe_triggers says that they are known to be sound.",
+    "citus.enable_unsafe_triggers is on.",
 )
 def _trigger(model: Model, event: Event) -> Iterator[Fault]:
     if model.allows_triggers:
@@ -909,7 +910,7 @@ def _stable_of_column(model: Model, event: Event) -> Iterator[Fault]:
     "CA113",
     "UPDATE or DELETE with CASE or COALESCE of a function that is not IMMUTABLE",
     "Citus computes now() and the like once, before it sends the statement to the workers. It "
-    "cannot in CASE and COALESCE, where they may not be needed.",
+    "cannot do so in CASE and COALESCE, which may not evaluate them.",
 )
 def _stable_in_condition(model: Model, event: Event) -> Iterator[Fault]:
     match event.action:
@@ -926,7 +927,7 @@ def _stable_in_condition(model: Model, event: Event) -> Iterator[Fault]:
 @event_rule(
     "CA114",
     "A column with a sequence for its default is added to a table with rows",
-    "The rows that are there would get their values on the workers. Citus adds such a column only "
+    "Existing rows would get their values on the workers. Citus adds such a column only "
     "while the table is empty.",
 )
 def _sequence_on_rows(model: Model, event: Event) -> Iterator[Fault]:

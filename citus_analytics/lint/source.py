@@ -3,7 +3,7 @@
 Literals, the constants of the module and the constructors of SQLAlchemy are evaluated; all the rest
 is `UNKNOWN`. So a column in a migration becomes a `Column`, and is read as a declared one is. Loops
 over literals are unrolled, functions of the same file are followed, and of every `if` all branches
-are taken: what may happen is looked at as if it did.
+are taken: whatever may happen is treated as if it did.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Migration:
     """One file of migrations.
 
     Attributes:
-        path: The file, as it is to be shown.
+        path: The file, as shown in findings.
         source: Its text.
         tree: The same as a syntax tree.
         revision: Its `revision`.
@@ -243,8 +243,8 @@ class _Reader:
     """Walks through one file, evaluates its expressions, and yields the events.
 
     Attributes:
-        names: What the names of the module, and of the function that is looked at, stand for.
-        downgrade: Whether what is looked at is the way back.
+        names: What the names of the module, and of the function being read, stand for.
+        downgrade: Whether `downgrade` is being read.
     """
 
     def __init__(self, path: str, revision: str) -> None:
@@ -254,7 +254,7 @@ class _Reader:
         self._functions: dict[str, ast.FunctionDef] = {}
         self._autocommit = False
         self._depth = 0
-        # The lines of the statement that is looked at.
+        # The lines of the statement being read.
         self._first = self._last = 1
 
     # Statements
@@ -365,7 +365,7 @@ class _Reader:
                 value = self.value(owner)
                 if value is OPERATIONS or isinstance(value, _Batch):
                     arguments = self._named_arguments(name, call, value)
-                    # What SQLAlchemy refuses is left out: the server will say what is wrong.
+                    # What SQLAlchemy refuses is skipped: running the migration reports it.
                     with suppress(*_NOT_EVALUATED):
                         actions = list(_actions(name, arguments))
         place = self._place(call)
@@ -410,7 +410,7 @@ class _Reader:
     # Expressions
 
     def value(self, node: ast.expr) -> object:
-        """Return what an expression is worth, UNKNOWN if only a run could tell."""
+        """Return the value of an expression, UNKNOWN if only a run could tell."""
         match node:
             case ast.Constant():
                 return node.value
@@ -448,7 +448,7 @@ class _Reader:
         return UNKNOWN
 
     def text(self, node: ast.expr) -> str:
-        """Return the SQL of an expression, with what is not known as a name."""
+        """Return the SQL of an expression; an unknown part is a placeholder for a name."""
         value = self.value(node) if not isinstance(node, ast.JoinedStr) else UNKNOWN
         if isinstance(value, str | int):
             return str(value)
@@ -511,7 +511,7 @@ class _Reader:
         return positional, named
 
     def _result(self, node: ast.expr) -> object:
-        """Return what an expression is worth; `op.create_table` is a table to insert into."""
+        """Return the value of an expression; `op.create_table` is a table to insert into."""
         match node:
             case ast.Call(func=ast.Attribute(attr="create_table", value=owner)):
                 if self.value(owner) is OPERATIONS:
@@ -553,7 +553,7 @@ def _imported(full: str) -> object:
 
 
 def _actions(operation: str, arguments: dict[str, object]) -> Iterator[Action]:
-    """Yield what an operation of Alembic's, or of ours, does."""
+    """Yield the actions of an operation, of Alembic or of this library."""
 
     def string(name: str) -> str | None:
         value = arguments.get(name)
@@ -564,7 +564,7 @@ def _actions(operation: str, arguments: dict[str, object]) -> Iterator[Action]:
         return value if isinstance(value, int) else None
 
     def listed(name: str) -> list[Any] | None:
-        """Return a list of which everything is known."""
+        """Return a list whose elements are all known."""
         value = arguments.get(name)
         return value if isinstance(value, list) and UNKNOWN not in value else None
 

@@ -2,7 +2,7 @@
 
 The text is parsed by PostgreSQL's own grammar (pglast, of the extra `lint`). Statements that are
 executed count, those in the body of a function do not; of a `DO` block in PL/pgSQL, all branches
-are taken. What the grammar does not accept is left out: the server will say what is wrong with it.
+are taken. What the grammar does not accept is skipped: the server will report it.
 """
 
 from __future__ import annotations
@@ -516,7 +516,7 @@ _NOT_CONSTANT: Final = _NotConstant()
 
 
 def _constant(node: object) -> object:
-    """Return the value of a constant, with or without a cast; _NOT_CONSTANT for all else."""
+    """Return the value of a constant, with or without a cast; _NOT_CONSTANT for anything else."""
     match node:
         case ast.TypeCast(arg=argument):
             return _constant(argument)

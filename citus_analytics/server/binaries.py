@@ -22,7 +22,7 @@ BINARIES_VARIABLE = "CITUS_ANALYTICS_PG_BIN"
 Origin: TypeAlias = Literal["explicit", "wheel", "system"]
 
 _PROGRAMS = ("postgres", "initdb")
-# Debian and Ubuntu, then Red Hat and its kin: several versions side by side, none on the PATH.
+# Debian and Ubuntu, then Red Hat and relatives: several versions side by side, none on the PATH.
 _SYSTEM_DIRECTORIES = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin")
 
 
@@ -46,7 +46,7 @@ class Binaries:
         """The directory with the files that all platforms share; extensions are below it.
 
         Raises:
-            ServerError: The program `pg_config` is not beside the others, or fails.
+            ServerError: The program `pg_config` is missing, or fails.
         """
         return Path(_output(self.bindir / "pg_config", "--sharedir"))
 
@@ -73,7 +73,7 @@ def find_binaries(explicit: Path | None = None, *, root: Path = Path("/")) -> Bi
         root: Where the operating system is installed.
 
     Raises:
-        ServerError: There is no PostgreSQL, or not where the caller or the environment says.
+        ServerError: No PostgreSQL was found, or not where the caller or the environment says.
     """
     named = explicit or os.environ.get(BINARIES_VARIABLE)
     if named:

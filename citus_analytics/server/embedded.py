@@ -197,7 +197,7 @@ class EmbeddedServer:
     def start(self) -> None:
         """Start the server, or join it where it already runs; return when it accepts connections.
 
-        To call it again is harmless, and brings back a server that was killed.
+        Calling it again is harmless, and restarts a server that was killed.
 
         Raises:
             ServerError: The server cannot start; the message has the end of its log.
@@ -208,7 +208,7 @@ class EmbeddedServer:
             try:
                 if self._users_lock is None:
                     self._users_lock = _open_lock(home / _USERS)
-                    # Waits while a server that everybody had left is still stopping.
+                    # Waits while a server that has no users left is still stopping.
                     fcntl.flock(self._users_lock, fcntl.LOCK_SH)
                 self._postmaster = self._join(home)
             except BaseException:
@@ -218,7 +218,7 @@ class EmbeddedServer:
     def stop(self) -> None:
         """Leave the server, and wait until it has stopped unless others use it.
 
-        Open connections are closed and their transactions rolled back (a fast shutdown). To call
+        Open connections are closed and their transactions rolled back (a fast shutdown). Calling
         it again is harmless.
 
         Raises:
@@ -567,7 +567,7 @@ def _make_temporary_directory(account: _Account, *, fits: re.Pattern[str] | None
     if (fits is None or fits.fullmatch(str(directory))) and account.can_read(directory.parent):
         return directory
     directory.rmdir()
-    # TMPDIR can be a directory of one's own, or a long one; this one is everybody's, and short.
+    # TMPDIR can be a private directory or a long path; this one is short, and shared by all.
     return Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
 
 
