@@ -1,7 +1,7 @@
 """Real-time analytics on PostgreSQL and Citus: sharded tables, exact rollups, typed questions.
 
 Declarations, rollups, and GitHub's events as the built-in tables, with the four analytics of the
-tutorial. The rest is imported from its room:
+tutorial. Everything else is imported from its package:
 
 - `citus_analytics.migrations`: Citus's operations for Alembic, autogenerate, `upgrade`;
 - `citus_analytics.copy`: COPY of CSV into any table;
