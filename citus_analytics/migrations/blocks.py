@@ -1,8 +1,8 @@
-"""The SQL of operations: blocks that leave every decision to the server.
+"""The SQL of operations: `DO` blocks that leave every decision to the server.
 
-Whether an extension is there, whether it is new enough, whether there is a transaction: the server
-decides, inside a `DO` block, at the time at which it runs. So `upgrade` and a script of `--sql`
-are the same text and do the same, and nothing here reads the database.
+Whether an extension is installed and new enough, and whether there is a transaction, is decided by
+the server when it runs the block. So `upgrade` and `upgrade --sql` send the same text, and nothing
+here reads the database.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Transaction(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """An extension of the server, and the oldest version that will do, as `(major, minor)`."""
+    """An extension, and the oldest version that is sufficient, as `(major, minor)`."""
 
     name: str
     since: tuple[int, int]
@@ -76,9 +76,9 @@ class Guarded:
     """PL/pgSQL that runs where the server has the extensions that it needs.
 
     Attributes:
-        call: What is asked for, as the message about a version that is too old names it.
+        call: The call, for the message about a version that is too old.
         body: The statements.
-        otherwise: What is not done where an extension is missing: "table t stays local".
+        otherwise: The consequence of a missing extension: "table t stays local".
         needs: The extensions.
     """
 
@@ -99,7 +99,7 @@ def execute(operations: Operations, operation: CitusOperation) -> None:
     """Execute an operation, or write it into the script of `--sql`.
 
     Raises:
-        OperationError: The server refused it in our words, or the policy is none of the three.
+        OperationError: A check of the block failed, or the policy is not one of the three.
     """
     context = operations.migration_context
     policy: Policy = context.opts.get("citus", "auto")
@@ -131,7 +131,7 @@ def execute(operations: Operations, operation: CitusOperation) -> None:
 
 @contextmanager
 def _notices_logged(connection: object) -> Iterator[None]:
-    """Log what the server says meanwhile, such as that a table stays local."""
+    """Log the notices of the server, such as that a table stays local."""
     # With `--sql` there is no connection, or one that only writes.
     driver = connection.connection.driver_connection if isinstance(connection, Connection) else None
     if not isinstance(driver, psycopg.Connection | psycopg.AsyncConnection):
@@ -149,7 +149,7 @@ def _notices_logged(connection: object) -> Iterator[None]:
 
 
 def _transaction_check(operation: CitusOperation) -> tuple[str, ...]:
-    """Return the statements that refuse an operation where the transaction does not suit it.
+    """Return the statements that check that an operation has the transaction it needs.
 
     A setting that ends with the transaction is still there for the next statement if, and only
     if, there is a transaction around both.
@@ -177,7 +177,7 @@ def _transaction_check(operation: CitusOperation) -> tuple[str, ...]:
 
 
 def _extension_check(extension: Extension, step: Guarded, policy: Policy) -> str:
-    """Return the statements that leave a block, or refuse, where an extension does not do."""
+    """Return the statements that leave the block, or fail, if an extension is missing or too old."""
     name = "Citus" if extension.name == "citus" else extension.name
     if policy == "auto":
         message = f"{name} is not installed in this database: {step.otherwise}."
@@ -199,13 +199,13 @@ def _extension_check(extension: Extension, step: Guarded, policy: Policy) -> str
     )
 
 
-# Whether a table is already as an operation would have it. Citus refuses to do what is done. An
-# operation that leaves such a table alone can be repeated, and stands in a chain of migrations
-# that starts from scratch as well as in one that repairs.
+# Whether a table is already as an operation would make it, which is an error to Citus. Because such
+# a table is left alone, a migration that repairs one drifted database is harmless in the others,
+# and in a history that starts from scratch.
 
 
 def is_managed(table: str, *conditions: str) -> str:
-    """Return the condition that Citus manages a quoted table, and that all else is true of it."""
+    """Return the condition that Citus manages a quoted table, and that `conditions` hold for it."""
     every = (f"p.logicalrelid = {literal(table)}::regclass", *conditions)
     return "EXISTS (SELECT FROM pg_catalog.pg_dist_partition AS p\n  WHERE " + (
         "\n    AND ".join(every) + ")"
@@ -218,7 +218,7 @@ def is_reference(table: str) -> str:
 
 
 def is_distributed(table: str, *conditions: str) -> str:
-    """Return the condition that a table is on shards, and that all else is true of it."""
+    """Return the condition that a table is on shards, and that `conditions` hold for it."""
     on_shards = "(p.partmethod <> 'n' OR p.colocationid <> 0 AND p.repmodel <> 't')"
     return is_managed(table, on_shards, *conditions)
 
@@ -231,7 +231,7 @@ def is_distributed_by(column: str | None) -> str:
 
 
 def has_shards(shard_count: int) -> str:
-    """Return the condition that a table has so many shards."""
+    """Return the condition that a table has this number of shards."""
     shards = "SELECT count(*) FROM pg_catalog.pg_dist_shard AS s"
     return f"({shards} WHERE s.logicalrelid = p.logicalrelid) = {shard_count:d}"
 
@@ -263,7 +263,7 @@ def colocation(name: str, colocate_schema: str | None, schema: str | None) -> st
 # pg_partman, in a session whose time zone is UTC: the bounds of a partition must not depend on who
 # migrates. They are plain SQL, so that they are the same on every server.
 
-# What has no bound, such as a default partition, has a NULL.
+# Where there is no bound, as in a default partition, it is NULL.
 _PARTITIONS: Final = r"""
   SELECT n.nspname, c.relname,
          substring(pg_get_expr(c.relpartbound, c.oid) FROM $$FROM \('([^']+)'\)$$)::timestamptz
@@ -342,7 +342,7 @@ END LOOP;
 def create_time_partitions(
     table: str, width: timedelta | str, start_from: datetime | None, end_at: datetime
 ) -> str:
-    """Return the block that creates the partitions of a quoted table that are not there."""
+    """Return the block that creates the missing partitions of a quoted table."""
     if isinstance(width, timedelta):
         width = f"{width.days} days {width.seconds}.{width.microseconds:06d} seconds"
     return _in_utc(

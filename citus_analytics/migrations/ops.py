@@ -2,9 +2,9 @@
 
 An operation is data, as in `alembic.operations.ops`: its attributes are the arguments of its
 function on `op`, and may be changed, by a `Rewriter` for example, until it is rendered or run. Each
-knows the SQL that it comes to, what it needs of its transaction, and the operation that reverses
-it. How the SQL reaches the server is in `blocks`, how an operation becomes a line of a migration
-in `render`, and which operations a migration needs in `compare`.
+operation knows its SQL, what it needs of its transaction, and the operation that reverses it.
+`blocks` sends the SQL to the server, `render` writes an operation as a line of a migration, and
+`compare` decides which operations a migration needs.
 
 Definitions: Citus documentation, "Citus Utility Functions", where nothing else is said.
 """
@@ -62,19 +62,20 @@ ModifyMode: TypeAlias = Literal["sequential", "parallel"]
 
 
 def _internal(*, compare: bool = False) -> Any:
-    """Return a field that is no argument of the operation's function."""
+    """Return a field that is not an argument of the operation's function."""
     return field(default=False, compare=compare, repr=False, metadata={"internal": True})
 
 
 @dataclass
 class CitusOperation(MigrateOperation):
-    """What all operations of this package have in common.
+    """Base class of the operations of this package.
 
     Attributes:
         function: The name of its function on `op`.
         transaction: What it needs of the transaction that it runs in.
-        implied: Whether another operation of the same migration brings it about, as DROP TABLE does
-            with the shards of the table. It is neither written nor executed; its reverse is both.
+        implied: Whether another operation of the same migration has the same effect, as DROP TABLE
+            has on the shards of the table. An implied operation is neither rendered nor executed;
+            its reverse is.
     """
 
     function: ClassVar[str]
@@ -86,16 +87,16 @@ class CitusOperation(MigrateOperation):
     @property
     @abstractmethod
     def subject(self) -> str:
-        """What it is about, such as the name of a table."""
+        """What the operation changes, such as the name of a table."""
 
     @abstractmethod
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed, in order."""
+        """Return the statements, in order."""
 
     def arguments(self) -> Iterator[tuple[str | None, Any]]:
-        """Yield the arguments of its function that do not have their default: names and values.
+        """Yield name and value of the arguments of its function that differ from their defaults.
 
-        A positional argument has None for its name.
+        The name of a positional argument is None.
         """
         own = [item for item in fields(self) if not item.metadata.get("internal")]
         yield from ((None, getattr(self, item.name)) for item in own if not item.kw_only)
@@ -123,7 +124,7 @@ def _execute(operations: Operations, operation: CitusOperation) -> None:
 
 @dataclass
 class TableOperation(CitusOperation):
-    """An operation on a table.
+    """Base class of the operations on a table.
 
     Attributes:
         table_name: The table.
@@ -136,7 +137,7 @@ class TableOperation(CitusOperation):
 
     @property
     def subject(self) -> str:
-        """The name of the table, for people to read."""
+        """The name of the table, as messages have it."""
         return _dotted(self.table_name, self.schema)
 
     @property
@@ -154,7 +155,7 @@ def _dotted(name: str, schema: str | None) -> str:
 
 @dataclass
 class _DistributeOp(TableOperation):
-    """What both operations that put a table on shards have in common."""
+    """Base class of the two operations that put a table on shards."""
 
     column: str | None
     _: KW_ONLY
@@ -163,7 +164,7 @@ class _DistributeOp(TableOperation):
     shard_count: int | None = None
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         distribution = self.distribution
         column, partner = distribution.column, distribution.colocate_with
         arguments = [literal(self.quoted), "NULL" if column is None else literal(column)]
@@ -358,7 +359,7 @@ class CreateDistributedTableConcurrentlyOp(_DistributeOp):
         operations.invoke(operation)
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed.
+        """Return the statements.
 
         Raises:
             OperationError: There is no distribution column.
@@ -409,7 +410,7 @@ class CreateReferenceTableOp(TableOperation):
         operations.invoke(cls(table_name, schema=schema))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         step = Guarded(
             call=self.function,
             body=f"IF NOT {is_reference(self.quoted)} THEN\n"
@@ -428,7 +429,7 @@ class CreateReferenceTableOp(TableOperation):
 @Operations.register_operation("add_local_table_to_metadata")
 @dataclass
 class AddLocalTableToMetadataOp(TableOperation):
-    """Make a table of the coordinator known to the other nodes."""
+    """Make a local table known to the other nodes."""
 
     function: ClassVar = "add_local_table_to_metadata"
 
@@ -444,14 +445,14 @@ class AddLocalTableToMetadataOp(TableOperation):
         cascade: bool = False,
         schema: str | None = None,
     ) -> None:
-        """Make a table of the coordinator known to the other nodes, so that they can query it.
+        """Make a local table known to the other nodes, so that they can query it.
 
         Definition: `citus_add_local_table_to_metadata`.
 
         Args:
             operations: Filled in by Alembic.
             table_name: The table, which stays on the coordinator.
-            cascade: Whether the tables that foreign keys join to it become known as well.
+            cascade: Whether the tables that foreign keys connect with it become known as well.
             schema: The schema of the table, None for the first of the search path.
 
         Raises:
@@ -460,7 +461,7 @@ class AddLocalTableToMetadataOp(TableOperation):
         operations.invoke(cls(table_name, cascade=cascade, schema=schema))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         cascade = ", cascade_via_foreign_keys => true" if self.cascade else ""
         step = Guarded(
             call=self.function,
@@ -498,14 +499,14 @@ class UndistributeTableOp(TableOperation):
         cascade: bool = False,
         schema: str | None = None,
     ) -> None:
-        """Bring a table back to the coordinator, with its rows. A plain table is left alone.
+        """Bring a table back to the coordinator, with its rows. Does nothing to a local table.
 
         Args:
             operations: Filled in by Alembic.
             table_name: The table.
             was: How it was distributed; `Local()` for a local table in Citus's metadata. Without
                 it the operation cannot be reversed.
-            cascade: Whether the tables that foreign keys join to it come back as well.
+            cascade: Whether the tables that foreign keys connect with it come back as well.
             schema: The schema of the table, None for the first of the search path.
 
         Raises:
@@ -514,7 +515,7 @@ class UndistributeTableOp(TableOperation):
         operations.invoke(cls(table_name, was=was, cascade=cascade, schema=schema))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         cascade = ", cascade_via_foreign_keys => true" if self.cascade else ""
         step = Guarded(
             call=self.function,
@@ -530,7 +531,8 @@ class UndistributeTableOp(TableOperation):
         """Return the operation that distributes the table as it was.
 
         Raises:
-            OperationError: It was not told how that was, or brought back other tables too.
+            OperationError: It does not say how the table was distributed, or it brought back other
+                tables too.
         """
         name, schema = self.table_name, self.schema
         match self.was:
@@ -591,8 +593,8 @@ class AlterDistributedTableOp(TableOperation):
     ) -> None:
         """Change how a table is distributed. Its rows are moved, and writers wait meanwhile.
 
-        What is left out stays as it is. The triggers of a rollup stay too. A table that is as it
-        shall be already is left alone.
+        What is left out stays as it is, and so do the triggers of a rollup. Does nothing to a table
+        that is already distributed as asked.
 
         Args:
             operations: Filled in by Alembic.
@@ -624,7 +626,7 @@ class AlterDistributedTableOp(TableOperation):
         operations.invoke(operation)
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         arguments = [literal(self.quoted)]
         # Citus refuses to change nothing.
         already = []
@@ -653,7 +655,7 @@ class AlterDistributedTableOp(TableOperation):
         """Return the operation that changes back what this one changes.
 
         Raises:
-            OperationError: The operation was not told how that was.
+            OperationError: The operation does not say what to go back to.
         """
         if self.undoes is not None:
             return self.undoes
@@ -712,7 +714,7 @@ class AlterDistributedTableOp(TableOperation):
 @Operations.register_operation("update_distributed_table_colocation")
 @dataclass
 class UpdateDistributedTableColocationOp(TableOperation):
-    """Say that a table's shards belong to those of another, without moving any."""
+    """Declare a table colocated with another, without moving a shard."""
 
     function: ClassVar = "update_distributed_table_colocation"
 
@@ -734,7 +736,7 @@ class UpdateDistributedTableColocationOp(TableOperation):
         was_schema: str | None = None,
         schema: str | None = None,
     ) -> None:
-        """Say that a table's shards belong to those of another. No row is moved.
+        """Declare a table colocated with another. No row is moved.
 
         Citus refuses if the two do not have the same number of shards on the same nodes.
 
@@ -762,7 +764,7 @@ class UpdateDistributedTableColocationOp(TableOperation):
         operations.invoke(operation)
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         wanted = colocation(self.colocate_with, self.colocate_schema, self.schema)
         step = Guarded(
             call=self.function,
@@ -775,7 +777,7 @@ class UpdateDistributedTableColocationOp(TableOperation):
         """Return the operation that colocates the table as before.
 
         Raises:
-            OperationError: The operation was not told how that was.
+            OperationError: The operation does not say what to go back to.
         """
         if self.was is None:
             raise OperationError(
@@ -832,7 +834,7 @@ class IsolateTenantToNewShardOp(TableOperation):
         operations.invoke(cls(table_name, tenant_id, cascade=cascade, schema=schema))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         arguments = [literal(self.quoted), literal(str(self.tenant_id))]
         if self.cascade:
             arguments.append("'CASCADE'")
@@ -885,7 +887,7 @@ class AlterTableSetAccessMethodOp(TableOperation):
     ) -> None:
         """Store a table by rows or by columns. Its rows are rewritten, and writers wait meanwhile.
 
-        A table that is stored this way already is left alone.
+        Does nothing to a table that is already stored this way.
 
         Args:
             operations: Filled in by Alembic.
@@ -900,7 +902,7 @@ class AlterTableSetAccessMethodOp(TableOperation):
         operations.invoke(cls(table_name, access_method, was=was, schema=schema))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         table, method = literal(self.quoted), literal(self.access_method)
         columnar = Extension("citus_columnar", (11, 1))
         step = Guarded(
@@ -920,7 +922,7 @@ class AlterTableSetAccessMethodOp(TableOperation):
         """Return the operation that stores the table as before, unless it is dropped anyway.
 
         Raises:
-            OperationError: The operation was not told how that was.
+            OperationError: The operation does not say what to go back to.
         """
         if self.new or self.implied:
             # The table is created with it, or dropped with it: one is the reverse of the other.
@@ -938,7 +940,7 @@ class AlterTableSetAccessMethodOp(TableOperation):
 @Operations.register_operation("set_multi_shard_modify_mode")
 @dataclass
 class SetMultiShardModifyModeOp(CitusOperation):
-    """Use one connection to each node, or several, until the transaction ends."""
+    """Choose how many connections to a node Citus uses until the transaction ends."""
 
     function: ClassVar = "set_multi_shard_modify_mode"
     # `alembic check` looks into what has operations, and finds nothing that differs.
@@ -951,9 +953,10 @@ class SetMultiShardModifyModeOp(CitusOperation):
         """Use one connection to each node (`sequential`), or several, until the transaction ends.
 
         Alembic's own operations, such as `op.drop_constraint`, work on the shards of a table in
-        parallel, and Citus then refuses others in the same transaction: on foreign keys to
-        reference tables, on functions and on triggers. The operations of this package switch by
-        themselves; before Alembic's own, this does. Without Citus it does nothing.
+        parallel, after which Citus refuses foreign keys to reference tables, functions, triggers
+        and new distributed tables in the same transaction. `run_environment` begins each
+        transaction in sequential mode; this is for other environments. Without Citus it does
+        nothing.
 
         Definition: Citus documentation, "Configuration Reference".
 
@@ -972,7 +975,7 @@ class SetMultiShardModifyModeOp(CitusOperation):
         return self.mode
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed.
+        """Return the statements.
 
         Raises:
             OperationError: It is another mode.
@@ -986,7 +989,7 @@ class SetMultiShardModifyModeOp(CitusOperation):
         return (on_citus(f"PERFORM set_config({setting});"),)
 
     def reverse(self) -> SetMultiShardModifyModeOp:
-        """Return what comes last in a migration, so that this comes first in its downgrade."""
+        """Return its counterpart at the end of a migration, which comes first in the downgrade."""
         return replace(self, implied=not self.implied)
 
 
@@ -996,7 +999,7 @@ class SetMultiShardModifyModeOp(CitusOperation):
 @Operations.register_operation("create_time_partitions")
 @dataclass
 class CreateTimePartitionsOp(TableOperation):
-    """Create the partitions of a span of time."""
+    """Create the partitions of a time range."""
 
     function: ClassVar = "create_time_partitions"
 
@@ -1016,10 +1019,10 @@ class CreateTimePartitionsOp(TableOperation):
         start_from: datetime | None = None,
         schema: str | None = None,
     ) -> None:
-        """Create the partitions of the time from `start_from` to `end_at`, both covered.
+        """Create the partitions that cover the time from `start_from` to `end_at`.
 
-        Partitions that are there are left alone, and the new ones are in line with the first of
-        them. The first one of all starts at a round time in UTC: the minute, hour, day, Monday,
+        Existing partitions are left alone, and the new ones are aligned with the first of them.
+        The very first partition starts at a round time in UTC: the minute, hour, day, Monday,
         month, quarter or year that suits the interval.
 
         It is plain SQL, the same on every server. Names and ranges are those of Citus's function
@@ -1037,14 +1040,14 @@ class CreateTimePartitionsOp(TableOperation):
 
         Raises:
             ArgumentError: A datetime is naive, or the interval or the span is not positive.
-            OperationError: The table is not partitioned like that.
+            OperationError: The table is not partitioned that way.
         """
         operations.invoke(
             cls(table_name, partition_interval, end_at, start_from=start_from, schema=schema)
         )
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed.
+        """Return the statements.
 
         Raises:
             ArgumentError: A datetime is naive, or the interval or the span is not positive.
@@ -1104,12 +1107,12 @@ class DropOldTimePartitionsOp(TableOperation):
 
         Raises:
             ArgumentError: The datetime is naive.
-            OperationError: The table is not partitioned like that.
+            OperationError: The table is not partitioned that way.
         """
         operations.invoke(cls(table_name, older_than, schema=schema))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed.
+        """Return the statements.
 
         Raises:
             ArgumentError: The datetime is naive.
@@ -1141,7 +1144,7 @@ def _require_aware(argument: str, value: datetime) -> None:
 
 @dataclass
 class _FunctionOp(CitusOperation):
-    """What both operations carry, so that each is the whole of the other's reverse."""
+    """Base class of both operations on functions, each of which is the reverse of the other."""
 
     signature: str
     _: KW_ONLY
@@ -1216,7 +1219,7 @@ class CreateDistributedFunctionOp(_FunctionOp):
         operations.invoke(operation)
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         arguments = []
         if self.distribution_argument is not None:
             arguments.append(f"distribution_arg_name => {literal(self.distribution_argument)}")
@@ -1235,7 +1238,7 @@ class CreateDistributedFunctionOp(_FunctionOp):
 @Operations.register_operation("undistribute_function")
 @dataclass
 class UndistributeFunctionOp(_FunctionOp):
-    """Run a function where it is called, as every other; the rest says how it was."""
+    """Run a function where it is called, like any other."""
 
     function: ClassVar = "undistribute_function"
 
@@ -1250,7 +1253,7 @@ class UndistributeFunctionOp(_FunctionOp):
         colocate_schema: str | None = None,
         force_delegation: bool | None = None,
     ) -> None:
-        """Run a function where it is called, as every other. It stays on all nodes.
+        """Run a function where it is called, like any other. It stays on all nodes.
 
         Args:
             operations: Filled in by Alembic.
@@ -1273,8 +1276,8 @@ class UndistributeFunctionOp(_FunctionOp):
         operations.invoke(operation)
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
-        # Citus has no function for this: one that is distributed by nothing is as all others.
+        """Return the statements."""
+        # Citus has no function for this: distributed by nothing, a function is like any other.
         return (self._step(),)
 
     def reverse(self) -> CreateDistributedFunctionOp:
@@ -1284,7 +1287,7 @@ class UndistributeFunctionOp(_FunctionOp):
 
 @dataclass
 class _SchemaOp(CitusOperation):
-    """What both operations on schemas have in common."""
+    """Base class of both operations on schemas."""
 
     schema_name: str
 
@@ -1308,15 +1311,15 @@ class _SchemaOp(CitusOperation):
 @Operations.register_operation("distribute_schema")
 @dataclass
 class DistributeSchemaOp(_SchemaOp):
-    """Let the tables of a schema live together on a node of Citus's choice."""
+    """Keep the tables of a schema together on one node."""
 
     function: ClassVar = "distribute_schema"
 
     @classmethod
     def distribute_schema(cls, operations: Operations, schema_name: str) -> None:
-        """Let the tables of a schema live together on a node of Citus's choice (Citus 12.0).
+        """Keep the tables of a schema together on one node, which Citus chooses (Citus 12.0).
 
-        Tables that are created in it later live there too. A schema that is distributed already is
+        So are tables that are created in it later. A schema that is distributed already is
         left alone.
 
         Definition: Citus documentation, "Schema-based sharding" (`citus_schema_distribute`).
@@ -1331,7 +1334,7 @@ class DistributeSchemaOp(_SchemaOp):
         operations.invoke(cls(schema_name))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         return (self._step("citus_schema_distribute", unless=True, otherwise="stays local"),)
 
     def reverse(self) -> UndistributeSchemaOp:
@@ -1364,7 +1367,7 @@ class UndistributeSchemaOp(_SchemaOp):
         operations.invoke(cls(schema_name))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         otherwise = "is local as it is"
         return (self._step("citus_schema_undistribute", unless=False, otherwise=otherwise),)
 
@@ -1373,7 +1376,7 @@ class UndistributeSchemaOp(_SchemaOp):
         return DistributeSchemaOp(self.schema_name)
 
 
-# Jobs that the server runs by itself, by the extension pg_cron.
+# Jobs of the extension pg_cron.
 
 # The first in which scheduling a name again replaces its job.
 _PG_CRON = Extension("pg_cron", (1, 4))
@@ -1381,11 +1384,11 @@ _PG_CRON = Extension("pg_cron", (1, 4))
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What runs, and when.
+    """A command and its schedule.
 
     Attributes:
-        schedule: When, in the words of cron, in pg_cron's time zone: `*/5 * * * *`.
-        command: What, one SQL command or several.
+        schedule: In the syntax of cron, in pg_cron's time zone: `*/5 * * * *`.
+        command: One SQL command or several.
     """
 
     schedule: str
@@ -1395,7 +1398,7 @@ class Job:
 @Operations.register_operation("schedule")
 @dataclass
 class ScheduleOp(CitusOperation):
-    """Let the server run a command again and again."""
+    """Schedule a command on the server."""
 
     function: ClassVar = "schedule"
 
@@ -1405,7 +1408,7 @@ class ScheduleOp(CitusOperation):
 
     @classmethod
     def schedule(cls, operations: Operations, name: str, schedule: str, command: str) -> None:
-        """Let the server run a command again and again, as the user who migrates.
+        """Schedule a command on the server, as the user who runs the migration.
 
         A job of this name and user is replaced.
 
@@ -1414,8 +1417,8 @@ class ScheduleOp(CitusOperation):
         Args:
             operations: Filled in by Alembic.
             name: The name of the job.
-            schedule: When, in the words of cron, in pg_cron's time zone: `*/5 * * * *`.
-            command: What, one SQL command or several.
+            schedule: In the syntax of cron, in pg_cron's time zone: `*/5 * * * *`.
+            command: One SQL command or several.
 
         Raises:
             OperationError: The policy is `require` and pg_cron is not installed.
@@ -1428,7 +1431,7 @@ class ScheduleOp(CitusOperation):
         return self.name
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         arguments = ", ".join(map(literal, (self.name, self.cron, self.command)))
         step = Guarded(
             call=self.function,
@@ -1439,14 +1442,14 @@ class ScheduleOp(CitusOperation):
         return (step,)
 
     def reverse(self) -> UnscheduleOp:
-        """Return the operation that ends the job."""
+        """Return the operation that removes the job."""
         return UnscheduleOp(self.name, was=Job(self.cron, self.command))
 
 
 @Operations.register_operation("unschedule")
 @dataclass
 class UnscheduleOp(CitusOperation):
-    """Let the server run a command no longer."""
+    """Remove a scheduled command."""
 
     function: ClassVar = "unschedule"
 
@@ -1456,7 +1459,7 @@ class UnscheduleOp(CitusOperation):
 
     @classmethod
     def unschedule(cls, operations: Operations, name: str, *, was: Job | None = None) -> None:
-        """Let the server run a command no longer. A job that is not there is left alone.
+        """Remove a scheduled command. Does nothing if there is no such job.
 
         Definition: pg_cron's documentation, `cron.unschedule`.
 
@@ -1476,7 +1479,7 @@ class UnscheduleOp(CitusOperation):
         return self.name
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         step = Guarded(
             call=self.function,
             body="PERFORM cron.unschedule(j.jobid) FROM cron.job AS j\n"
@@ -1490,7 +1493,7 @@ class UnscheduleOp(CitusOperation):
         """Return the operation that schedules the job again.
 
         Raises:
-            OperationError: The operation was not told what it was.
+            OperationError: The operation does not say what the job was.
         """
         if self.was is None:
             raise OperationError(
@@ -1508,7 +1511,7 @@ LASTING = ("source", "target", "key", "key_type", "schema")
 
 @dataclass
 class _RollupOp(CitusOperation):
-    """What all operations on rollups are about."""
+    """Base class of the operations on rollups."""
 
     transaction: ClassVar = Transaction.REQUIRED
 
@@ -1559,7 +1562,7 @@ class CreateRollupFunctionOp(_RollupOp):
         operations.invoke(cls(spec, version=version))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         return render(self.spec, version=self.version).create
 
     def reverse(self) -> DropRollupFunctionOp:
@@ -1599,7 +1602,7 @@ class DropRollupFunctionOp(_RollupOp):
         operations.invoke(cls(spec, version=version, clear=clear))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         drop = render(self.spec, version=self.version).drop
         if not self.clear:
             return drop
@@ -1659,7 +1662,7 @@ class ReplaceRollupFunctionOp(_RollupOp):
         operations.invoke(cls(spec, version=version, was_spec=was_spec, was_version=was_version))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed.
+        """Return the statements.
 
         Raises:
             DeclarationError: It is another source, target or key.
