@@ -177,7 +177,7 @@ def _transaction_check(operation: CitusOperation) -> tuple[str, ...]:
 
 
 def _extension_check(extension: Extension, step: Guarded, policy: Policy) -> str:
-    """Return the statements that leave the block, or fail, if an extension is missing or too old."""
+    """Return the statements that check an extension: they leave the block, or fail."""
     name = "Citus" if extension.name == "citus" else extension.name
     if policy == "auto":
         message = f"{name} is not installed in this database: {step.otherwise}."
