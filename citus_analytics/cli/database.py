@@ -76,7 +76,8 @@ def url_of(arguments: Namespace) -> URL:
 
 def engine_for(url: URL) -> Engine:
     """Return an engine that keeps no connection open after its use."""
-    return create_engine(url, poolclass=NullPool)
+    # Without prepared statements, which PgBouncer in transaction mode would lose.
+    return create_engine(url, poolclass=NullPool, connect_args={"prepare_threshold": None})
 
 
 def server_of(connection: Connection) -> Server:
