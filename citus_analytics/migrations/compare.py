@@ -34,7 +34,7 @@ from alembic.operations.ops import (
 )
 from alembic.runtime.plugins import Plugin
 from alembic.util import DispatchPriority, PriorityDispatchResult
-from sqlalchemy import ForeignKeyConstraint, MetaData
+from sqlalchemy import ForeignKeyConstraint, MetaData, text
 from sqlalchemy.sql.elements import conv
 
 from citus_analytics import catalog
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from alembic.operations.ops import UpgradeOps
     from alembic.runtime.environment import NameFilterParentNames, NameFilterType
     from sqlalchemy import Table
+    from sqlalchemy.sql.schema import SchemaItem
 
 TableKey: TypeAlias = "tuple[str | None, str]"
 """A table in Alembic's way: its schema, None for the first of the search path, and its name."""
@@ -95,9 +96,9 @@ def plugins(*others: str) -> list[str]:
 def setup(plugin: Plugin) -> None:
     """Register the comparison with Alembic, which calls this."""
     plugin.add_autogenerate_comparator(
-        _ignore_internal_tables,
+        _add_filters,
         "autogenerate",
-        "citus_analytics.internal_tables",
+        "citus_analytics.filters",
         qualifier="postgresql",
         priority=DispatchPriority.FIRST,
     )
@@ -111,20 +112,39 @@ def setup(plugin: Plugin) -> None:
     )
 
 
-def _ignore_internal_tables(
+def _add_filters(
     context: AutogenContext,
     upgrade_ops: UpgradeOps,  # noqa: ARG001 - as Alembic calls it
 ) -> PriorityDispatchResult:
-    """Let Alembic's comparison pass over the tables of extensions, partitions and machinery."""
-    internal = _live(context).internal - _declared(context).tables.keys()
+    """Let Alembic's comparison pass over what nobody has declared and nobody may drop.
 
-    def include(name: str | None, kind: NameFilterType, parents: NameFilterParentNames) -> bool:
+    These are the tables of `Live.internal`, and the foreign keys of `_inherited_foreign_keys`.
+    """
+    internal = _live(context).internal - _declared(context).tables.keys()
+    inherited = _inherited_foreign_keys(context)
+
+    def include_name(
+        name: str | None, kind: NameFilterType, parents: NameFilterParentNames
+    ) -> bool:
         return kind != "table" or (_schema(context, parents.get("schema_name")), name) not in (
             internal
         )
 
-    # Alembic has no other way in for a plugin; `include_name` belongs to the environment.
-    context._name_filters = [*context._name_filters, include]  # noqa: SLF001
+    def include_object(
+        item: SchemaItem,
+        name: str | None,
+        kind: NameFilterType,
+        reflected: bool,
+        compare_to: SchemaItem | None,  # noqa: ARG001 - as Alembic calls it
+    ) -> bool:
+        if not reflected or not isinstance(item, ForeignKeyConstraint):
+            return True
+        return ((_schema(context, item.table.schema), item.table.name), name) not in inherited
+
+    # Alembic has no other way in for a plugin; `include_name` and `include_object` of
+    # `context.configure` belong to the environment.
+    context._name_filters = [*context._name_filters, include_name]  # noqa: SLF001
+    context._object_filters = [*context._object_filters, include_object]  # noqa: SLF001
     return PriorityDispatchResult.CONTINUE
 
 
@@ -333,6 +353,7 @@ def _live(context: AutogenContext) -> Live:
     connection = context.connection
     assert connection is not None  # noqa: S101 - there is nothing to compare with `--sql`
     tables = catalog.tables(connection)
+    inherited = _inherited_foreign_keys(context)
     foreign_keys: list[ForeignKey] = []
     primary_keys: dict[TableKey, PrimaryKey] = {}
     for schema in sorted({table.schema for table in tables}):
@@ -353,6 +374,7 @@ def _live(context: AutogenContext) -> Live:
                     options=key.get("options", {}),
                 )
                 for key in keys
+                if ((_schema(context, schema), name), key["name"]) not in inherited
             )
     rollups = [
         replace(rollup, spec=replace(rollup.spec, schema=_schema(context, rollup.spec.schema)))
@@ -368,6 +390,28 @@ def _live(context: AutogenContext) -> Live:
         primary_keys=primary_keys,
         foreign_keys=tuple(foreign_keys),
     )
+
+
+_INHERITED_FOREIGN_KEYS = text("""
+SELECT n.nspname, c.relname, k.conname
+FROM pg_catalog.pg_constraint AS k
+JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE k.contype = 'f' AND k.conparentid <> 0
+""")
+
+
+def _inherited_foreign_keys(context: AutogenContext) -> set[tuple[TableKey, str]]:
+    """Return the tables and names of foreign keys that PostgreSQL has made of others.
+
+    Of a foreign key to a partitioned table there is a copy for each partition, and of one that a
+    partitioned table has, one in each partition. They come and go with the original.
+    """
+    assert context.connection is not None  # noqa: S101 - there is nothing to compare with `--sql`
+    return {
+        ((_schema(context, schema), table), name)
+        for schema, table, name in context.connection.execute(_INHERITED_FOREIGN_KEYS)
+    }
 
 
 def _schema(context: AutogenContext, schema: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import subprocess
 import threading
@@ -278,3 +279,55 @@ def test_migrations_that_commit_on_their_way_run_one_after_the_other(
         thread.join()
     assert errors == []
     assert query_text(application.url, "SELECT count(*) FROM once") == "1"
+
+
+def partitioned(*, key: bool, shard_count: int = 4) -> MetaData:
+    metadata = MetaData()
+    Table(
+        "days",
+        metadata,
+        Column("tenant", BigInteger, primary_key=True),
+        Column("id", BigInteger, primary_key=True),
+        Column("at", BigInteger, primary_key=True),
+        Distributed("tenant", shard_count=shard_count),
+        postgresql_partition_by="RANGE (at)",
+    )
+    columns = ["days.tenant", "days.id", "days.at"]
+    for name in ("notes", "late_notes"):
+        Table(
+            name,
+            metadata,
+            Column("tenant", BigInteger),
+            Column("id", BigInteger),
+            Column("at", BigInteger),
+            *([ForeignKeyConstraint(["tenant", "id", "at"], columns)] if key else []),
+            Distributed("tenant", colocate_with="days"),
+            postgresql_partition_by=None if name == "notes" else "RANGE (at)",
+        )
+    return metadata
+
+
+def test_a_foreign_key_to_and_from_partitioned_tables(application: Application) -> None:
+    """PostgreSQL keeps a copy of it for each partition, which is nobody's to drop."""
+    migrated(application, partitioned(key=True))
+    execute(
+        application.url,
+        "CREATE TABLE days_1 PARTITION OF days FOR VALUES FROM (1) TO (2)",
+        "CREATE TABLE days_2 PARTITION OF days FOR VALUES FROM (2) TO (3)",
+        "CREATE TABLE late_1 PARTITION OF late_notes FOR VALUES FROM (1) TO (2)",
+        "INSERT INTO days VALUES (1, 1, 1), (1, 1, 2)",
+        "INSERT INTO notes VALUES (1, 1, 1), (1, 1, 2)",
+        "INSERT INTO late_notes VALUES (1, 1, 1)",
+    )
+    history = [
+        partitioned(key=True),
+        partitioned(key=True, shard_count=6),
+        partitioned(key=False, shard_count=6),
+        MetaData(),
+    ]
+    for before, after in itertools.pairwise(history):
+        migrated(application, after)
+        application.downgrade()
+        assert differences(application.url, before) == []
+        application.upgrade()
+    application.downgrade("base")
