@@ -5,8 +5,10 @@ distributed and rolled up, and puts all of it into an order that Citus accepts:
 
 1. rollups and foreign keys that go are dropped;
 2. each table is created, stored and distributed, then indexed, and comes after the table that it
-   is colocated with;
+   is colocated with; a table whose distribution column gets another type is local meanwhile;
 3. foreign keys are added, then rollups.
+
+Constraints without a name get the one that PostgreSQL would give them, so that they can be dropped.
 
 What is not declared is not compared: a table without a distribution, or without a
 `postgresql_using`, is left as it is. Write `Local()` or `postgresql_using="heap"` to have it so.
@@ -14,6 +16,7 @@ What is not declared is not compared: a table without a distribution, or without
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,6 +25,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from alembic.operations import MigrateOperation
 from alembic.operations.ops import (
+    AlterColumnOp,
+    CreateCheckConstraintOp,
     CreateForeignKeyOp,
     CreateIndexOp,
     CreatePrimaryKeyOp,
@@ -133,9 +138,9 @@ def _add_filters(
     def include_object(
         item: SchemaItem,
         name: str | None,
-        kind: NameFilterType,
+        kind: NameFilterType,  # noqa: ARG001 - as Alembic calls it
         reflected: bool,
-        compare_to: SchemaItem | None,  # noqa: ARG001 - as Alembic calls it
+        compare_to: SchemaItem | None,  # noqa: ARG001
     ) -> bool:
         if not reflected or not isinstance(item, ForeignKeyConstraint):
             return True
@@ -239,6 +244,7 @@ class Live:
         rollups: Its rollups, by their targets.
         primary_keys: Its primary keys, by their tables.
         foreign_keys: Its foreign keys.
+        names: The names of its constraints and relations, which new constraints cannot have.
     """
 
     citus: bool
@@ -248,6 +254,7 @@ class Live:
     rollups: Mapping[TableKey, CatalogRollup] = field(default_factory=dict)
     primary_keys: Mapping[TableKey, PrimaryKey] = field(default_factory=dict)
     foreign_keys: tuple[ForeignKey, ...] = ()
+    names: frozenset[TableKey] = frozenset()
 
     def key(self, schema: str | None, name: str) -> TableKey:
         """Return the key of a table: no schema for the first of the search path."""
@@ -380,6 +387,7 @@ def _live(context: AutogenContext) -> Live:
         replace(rollup, spec=replace(rollup.spec, schema=_schema(context, rollup.spec.schema)))
         for rollup in catalog.rollups(connection)
     ]
+    names = connection.execute(_NAMES)
     policy = context.opts.get("citus", "auto")
     return Live(
         citus=policy != "skip" and catalog.citus_version(connection) is not None,
@@ -389,8 +397,17 @@ def _live(context: AutogenContext) -> Live:
         rollups={(rollup.spec.schema, rollup.spec.target): rollup for rollup in rollups},
         primary_keys=primary_keys,
         foreign_keys=tuple(foreign_keys),
+        names=frozenset((_schema(context, schema), name) for schema, name in names),
     )
 
+
+_NAMES = text("""
+SELECT n.nspname, c.relname
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+UNION
+SELECT n.nspname, k.conname
+FROM pg_catalog.pg_constraint AS k JOIN pg_catalog.pg_namespace AS n ON n.oid = k.connamespace
+""")
 
 _INHERITED_FOREIGN_KEYS = text("""
 SELECT n.nspname, c.relname, k.conname
@@ -487,6 +504,8 @@ def plan(
 
     first_rollups, last_rollups = _change_rollups(declared, live, redistributed | dropped)
     first_keys, last_keys = _detach_foreign_keys(tables, redistributed | rekeyed, declared, live)
+    changes = [change for table in tables for change in table.changes]
+    _name_constraints([*first_keys, *last_keys, *changes], live)
     steps: list[MigrateOperation] = [*first_rollups, *first_keys]
     for table in tables:
         steps += _change_table(table, declared, live, leaving)
@@ -629,6 +648,35 @@ def _change_distribution(
     if table.distribution is None:
         return []
     before = live.distribution_of(table.key)
+    if isinstance(before, Distributed) and any(
+        isinstance(change, AlterColumnOp)
+        and change.modify_type is not None
+        and change.column_name == before.column
+        for change in planned[table.key].changes
+    ):
+        # Citus refuses to change the type of a distribution column: the table is local meanwhile.
+        logger().warning(
+            "the type of %s, the distribution column of %s, changes: all rows of the table go "
+            "through the coordinator, and writers wait meanwhile",
+            before.column,
+            ".".join(filter(None, table.key)),
+        )
+        if isinstance(table.distribution, Distributed) and not (
+            table.distribution.column is None
+            or table.distribution.shard_count
+            or table.distribution.names_a_table
+        ):
+            wanted = table.distribution
+            table = replace(
+                table,
+                distribution=Distributed(
+                    wanted.column,
+                    colocate_with=wanted.colocate_with,
+                    shard_count=before.shard_count,
+                ),
+            )
+        undistribute = UndistributeTableOp(name, was=before, schema=schema)
+        return [undistribute, *_create_distribution(table, new=False)]
     match table.distribution, before:
         case (Local(), Local()) | (Reference(), Reference()):
             return []
@@ -786,13 +834,6 @@ def _detach_foreign_keys(
             **key.options,
         )
 
-    def named(operation: CreateForeignKeyOp) -> CreateForeignKeyOp:
-        # A downgrade has to drop it by its name.
-        if operation.constraint_name is None:
-            name = default_foreign_key_name(operation.source_table, operation.local_cols)
-            operation.constraint_name = conv(name)
-        return operation
-
     for table in tables:
         if table.create is not None:
             spread = is_spread(table.key)
@@ -802,7 +843,7 @@ def _detach_foreign_keys(
                     spread
                     or is_spread(live.key(item.referred_table.schema, item.referred_table.name))
                 ):
-                    last.append(named(CreateForeignKeyOp.from_constraint(item)))
+                    last.append(CreateForeignKeyOp.from_constraint(item))
                 else:
                     stay.append(item)
             table.create.columns = stay
@@ -818,7 +859,7 @@ def _detach_foreign_keys(
         others: list[MigrateOperation] = []
         for change in table.changes:
             if isinstance(change, CreateForeignKeyOp):
-                last.append(named(change))
+                last.append(change)
             elif isinstance(change, DropConstraintOp) and change.constraint_type == "foreignkey":
                 first.append(change)
             else:
@@ -839,19 +880,56 @@ def _detach_foreign_keys(
     return first, last
 
 
-def default_foreign_key_name(table: str, columns: list[str]) -> str:
-    """Return the name that PostgreSQL gives to a foreign key without one.
+_NewConstraintOp: TypeAlias = (
+    CreateForeignKeyOp | CreateUniqueConstraintOp | CreateCheckConstraintOp
+)
 
-    Of the names of the table and of the columns the longer one is cut first (`makeObjectName`).
-    """
-    first, second = table.encode(), "_".join(columns).encode()
-    room = LONGEST_NAME - len("__fkey")
-    while len(first) + len(second) > room:
-        if len(first) > len(second):
-            first = first[:-1]
+
+def _name_constraints(operations: Sequence[MigrateOperation], live: Live) -> None:
+    """Name the new constraints that have no name, as PostgreSQL would: a downgrade needs it."""
+    taken = set(live.names)
+    unnamed: list[tuple[_NewConstraintOp, str | None, str, Sequence[str], str]] = []
+    columns: Sequence[str]
+    for operation in operations:
+        match operation:
+            case DropConstraintOp():
+                schema, _ = live.key(operation.schema, operation.table_name)
+                taken.discard((schema, str(operation.constraint_name)))
+                continue
+            case CreateForeignKeyOp():
+                schema, table = operation.kw.get("source_schema"), operation.source_table
+                columns, label = operation.local_cols, "fkey"
+            case CreateUniqueConstraintOp():
+                schema, table = operation.schema, operation.table_name
+                columns, label = operation.columns, "key"
+            case CreateCheckConstraintOp():
+                schema, table = operation.schema, operation.table_name
+                columns, label = (), "check"
+            case _:
+                continue
+        schema, _ = live.key(schema, table)
+        if operation.constraint_name is None:
+            unnamed.append((operation, schema, table, columns, label))
         else:
-            second = second[:-1]
-    return f"{first.decode(errors='ignore')}_{second.decode(errors='ignore')}_fkey"
+            taken.add((schema, str(operation.constraint_name)))
+    for operation, schema, table, columns, label in unnamed:
+        labels = itertools.chain([label], (f"{label}{number}" for number in itertools.count(1)))
+        names = (object_name(table, "_".join(columns), each) for each in labels)
+        name = next(name for name in names if (schema, name) not in taken)
+        operation.constraint_name = conv(name)
+        taken.add((schema, name))
+
+
+def object_name(table: str, columns: str, label: str) -> str:
+    """Return the name that PostgreSQL makes for a constraint without one (`makeObjectName`).
+
+    Of the names of the table and of the columns the longer one is cut first.
+    """
+    parts = [part.encode() for part in (table, columns) if part]
+    while sum(map(len, parts)) + len(parts) + len(label) > LONGEST_NAME:
+        longest = max(range(len(parts)), key=lambda index: (len(parts[index]), index))
+        parts[longest] = parts[longest][:-1]
+    return "_".join([*(part.decode(errors="ignore") for part in parts), label])
 
 
 def _change_rollups(

@@ -16,12 +16,15 @@ from sqlalchemy import (
     BigInteger,
     Column,
     DateTime,
+    ForeignKey,
     ForeignKeyConstraint,
     Index,
+    Integer,
     MetaData,
     PrimaryKeyConstraint,
     Table,
     Text,
+    UniqueConstraint,
 )
 
 from citus_analytics.migrations import CitusOperation, CreateDistributedTableOp
@@ -330,4 +333,83 @@ def test_a_foreign_key_to_and_from_partitioned_tables(application: Application) 
         application.downgrade()
         assert differences(application.url, before) == []
         application.upgrade()
+    application.downgrade("base")
+
+
+def typed(column_type: type[Integer], *, shard_count: int | None = None) -> MetaData:
+    metadata = MetaData()
+    Table("plans", metadata, Column("id", BigInteger, primary_key=True), Reference())
+    Table(
+        "orders",
+        metadata,
+        Column("tenant", column_type, primary_key=True),
+        Column("id", BigInteger, primary_key=True),
+        Column("plan", BigInteger, ForeignKey("plans.id")),
+        Distributed("tenant", shard_count=shard_count),
+    )
+    Table(
+        "lines",
+        metadata,
+        Column("tenant", column_type),
+        Column("order", BigInteger),
+        Distributed("tenant", colocate_with="orders"),
+        ForeignKeyConstraint(["tenant", "order"], ["orders.tenant", "orders.id"]),
+    )
+    return metadata
+
+
+@pytest.mark.parametrize("shard_count", [None, 6])
+def test_the_type_of_a_distribution_column_changes(
+    shard_count: int | None, application: Application
+) -> None:
+    before = typed(Integer, shard_count=shard_count)
+    migrated(application, before)
+    execute(
+        application.url,
+        "INSERT INTO plans VALUES (1)",
+        "INSERT INTO orders SELECT i, 1, 1 FROM generate_series(1, 20) AS i",
+        "INSERT INTO lines SELECT i, 1 FROM generate_series(1, 20) AS i",
+    )
+    migrated(application, typed(BigInteger, shard_count=shard_count))
+    application.downgrade()
+    assert differences(application.url, before) == []
+    assert query_text(application.url, "SELECT count(*) FROM orders JOIN lines USING (tenant)") == (
+        "20"
+    )
+    application.upgrade()
+    application.downgrade("base")
+
+
+def test_unnamed_constraints_get_the_names_that_postgresql_gives(application: Application) -> None:
+    def shop(*constraints: UniqueConstraint | ForeignKeyConstraint, more: bool = False) -> MetaData:
+        metadata = MetaData()
+        columns = [Column(name, BigInteger) for name in ("tenant", "id", "n" * 60)]
+        if more:
+            columns.append(Column("more", BigInteger))
+        Table("plans", metadata, Column("id", BigInteger, primary_key=True), Reference())
+        Table("rates", metadata, Column("id", BigInteger, primary_key=True), Reference())
+        Table("orders", metadata, *columns, *constraints, Distributed("tenant"))
+        Table("orders_tenant_more_key", metadata, Column("id", BigInteger), Local())
+        return metadata
+
+    migrated(application, shop())
+    constraints = (
+        UniqueConstraint("tenant", "id"),
+        UniqueConstraint("tenant", "n" * 60),
+        UniqueConstraint("tenant", "more"),
+        ForeignKeyConstraint(["id"], ["plans.id"]),
+        ForeignKeyConstraint(["id"], ["rates.id"]),
+    )
+    migrated(application, shop(*constraints, more=True))
+    names = "SELECT string_agg(conname, ' ' ORDER BY conname) FROM pg_constraint WHERE conrelid = "
+    given = query_text(application.url, f"{names} 'orders'::regclass")
+    assert given.split() == [
+        "orders_id_fkey",
+        "orders_id_fkey1",
+        "orders_tenant_id_key",
+        "orders_tenant_more_key1",
+        f"orders_tenant_{'n' * 45}_key",
+    ]
+    application.downgrade()
+    assert differences(application.url, shop()) == []
     application.downgrade("base")
