@@ -76,16 +76,33 @@ class Guarded:
     """PL/pgSQL that runs where the server has the extensions that it needs.
 
     Attributes:
-        call: The call, for the message about a version that is too old.
+        call: The call, for messages.
         body: The statements.
         otherwise: The consequence of a missing extension: "table t stays local".
         needs: The extensions.
+        only_if: The condition under which the statements run; None for always.
+        rewrites: A query for the tables that Citus makes anew, as regclass; what else depends on
+            them is kept, or the block fails.
     """
 
     call: str
     body: str
     otherwise: str
     needs: tuple[Extension, ...] = (CITUS,)
+    only_if: str | None = None
+    rewrites: str | None = None
+
+    def block(self, policy: Policy, *, sequential_mode: bool) -> str:
+        """Return the SQL of the step."""
+        body, variables = self.body, ["installed text"]
+        if self.rewrites is not None:
+            body = _keeping_dependents(self.call, self.rewrites, body)
+            variables += _VARIABLES_OF_KEEPING
+        if self.only_if is not None:
+            body = f"IF {self.only_if} THEN\n{indented(body)}\nEND IF;"
+        checks = "".join(_extension_check(needed, self, policy) for needed in self.needs)
+        setting = f"{sequential()}\n" if sequential_mode else ""
+        return do_block(f"{checks}{setting}{body}", declare=tuple(variables))
 
 
 Step: TypeAlias = str | Guarded
@@ -113,11 +130,8 @@ def execute(operations: Operations, operation: CitusOperation) -> None:
         if isinstance(step, str):
             statements.append(step)
         elif policy != "skip":
-            setting = f"{sequential()}\n" if operation.transaction is Transaction.SEQUENTIAL else ""
-            checks = "".join(_extension_check(needed, step, policy) for needed in step.needs)
-            statements.append(
-                do_block(f"{checks}{setting}{step.body}", declare=("installed text",))
-            )
+            sequential_mode = operation.transaction is Transaction.SEQUENTIAL
+            statements.append(step.block(policy, sequential_mode=sequential_mode))
     with _notices_logged(context.connection):
         for statement in statements:
             try:
@@ -139,7 +153,12 @@ def _notices_logged(connection: object) -> Iterator[None]:
         return
 
     def log(notice: Diagnostic) -> None:
-        logger().warning("%s", notice.message_primary)
+        parts = (
+            notice.message_primary,
+            notice.message_detail and f"DETAIL: {notice.message_detail}",
+            notice.message_hint and f"HINT: {notice.message_hint}",
+        )
+        logger().warning("%s", "\n".join(filter(None, parts)))
 
     driver.add_notice_handler(log)
     try:
@@ -199,6 +218,191 @@ def _extension_check(extension: Extension, step: Guarded, policy: Policy) -> str
     )
 
 
+# What depends on a table that is rewritten. Citus makes a new table of the same name and drops the
+# old one with everything that depends on it. Of that it brings back indexes, constraints, triggers,
+# policies, privileges and the definitions of views. It forgets comments, the rest of a view, and
+# functions and columns of the table's row type; and it grants default privileges that had been
+# revoked. (Citus 13.2: `ConvertTableInternal` in alter_table.c, and `CreateCitusLocalTable`.)
+
+# The relation that an object is part of; NULL where that is the object itself, and no relation.
+_RELATION_OF: Final = """
+CASE {classid}
+  WHEN 'pg_class'::regclass THEN coalesce(
+    (SELECT indrelid FROM pg_catalog.pg_index WHERE indexrelid = {objid}), {objid})
+  WHEN 'pg_type'::regclass THEN
+    (SELECT nullif(coalesce(nullif(t.typrelid, 0), e.typrelid), 0) FROM pg_catalog.pg_type AS t
+     LEFT JOIN pg_catalog.pg_type AS e ON e.oid = t.typelem WHERE t.oid = {objid})
+  WHEN 'pg_constraint'::regclass THEN
+    (SELECT nullif(conrelid, 0) FROM pg_catalog.pg_constraint WHERE oid = {objid})
+  WHEN 'pg_attrdef'::regclass THEN
+    (SELECT adrelid FROM pg_catalog.pg_attrdef WHERE oid = {objid})
+  WHEN 'pg_trigger'::regclass THEN
+    (SELECT tgrelid FROM pg_catalog.pg_trigger WHERE oid = {objid})
+  WHEN 'pg_policy'::regclass THEN
+    (SELECT polrelid FROM pg_catalog.pg_policy WHERE oid = {objid})
+  WHEN 'pg_rewrite'::regclass THEN
+    (SELECT ev_class FROM pg_catalog.pg_rewrite WHERE oid = {objid})
+  WHEN 'pg_statistic_ext'::regclass THEN
+    (SELECT stxrelid FROM pg_catalog.pg_statistic_ext WHERE oid = {objid})
+  WHEN 'pg_publication_rel'::regclass THEN
+    (SELECT prrelid FROM pg_catalog.pg_publication_rel WHERE oid = {objid})
+END"""
+
+_FIND_DEPENDENTS: Final = f"""
+WITH RECURSIVE gone AS (
+  SELECT 'pg_class'::regclass::oid AS classid, r AS objid, 0 AS objsubid
+  FROM unnest(rewritten) AS r
+  UNION
+  SELECT next.classid, next.objid, next.objsubid FROM gone AS g CROSS JOIN LATERAL (
+    SELECT d.classid, d.objid, d.objsubid FROM pg_catalog.pg_depend AS d
+    WHERE d.refclassid = g.classid AND d.refobjid = g.objid
+      AND (g.objsubid = 0 OR d.refobjsubid = g.objsubid)
+    UNION ALL
+    SELECT 'pg_class'::regclass, w.ev_class, 0 FROM pg_catalog.pg_rewrite AS w
+    WHERE g.classid = 'pg_rewrite'::regclass AND w.oid = g.objid AND w.rulename = '_RETURN'
+  ) AS next
+  -- Citus refuses by itself what foreign keys of other tables forbid.
+  WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_constraint AS k
+                    WHERE next.classid = 'pg_constraint'::regclass AND k.oid = next.objid
+                      AND k.contype = 'f')
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t
+                    WHERE next.classid = 'pg_trigger'::regclass AND t.oid = next.objid
+                      AND t.tgisinternal)
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_class AS s
+                    WHERE next.classid = 'pg_class'::regclass AND s.oid = next.objid
+                      AND s.relkind IN ('S', 't'))
+), found AS (
+  SELECT g.*, c.relkind,
+         {indented(_RELATION_OF.format(classid="g.classid", objid="g.objid")).strip()} AS relation
+  FROM gone AS g LEFT JOIN pg_catalog.pg_class AS c
+    ON g.classid = 'pg_class'::regclass AND c.oid = g.objid
+), kept AS (
+  SELECT array_agg(objid) FILTER (WHERE relkind IN ('v', 'm')) AS views FROM found
+)
+SELECT k.views, (
+  SELECT string_agg(DISTINCT pg_describe_object(f.classid, f.objid, f.objsubid), ', ')
+  FROM found AS f
+  WHERE (f.relation IS NULL OR f.relation <> ALL (rewritten || k.views))
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_type AS a
+                    WHERE f.classid = 'pg_type'::regclass AND a.oid = f.objid
+                      AND a.typcategory = 'A'))
+INTO views, lost FROM kept AS k;"""
+
+_SAVE: Final = f"""
+SELECT array_agg(s.statement ORDER BY s.place, s.number) INTO saved FROM (
+  SELECT 1 AS place, c.oid AS number, format('ALTER MATERIALIZED VIEW %s SET (%s)', c.oid::regclass,
+      (SELECT string_agg(format('%I = %L', o.option_name, o.option_value), ', ')
+       FROM pg_options_to_table(c.reloptions) AS o)) AS statement
+  FROM pg_catalog.pg_class AS c
+  WHERE c.oid = ANY (views) AND c.relkind = 'm' AND c.reloptions IS NOT NULL
+  UNION ALL
+  SELECT 1, a.attnum, format('ALTER MATERIALIZED VIEW %s ALTER COLUMN %I SET STATISTICS %s',
+      c.oid::regclass, a.attname, a.attstattarget)
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+  WHERE c.oid = ANY (views) AND c.relkind = 'm' AND a.attnum > 0 AND a.attstattarget >= 0
+  UNION ALL
+  SELECT 2, i.indexrelid,
+      CASE WHEN i.indisunique
+           THEN 'CREATE UNIQUE INDEX IF NOT EXISTS ' || substr(pg_get_indexdef(i.indexrelid), 21)
+           ELSE 'CREATE INDEX IF NOT EXISTS ' || substr(pg_get_indexdef(i.indexrelid), 14) END
+  FROM pg_catalog.pg_index AS i WHERE i.indrelid = ANY (views)
+  UNION ALL
+  SELECT 3, i.indexrelid,
+      format('ALTER MATERIALIZED VIEW %s CLUSTER ON %I', i.indrelid::regclass, c.relname)
+  FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+  WHERE i.indrelid = ANY (views) AND i.indisclustered
+  UNION ALL
+  SELECT 2, x.oid, 'CREATE STATISTICS IF NOT EXISTS ' || substr(pg_get_statisticsobjdef(x.oid), 19)
+  FROM pg_catalog.pg_statistic_ext AS x WHERE x.stxrelid = ANY (views)
+  UNION ALL
+  SELECT 2, d.oid, format('ALTER TABLE %s ALTER COLUMN %I SET DEFAULT %s', d.adrelid::regclass,
+      a.attname, pg_get_expr(d.adbin, d.adrelid))
+  FROM pg_catalog.pg_attrdef AS d
+  JOIN pg_catalog.pg_attribute AS a ON (a.attrelid, a.attnum) = (d.adrelid, d.adnum)
+  WHERE d.adrelid = ANY (views)
+  UNION ALL
+  SELECT 2, w.oid, 'CREATE OR REPLACE RULE ' || substr(pg_get_ruledef(w.oid), 13)
+  FROM pg_catalog.pg_rewrite AS w WHERE w.ev_class = ANY (views) AND w.rulename <> '_RETURN'
+  UNION ALL
+  SELECT 2, t.oid, 'CREATE OR REPLACE TRIGGER ' || substr(pg_get_triggerdef(t.oid), 16)
+  FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = ANY (views) AND NOT t.tgisinternal
+  UNION ALL
+  SELECT 4, c.oid, format('REFRESH MATERIALIZED VIEW %s WITH NO DATA', c.oid::regclass)
+  FROM pg_catalog.pg_class AS c
+  WHERE c.oid = ANY (views) AND c.relkind = 'm' AND NOT c.relispopulated
+  UNION ALL
+  -- What is made anew has the default privileges, and those of its owner.
+  SELECT 5, c.oid, format('REVOKE ALL ON %s FROM %s', c.oid::regclass, role.name)
+  FROM pg_catalog.pg_class AS c CROSS JOIN LATERAL (
+    SELECT quote_ident(pg_get_userbyid(c.relowner)) WHERE c.relacl IS NOT NULL
+    UNION
+    SELECT CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END
+    FROM pg_catalog.pg_default_acl AS d CROSS JOIN LATERAL aclexplode(d.defaclacl) AS g
+    WHERE d.defaclobjtype = 'r') AS role (name)
+  WHERE c.oid = ANY (rewritten || views)
+  UNION ALL
+  SELECT 6, 0, format('GRANT %s ON %s TO %s%s', string_agg(g.privilege || g.columns, ', '),
+      g.relation, CASE WHEN g.grantee = 0 THEN 'PUBLIC'
+                       ELSE quote_ident(pg_get_userbyid(g.grantee)) END,
+      CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+  FROM (
+    SELECT c.oid::regclass AS relation, '' AS columns, x.grantee, x.is_grantable,
+           x.privilege_type AS privilege
+    FROM pg_catalog.pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS x
+    WHERE c.oid = ANY (rewritten || views)
+    UNION ALL
+    SELECT a.attrelid::regclass, format(' (%I)', a.attname), x.grantee, x.is_grantable,
+           x.privilege_type
+    FROM pg_catalog.pg_attribute AS a CROSS JOIN LATERAL aclexplode(a.attacl) AS x
+    WHERE a.attrelid = ANY (rewritten || views)) AS g
+  GROUP BY g.relation, g.grantee, g.is_grantable
+  UNION ALL
+  SELECT 7, 0, format('COMMENT ON %s %s IS %L',
+      CASE WHEN i.type LIKE '% column' THEN 'COLUMN'
+           WHEN i.type LIKE '% constraint' THEN 'CONSTRAINT'
+           WHEN i.type = 'statistics object' THEN 'STATISTICS'
+           ELSE upper(i.type) END, i.identity, d.description)
+  FROM pg_catalog.pg_description AS d
+  CROSS JOIN LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) AS i
+  WHERE {indented(_RELATION_OF.format(classid="d.classoid", objid="d.objoid")).strip()}
+        = ANY (rewritten || views)
+) AS s;"""
+
+_VARIABLES_OF_KEEPING: Final = (
+    "rewritten oid[]",
+    "views oid[]",
+    "lost text",
+    "saved text[]",
+    "statement text",
+)
+
+
+def _keeping_dependents(call: str, tables: str, body: str) -> str:
+    """Return statements that keep what depends on the tables that `body` rewrites.
+
+    They fail, before `body` runs, if something would be lost that they cannot bring back.
+    """
+    message = (
+        f"format('{call} drops what depends on the table, and this could not be brought back: "
+        "%s. Drop it before, and create it again afterwards.', lost)"
+    )
+    return f"""-- What Citus forgets when it makes the table anew is brought back after that.
+rewritten := ARRAY(
+  WITH t (oid) AS ({tables})
+  SELECT t.oid::oid FROM t
+  UNION SELECT p.relid::oid FROM t CROSS JOIN LATERAL pg_partition_tree(t.oid::regclass) AS p);
+{_FIND_DEPENDENTS.strip()}
+IF lost IS NOT NULL THEN
+{indented(refusal(message))}
+END IF;
+views := coalesce(views, '{{}}');
+{_SAVE.strip()}
+{body}
+FOREACH statement IN ARRAY coalesce(saved, '{{}}') LOOP
+  EXECUTE statement;
+END LOOP;"""
+
+
 # Whether a table is already as an operation would make it, which is an error to Citus. Because such
 # a table is left alone, a migration that repairs one drifted database is harmless in the others,
 # and in a history that starts from scratch.
@@ -256,6 +460,52 @@ def colocation(name: str, colocate_schema: str | None, schema: str | None) -> st
     if name in ("none", "default") and colocate_schema is None:
         return literal(name)
     return literal(qualify(name, schema if colocate_schema is None else colocate_schema))
+
+
+# Citus drops foreign keys between tables that are not colocated any longer.
+REFUSE_TO_DROP_FOREIGN_KEYS: Final = f"""
+SELECT string_agg(format('%I of table %s', k.conname, k.conrelid::regclass), ', ') INTO lost
+FROM pg_catalog.pg_constraint AS k
+WHERE k.contype = 'f' AND k.conparentid = 0
+  AND (k.conrelid = ANY (rewritten)) <> (k.confrelid = ANY (rewritten))
+  AND EXISTS (SELECT FROM pg_catalog.pg_dist_partition AS p
+              WHERE p.logicalrelid = k.confrelid AND p.partmethod <> 'n');
+IF lost IS NOT NULL THEN
+  {
+    refusal(
+        "format('alter_distributed_table drops the foreign key %s: the tables would not be "
+        "colocated any longer. Drop it before.', lost)"
+    )
+}
+END IF;"""
+
+
+# Which tables an operation on one of them rewrites.
+
+
+def just(table: str) -> str:
+    """Return the query for a quoted table alone."""
+    return f"SELECT {literal(table)}::regclass"
+
+
+def colocated(table: str) -> str:
+    """Return the query for the tables that are colocated with a quoted table, itself included."""
+    return (
+        "SELECT o.logicalrelid FROM pg_catalog.pg_dist_partition AS p\n"
+        "  JOIN pg_catalog.pg_dist_partition AS o USING (colocationid)\n"
+        f"  WHERE p.logicalrelid = {literal(table)}::regclass"
+    )
+
+
+def connected(table: str) -> str:
+    """Return the query for the tables that foreign keys connect with a quoted table."""
+    return (
+        f"WITH RECURSIVE r AS (SELECT {literal(table)}::regclass::oid AS oid UNION\n"
+        "    SELECT CASE WHEN k.conrelid = r.oid THEN k.confrelid ELSE k.conrelid END\n"
+        "    FROM r JOIN pg_catalog.pg_constraint AS k\n"
+        "      ON k.contype = 'f' AND r.oid IN (k.conrelid, k.confrelid))\n"
+        "  SELECT r.oid::regclass FROM r"
+    )
 
 
 # Partitions by time. Names and ranges are those of Citus's functions of the same names ("Citus

@@ -681,7 +681,13 @@ def _change_distribution(
         case (Local(), Local()) | (Reference(), Reference()):
             return []
         case _, Local():
-            return _create_distribution(table, new=False)
+            # Distributing a table that Citus has in its metadata would rewrite it, and forget what
+            # undistribute_table keeps. Citus takes it out by itself if it has put it in.
+            known = live.tables[table.key].kind == "citus_local"
+            first: list[CitusOperation] = []
+            if known and not live.tables[table.key].auto_converted:
+                first = [UndistributeTableOp(name, was=Local(), schema=schema)]
+            return [*first, *_create_distribution(table, new=False)]
         case Distributed() as wanted, Distributed() if (wanted.column is None) == (
             before.column is None
         ):

@@ -36,11 +36,14 @@ from citus_analytics.errors import ArgumentError, DeclarationError, OperationErr
 from citus_analytics.migrations.blocks import (
     ALLOW_TRIGGERS,
     CITUS,
+    REFUSE_TO_DROP_FOREIGN_KEYS,
     Extension,
     Guarded,
     Step,
     Transaction,
+    colocated,
     colocation,
+    connected,
     create_time_partitions,
     drop_old_time_partitions,
     execute,
@@ -50,6 +53,7 @@ from citus_analytics.migrations.blocks import (
     is_distributed_by,
     is_managed,
     is_reference,
+    just,
 )
 from citus_analytics.rollups.sql import RollupSpec, render
 from citus_analytics.schema import Distributed, Distribution, DistributionType, Local, Reference
@@ -183,8 +187,8 @@ class _DistributeOp(TableOperation):
         how = "put on a shard" if column is None else f"distributed by {column}"
         step = Guarded(
             call=f"{self.function}(column=None)" if column is None else self.function,
-            body=f"IF NOT {is_distributed(self.quoted, *conditions)} THEN\n"
-            f"  PERFORM {self.function}({', '.join(arguments)});\nEND IF;",
+            body=f"PERFORM {self.function}({', '.join(arguments)});",
+            only_if=f"NOT {is_distributed(self.quoted, *conditions)}",
             otherwise=f"table {self.quoted} is not {how}, it stays local",
             needs=(self._needs(),),
         )
@@ -413,8 +417,8 @@ class CreateReferenceTableOp(TableOperation):
         """Return the statements."""
         step = Guarded(
             call=self.function,
-            body=f"IF NOT {is_reference(self.quoted)} THEN\n"
-            f"  PERFORM create_reference_table({literal(self.quoted)});\nEND IF;",
+            body=f"PERFORM create_reference_table({literal(self.quoted)});",
+            only_if=f"NOT {is_reference(self.quoted)}",
             otherwise=f"table {self.quoted} is not copied to every node, it stays local",
         )
         return (step,)
@@ -466,6 +470,7 @@ class AddLocalTableToMetadataOp(TableOperation):
         step = Guarded(
             call=self.function,
             body=f"PERFORM citus_add_local_table_to_metadata({literal(self.quoted)}{cascade});",
+            rewrites=connected(self.quoted) if self.cascade else just(self.quoted),
             otherwise=f"there are no other nodes for table {self.quoted} to be known to",
         )
         return (step,)
@@ -519,8 +524,9 @@ class UndistributeTableOp(TableOperation):
         cascade = ", cascade_via_foreign_keys => true" if self.cascade else ""
         step = Guarded(
             call=self.function,
-            body=f"IF {is_managed(self.quoted)} THEN\n"
-            f"  PERFORM undistribute_table({literal(self.quoted)}{cascade});\nEND IF;",
+            body=f"{ALLOW_TRIGGERS}\nPERFORM undistribute_table({literal(self.quoted)}{cascade});",
+            only_if=is_managed(self.quoted),
+            rewrites=connected(self.quoted) if self.cascade else just(self.quoted),
             otherwise=f"table {self.quoted} is local as it is",
         )
         return (step,)
@@ -644,9 +650,10 @@ class AlterDistributedTableOp(TableOperation):
             arguments.append(f"cascade_to_colocated => {str(self.cascade_to_colocated).lower()}")
         step = Guarded(
             call=self.function,
-            body=f"IF NOT {is_distributed(self.quoted, *already)} THEN\n"
-            f"  {ALLOW_TRIGGERS}\n"
-            f"  PERFORM alter_distributed_table({', '.join(arguments)});\nEND IF;",
+            body=f"{REFUSE_TO_DROP_FOREIGN_KEYS.strip()}\n{ALLOW_TRIGGERS}\n"
+            f"PERFORM alter_distributed_table({', '.join(arguments)});",
+            only_if=f"NOT {is_distributed(self.quoted, *already)}",
+            rewrites=(colocated if self.cascade_to_colocated else just)(self.quoted),
             otherwise=f"table {self.quoted} is local, and has no shards to change",
         )
         return (step,)
@@ -907,11 +914,11 @@ class AlterTableSetAccessMethodOp(TableOperation):
         columnar = Extension("citus_columnar", (11, 1))
         step = Guarded(
             call=self.function,
-            body=f"{ALLOW_TRIGGERS}\n"
-            "IF NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c\n"
-            "               JOIN pg_catalog.pg_am AS m ON m.oid = c.relam\n"
-            f"               WHERE c.oid = {table}::regclass AND m.amname = {method}) THEN\n"
-            f"  PERFORM alter_table_set_access_method({table}, {method});\nEND IF;",
+            body=f"{ALLOW_TRIGGERS}\nPERFORM alter_table_set_access_method({table}, {method});",
+            only_if="NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c\n"
+            "  JOIN pg_catalog.pg_am AS m ON m.oid = c.relam\n"
+            f"  WHERE c.oid = {table}::regclass AND m.amname = {method})",
+            rewrites=just(self.quoted),
             otherwise=f"table {self.subject} is not stored as {self.access_method}, it stays as "
             "it is",
             needs=(CITUS, columnar) if self.access_method == "columnar" else (CITUS,),
@@ -1296,15 +1303,17 @@ class _SchemaOp(CitusOperation):
         """The schema."""
         return self.schema_name
 
-    def _step(self, call: str, *, unless: bool, otherwise: str) -> Guarded:
-        schema = literal(quote(self.schema_name))
-        return Guarded(
-            call=self.function,
-            body=f"IF {'NOT ' if unless else ''}EXISTS (SELECT FROM pg_catalog.pg_dist_schema\n"
-            f"           WHERE schemaid = {schema}::regnamespace) THEN\n"
-            f"  PERFORM {call}({schema});\nEND IF;",
-            otherwise=f"schema {quote(self.schema_name)} {otherwise}",
-            needs=(Extension("citus", (12, 0)),),
+    @property
+    def _quoted(self) -> str:
+        """The name of the schema as an SQL string."""
+        return literal(quote(self.schema_name))
+
+    @property
+    def _is_distributed(self) -> str:
+        """The condition that the schema is distributed."""
+        return (
+            "EXISTS (SELECT FROM pg_catalog.pg_dist_schema\n"
+            f"  WHERE schemaid = {self._quoted}::regnamespace)"
         )
 
 
@@ -1335,7 +1344,14 @@ class DistributeSchemaOp(_SchemaOp):
 
     def steps(self) -> tuple[Step, ...]:
         """Return the statements."""
-        return (self._step("citus_schema_distribute", unless=True, otherwise="stays local"),)
+        step = Guarded(
+            call=self.function,
+            body=f"PERFORM citus_schema_distribute({self._quoted});",
+            only_if=f"NOT {self._is_distributed}",
+            otherwise=f"schema {quote(self.schema_name)} stays local",
+            needs=(Extension("citus", (12, 0)),),
+        )
+        return (step,)
 
     def reverse(self) -> UndistributeSchemaOp:
         """Return the operation that brings the schema's tables back to the coordinator."""
@@ -1368,8 +1384,17 @@ class UndistributeSchemaOp(_SchemaOp):
 
     def steps(self) -> tuple[Step, ...]:
         """Return the statements."""
-        otherwise = "is local as it is"
-        return (self._step("citus_schema_undistribute", unless=False, otherwise=otherwise),)
+        step = Guarded(
+            call=self.function,
+            body=f"PERFORM citus_schema_undistribute({self._quoted});",
+            only_if=self._is_distributed,
+            otherwise=f"schema {quote(self.schema_name)} is local as it is",
+            needs=(Extension("citus", (12, 0)),),
+            rewrites="SELECT p.logicalrelid FROM pg_catalog.pg_dist_partition AS p\n"
+            "  JOIN pg_catalog.pg_class AS c ON c.oid = p.logicalrelid\n"
+            f"  WHERE c.relnamespace = {self._quoted}::regnamespace",
+        )
+        return (step,)
 
     def reverse(self) -> DistributeSchemaOp:
         """Return the operation that distributes the schema again."""

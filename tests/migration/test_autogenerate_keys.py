@@ -344,8 +344,9 @@ def typed(column_type: type[Integer], *, shard_count: int | None = None) -> Meta
         metadata,
         Column("tenant", column_type, primary_key=True),
         Column("id", BigInteger, primary_key=True),
-        Column("plan", BigInteger, ForeignKey("plans.id")),
+        Column("plan", BigInteger, ForeignKey("plans.id"), comment="what was agreed"),
         Distributed("tenant", shard_count=shard_count),
+        comment="what is sold",
     )
     Table(
         "lines",
