@@ -18,7 +18,7 @@ and never shows in a `CREATE TABLE`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from sqlalchemy import Column, Table, event, inspect
 from sqlalchemy.exc import NoInspectionAvailable
@@ -29,8 +29,6 @@ from citus_analytics.errors import DeclarationError
 
 if TYPE_CHECKING:
     from sqlalchemy.sql.base import SchemaEventTarget
-
-DistributionType: TypeAlias = Literal["hash", "append", "range"]
 
 TableLike: TypeAlias = "Table | type[Any]"
 """A table, or the class that is mapped to it."""
@@ -121,7 +119,7 @@ class _Declaration(SchemaItem):
 
 
 class Distributed(_Declaration):
-    """A table on shards."""
+    """A table on shards, by the hash of its distribution column."""
 
     __visit_name__ = "citus_distributed"
 
@@ -131,7 +129,6 @@ class Distributed(_Declaration):
         *,
         colocate_with: TableLike | str | None = None,
         shard_count: int | None = None,
-        distribution_type: DistributionType = "hash",
         colocate_schema: str | None = None,
     ) -> None:
         """Declare a table on shards.
@@ -144,8 +141,6 @@ class Distributed(_Declaration):
                 nothing. None leaves the choice to Citus, which colocates tables with the same
                 column type and shard count.
             shard_count: The number of shards; None takes the server's `citus.shard_count`.
-            distribution_type: How the column decides: by its hash, or by the ranges of an `append`
-                or `range` table, whose shards are made by hand.
             colocate_schema: The schema of `colocate_with`, where that is a name; None for the
                 schema of the table itself.
 
@@ -156,7 +151,6 @@ class Distributed(_Declaration):
         self._colocate_with = colocate_with
         self._colocate_schema = colocate_schema
         self.shard_count = shard_count
-        self.distribution_type = distribution_type
         if column == "" if isinstance(column, str) else isinstance(column, int | float | bytes):
             raise DeclarationError(
                 f"Distributed(column) needs the name of a column, or None for a table of a single "
@@ -166,25 +160,14 @@ class Distributed(_Declaration):
             raise DeclarationError(
                 f"Distributed(shard_count=...) must be a positive integer, got {shard_count!r}."
             )
-        if distribution_type not in get_args(DistributionType):
-            raise DeclarationError(
-                f"Distributed(distribution_type=...) must be one of "
-                f"{', '.join(get_args(DistributionType))}, got {distribution_type!r}."
-            )
         if colocate_schema is not None and not isinstance(colocate_with, str):
             raise DeclarationError(
                 f"Distributed(colocate_schema={colocate_schema!r}) is the schema of colocate_with, "
                 f"which is {'not given' if colocate_with is None else 'no name'}."
             )
-        if column is None and (distribution_type, shard_count) != ("hash", None):
+        if column is None and shard_count is not None:
             raise DeclarationError(
-                "Distributed(None) is a table of a single shard: leave out distribution_type and "
-                "shard_count."
-            )
-        if distribution_type != "hash" and (shard_count, colocate_with) != (None, None):
-            raise DeclarationError(
-                f"the shards of a table distributed by {distribution_type} are made by hand: "
-                "leave out shard_count and colocate_with."
+                "Distributed(None) is a table of a single shard: leave out shard_count."
             )
         if shard_count is not None and self.names_a_table:
             raise DeclarationError(
@@ -219,9 +202,7 @@ class Distributed(_Declaration):
         )
 
     def _values(self) -> dict[str, object]:
-        by_hash = self.distribution_type == "hash"
         named = {
-            "distribution_type": None if by_hash else self.distribution_type,
             "colocate_with": self.colocate_with,
             "colocate_schema": self.colocate_schema,
             "shard_count": self.shard_count,
@@ -249,7 +230,6 @@ class Distributed(_Declaration):
             self.column,
             colocate_with=self.colocate_with,
             shard_count=self.shard_count,
-            distribution_type=self.distribution_type,
             colocate_schema=schema,
         )
 

@@ -90,11 +90,6 @@ CASES = {
     "create_distributed_table, single shard": Case(
         CreateDistributedTableOp.of(CLICKS, Distributed(column=None), SHOP)
     ),
-    "create_distributed_table, range": Case(
-        CreateDistributedTableOp.of(
-            "Beside", Distributed(column=TENANT, distribution_type="range"), SHOP
-        )
-    ),
     "create_distributed_table_concurrently": Case(
         CreateDistributedTableConcurrentlyOp(
             CLICKS, TENANT, colocate_with="Beside", colocate_schema="other", schema=SHOP

@@ -76,11 +76,9 @@ class Spread:
         """Return a declared distribution as the rules see it."""
         match distribution:
             case Distributed():
-                # Ranges are not colocated with anything, hashes are.
-                by_hash = distribution.distribution_type == "hash"
                 return cls.over_shards(
                     distribution.column,
-                    colocate_with=distribution.colocate_with if by_hash else "none",
+                    colocate_with=distribution.colocate_with,
                     colocate_schema=distribution.colocate_schema,
                     shard_count=distribution.shard_count,
                 )

@@ -56,7 +56,7 @@ from citus_analytics.migrations.blocks import (
     just,
 )
 from citus_analytics.rollups.sql import RollupSpec, render
-from citus_analytics.schema import Distributed, Distribution, DistributionType, Local, Reference
+from citus_analytics.schema import Distributed, Distribution, Local, Reference
 from citus_analytics.sql import literal, on_citus, qualify, quote
 
 if TYPE_CHECKING:
@@ -173,8 +173,6 @@ class _DistributeOp(TableOperation):
         column, partner = distribution.column, distribution.colocate_with
         arguments = [literal(self.quoted), "NULL" if column is None else literal(column)]
         conditions = [is_distributed_by(column)]
-        if distribution.distribution_type != "hash":
-            arguments.append(literal(distribution.distribution_type))
         if partner is not None:
             wanted = colocation(partner, distribution.colocate_schema, self.schema)
             arguments.append(f"colocate_with => {wanted}")
@@ -196,7 +194,11 @@ class _DistributeOp(TableOperation):
 
     @property
     def distribution(self) -> Distributed:
-        """How the table is distributed afterwards."""
+        """How the table is distributed afterwards.
+
+        Raises:
+            DeclarationError: The attributes contradict each other.
+        """
         return Distributed(
             self.column,
             colocate_with=self.colocate_with,
@@ -221,7 +223,6 @@ class CreateDistributedTableOp(_DistributeOp):
     transaction: ClassVar = Transaction.SEQUENTIAL
 
     _: KW_ONLY
-    distribution_type: DistributionType = "hash"
     new: bool = _internal()
 
     @classmethod
@@ -231,7 +232,6 @@ class CreateDistributedTableOp(_DistributeOp):
         table_name: str,
         column: str | None,
         *,
-        distribution_type: DistributionType = "hash",
         colocate_with: str | None = None,
         colocate_schema: str | None = None,
         shard_count: int | None = None,
@@ -245,7 +245,6 @@ class CreateDistributedTableOp(_DistributeOp):
             operations: Filled in by Alembic.
             table_name: The table, on the coordinator until now.
             column: The distribution column; None for a table of a single shard (Citus 12.0).
-            distribution_type: `hash`, or `append` or `range`, whose shards are made by hand.
             colocate_with: A distributed table whose shards this table's join; `"none"` for a group
                 of its own; None leaves the choice to Citus.
             colocate_schema: The schema of `colocate_with`, None for that of the table.
@@ -259,7 +258,6 @@ class CreateDistributedTableOp(_DistributeOp):
         operation = cls(
             table_name,
             column,
-            distribution_type=distribution_type,
             colocate_with=colocate_with,
             colocate_schema=colocate_schema,
             shard_count=shard_count,
@@ -280,27 +278,11 @@ class CreateDistributedTableOp(_DistributeOp):
         return cls(
             table_name,
             distribution.column,
-            distribution_type=distribution.distribution_type,
             colocate_with=distribution.colocate_with,
             colocate_schema=distribution.colocate_schema,
             shard_count=distribution.shard_count,
             schema=schema,
             new=new,
-        )
-
-    @property
-    def distribution(self) -> Distributed:
-        """How the table is distributed afterwards.
-
-        Raises:
-            DeclarationError: The attributes contradict each other.
-        """
-        return Distributed(
-            self.column,
-            distribution_type=self.distribution_type,
-            colocate_with=self.colocate_with,
-            colocate_schema=self.colocate_schema,
-            shard_count=self.shard_count,
         )
 
     def _needs(self) -> Extension:
@@ -701,7 +683,6 @@ class AlterDistributedTableOp(TableOperation):
                 colocate_with=was.colocate_with,
                 colocate_schema=was.colocate_schema,
                 shard_count=was.shard_count,
-                distribution_type=was.distribution_type,
             )
         by_default = self.colocate_with in (None, "default") and self.colocate_schema is None
         return Distributed(

@@ -38,7 +38,6 @@ def table(name: str = "clicks", *, schema: str | None = None) -> Table:
         Distributed(column="page_id", shard_count=1),
         Distributed(column="page_id", colocate_with="users", colocate_schema="other"),
         Distributed(column="page_id", colocate_with="none", shard_count=1),
-        Distributed(column="page_id", distribution_type="range"),
         Distributed(column=None),
         Reference(),
         Local(),
@@ -125,10 +124,6 @@ def test_a_colocated_table_has_no_shard_count_of_its_own() -> None:
     ("arguments", "message"),
     [
         ({"column": None, "shard_count": 1}, "single shard: leave out"),
-        ({"column": None, "distribution_type": "range"}, "single shard: leave out"),
-        ({"column": "id", "distribution_type": "append", "shard_count": 4}, "by append are made"),
-        ({"column": "id", "distribution_type": "range", "colocate_with": "u"}, "by range are made"),
-        ({"column": "id", "distribution_type": "list"}, "hash, append, range, got 'list'"),
         ({"column": "id", "colocate_schema": "s"}, r"colocate_schema='s'\) is the schema of"),
         (
             {"column": "id", "colocate_with": "none", "colocate_schema": "s", "shard_count": 4},

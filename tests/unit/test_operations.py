@@ -51,7 +51,6 @@ BY_HASH = st.one_of(
 DISTRIBUTED = st.one_of(
     BY_HASH,
     st.builds(Distributed, column=st.none()),
-    st.builds(Distributed, column=NAMES, distribution_type=st.sampled_from(["append", "range"])),
 )
 WAS = DISTRIBUTED | st.just(Reference()) | st.just(Local()) | st.none()
 SPECS = st.builds(
