@@ -416,6 +416,23 @@ def is_managed(table: str, *conditions: str) -> str:
     )
 
 
+def undistribute_if_new(table: str) -> str:
+    """Return the statement that makes a quoted table local if this transaction has created it.
+
+    A server may distribute tables as soon as they are created (`citus.distribution_columns`), and
+    otherwise than the next operation wants it.
+    """
+    is_new = (
+        "EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_type AS t\n"
+        f"  ON t.oid = c.reltype WHERE c.oid = {literal(table)}::regclass\n"
+        "    AND t.xmin::text = pg_current_xact_id()::xid::text)"
+    )
+    return (
+        f"IF {is_managed(table)}\n  AND {is_new} THEN\n"
+        f"    PERFORM undistribute_table({literal(table)});\nEND IF;\n"
+    )
+
+
 def is_reference(table: str) -> str:
     """Return the condition that a table has a copy on every node."""
     return is_managed(table, "p.partmethod = 'n'", "p.repmodel = 't'")

@@ -245,6 +245,7 @@ class Live:
         primary_keys: Its primary keys, by their tables.
         foreign_keys: Its foreign keys.
         names: The names of its constraints and relations, which new constraints cannot have.
+        distributes_new_tables: Whether it distributes tables by itself when they are created.
     """
 
     citus: bool
@@ -255,6 +256,7 @@ class Live:
     primary_keys: Mapping[TableKey, PrimaryKey] = field(default_factory=dict)
     foreign_keys: tuple[ForeignKey, ...] = ()
     names: frozenset[TableKey] = frozenset()
+    distributes_new_tables: bool = False
 
     def key(self, schema: str | None, name: str) -> TableKey:
         """Return the key of a table: no schema for the first of the search path."""
@@ -398,8 +400,12 @@ def _live(context: AutogenContext) -> Live:
         primary_keys=primary_keys,
         foreign_keys=tuple(foreign_keys),
         names=frozenset((_schema(context, schema), name) for schema, name in names),
+        distributes_new_tables=bool(connection.scalar(_DISTRIBUTION_COLUMNS)),
     )
 
+
+# A setting of coming versions of Citus.
+_DISTRIBUTION_COLUMNS = text("SELECT current_setting('citus.distribution_columns', true)")
 
 _NAMES = text("""
 SELECT n.nspname, c.relname
@@ -560,7 +566,7 @@ def _change_table(
                 access_method=live.tables[table.key].access_method,
             )
             # DROP TABLE does away with these, and what creates the table again brings them back.
-            created = [*_create_storage(was), *_create_distribution(was, new=True)]
+            created = [*_create_storage(was), *_create_distribution(was, live, new=True)]
             lost = [operation.reverse() for operation in reversed(created)]
         return [*lost, *modify(table.changes), table.drop]
 
@@ -570,7 +576,7 @@ def _change_table(
         stored = _create_storage(wanted)
         if stored:
             table.create.kw.pop("postgresql_using", None)
-        distributed = _create_distribution(wanted, new=True)
+        distributed = _create_distribution(wanted, live, new=True)
         return [table.create, *stored, *distributed, *modify(table.changes)]
 
     # A table goes back to one node before it gets keys that are allowed there only, and gets those
@@ -599,14 +605,16 @@ def _change_table(
     return [*first, *modify(early), *storage, *then, *modify(late)]
 
 
-def _create_distribution(table: DeclaredTable, *, new: bool) -> list[CitusOperation]:
-    """Return the operation that distributes a local table as declared, if it is to be."""
+def _create_distribution(table: DeclaredTable, live: Live, *, new: bool) -> list[CitusOperation]:
+    """Return the operation that distributes a local or new table as declared, if it is to be."""
     schema, name = table.key
     match table.distribution:
         case Distributed() as distribution:
             return [CreateDistributedTableOp.of(name, distribution, schema, new=new)]
         case Reference():
             return [CreateReferenceTableOp(name, schema=schema, new=new)]
+        case Local() if new and live.distributes_new_tables:
+            return [UndistributeTableOp(name, schema=schema, new=True)]
         case _:
             return []
 
@@ -676,7 +684,7 @@ def _change_distribution(
                 ),
             )
         undistribute = UndistributeTableOp(name, was=before, schema=schema)
-        return [undistribute, *_create_distribution(table, new=False)]
+        return [undistribute, *_create_distribution(table, live, new=False)]
     match table.distribution, before:
         case (Local(), Local()) | (Reference(), Reference()):
             return []
@@ -687,14 +695,14 @@ def _change_distribution(
             first: list[CitusOperation] = []
             if known and not live.tables[table.key].auto_converted:
                 first = [UndistributeTableOp(name, was=Local(), schema=schema)]
-            return [*first, *_create_distribution(table, new=False)]
+            return [*first, *_create_distribution(table, live, new=False)]
         case Distributed() as wanted, Distributed() if (wanted.column is None) == (
             before.column is None
         ):
             pass
         case _:
             undistribute = UndistributeTableOp(name, was=before, schema=schema)
-            return [undistribute, *_create_distribution(table, new=False)]
+            return [undistribute, *_create_distribution(table, live, new=False)]
 
     found, group = live.tables[table.key], live.group_of(table.key)
     others = [key for key in group if key != table.key]

@@ -54,6 +54,7 @@ from citus_analytics.migrations.blocks import (
     is_managed,
     is_reference,
     just,
+    undistribute_if_new,
 )
 from citus_analytics.rollups.sql import RollupSpec, render
 from citus_analytics.schema import Distributed, Distribution, Local, Reference
@@ -185,7 +186,8 @@ class _DistributeOp(TableOperation):
         how = "put on a shard" if column is None else f"distributed by {column}"
         step = Guarded(
             call=f"{self.function}(column=None)" if column is None else self.function,
-            body=f"PERFORM {self.function}({', '.join(arguments)});",
+            body=f"{undistribute_if_new(self.quoted)}"
+            f"PERFORM {self.function}({', '.join(arguments)});",
             only_if=f"NOT {is_distributed(self.quoted, *conditions)}",
             otherwise=f"table {self.quoted} is not {how}, it stays local",
             needs=(self._needs(),),
@@ -399,7 +401,8 @@ class CreateReferenceTableOp(TableOperation):
         """Return the statements."""
         step = Guarded(
             call=self.function,
-            body=f"PERFORM create_reference_table({literal(self.quoted)});",
+            body=f"{undistribute_if_new(self.quoted)}"
+            f"PERFORM create_reference_table({literal(self.quoted)});",
             only_if=f"NOT {is_reference(self.quoted)}",
             otherwise=f"table {self.quoted} is not copied to every node, it stays local",
         )
@@ -467,7 +470,11 @@ class AddLocalTableToMetadataOp(TableOperation):
 @Operations.register_operation("undistribute_table")
 @dataclass
 class UndistributeTableOp(TableOperation):
-    """Bring a table that Citus manages back to the coordinator."""
+    """Bring a table that Citus manages back to the coordinator.
+
+    Attributes:
+        new: Whether the same migration creates the table. Dropping it undoes both.
+    """
 
     function: ClassVar = "undistribute_table"
     transaction: ClassVar = Transaction.SEQUENTIAL
@@ -475,6 +482,7 @@ class UndistributeTableOp(TableOperation):
     _: KW_ONLY
     was: Distribution | None = None
     cascade: bool = False
+    new: bool = _internal()
 
     @classmethod
     def undistribute_table(
@@ -515,14 +523,22 @@ class UndistributeTableOp(TableOperation):
 
     def reverse(
         self,
-    ) -> CreateDistributedTableOp | CreateReferenceTableOp | AddLocalTableToMetadataOp:
-        """Return the operation that distributes the table as it was.
+    ) -> (
+        CreateDistributedTableOp
+        | CreateReferenceTableOp
+        | AddLocalTableToMetadataOp
+        | UndistributeTableOp
+    ):
+        """Return the operation that distributes the table as it was, unless it is dropped anyway.
 
         Raises:
             OperationError: It does not say how the table was distributed, or it brought back other
                 tables too.
         """
         name, schema = self.table_name, self.schema
+        if self.new or (self.implied and self.was is None):
+            # The table is created before it, or dropped after it: one is the reverse of the other.
+            return replace(self, new=self.implied, implied=self.new)
         match self.was:
             case Local():
                 return AddLocalTableToMetadataOp(name, cascade=self.cascade, schema=schema)
