@@ -5,7 +5,8 @@ distributed and rolled up, and puts all of it into an order that Citus accepts:
 
 1. rollups and foreign keys that go are dropped;
 2. each table is created, stored and distributed, then indexed, and comes after the table that it
-   is colocated with; a table whose distribution column gets another type is local meanwhile;
+   is colocated with; for a change that Citus refuses, such as another type of the distribution
+   column, the table is local meanwhile;
 3. foreign keys are added, then rollups.
 
 Constraints without a name get the one that PostgreSQL would give them, so that they can be dropped.
@@ -44,6 +45,7 @@ from sqlalchemy.sql.elements import conv
 
 from citus_analytics import catalog
 from citus_analytics.catalog import CatalogRollup, CatalogTable
+from citus_analytics.errors import OperationError
 from citus_analytics.migrations.ops import (
     LASTING,
     AlterDistributedTableOp,
@@ -245,6 +247,8 @@ class Live:
         primary_keys: Its primary keys, by their tables.
         foreign_keys: Its foreign keys.
         names: The names of its constraints and relations, which new constraints cannot have.
+        numbered_columns: Its columns with a sequence as default, or an identity, by their tables.
+        identities: Its tables with an identity column.
         distributes_new_tables: Whether it distributes tables by itself when they are created.
     """
 
@@ -256,6 +260,8 @@ class Live:
     primary_keys: Mapping[TableKey, PrimaryKey] = field(default_factory=dict)
     foreign_keys: tuple[ForeignKey, ...] = ()
     names: frozenset[TableKey] = frozenset()
+    numbered_columns: frozenset[tuple[TableKey, str]] = frozenset()
+    identities: frozenset[TableKey] = frozenset()
     distributes_new_tables: bool = False
 
     def key(self, schema: str | None, name: str) -> TableKey:
@@ -390,6 +396,10 @@ def _live(context: AutogenContext) -> Live:
         for rollup in catalog.rollups(connection)
     ]
     names = connection.execute(_NAMES)
+    numbered = [
+        ((_schema(context, schema), table), column, identity)
+        for schema, table, column, identity in connection.execute(_NUMBERED_COLUMNS)
+    ]
     policy = context.opts.get("citus", "auto")
     return Live(
         citus=policy != "skip" and catalog.citus_version(connection) is not None,
@@ -400,6 +410,8 @@ def _live(context: AutogenContext) -> Live:
         primary_keys=primary_keys,
         foreign_keys=tuple(foreign_keys),
         names=frozenset((_schema(context, schema), name) for schema, name in names),
+        numbered_columns=frozenset((key, column) for key, column, _ in numbered),
+        identities=frozenset(key for key, _, identity in numbered if identity),
         distributes_new_tables=bool(connection.scalar(_DISTRIBUTION_COLUMNS)),
     )
 
@@ -413,6 +425,18 @@ FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.rel
 UNION
 SELECT n.nspname, k.conname
 FROM pg_catalog.pg_constraint AS k JOIN pg_catalog.pg_namespace AS n ON n.oid = k.connamespace
+""")
+
+_NUMBERED_COLUMNS = text("""
+SELECT n.nspname, c.relname, a.attname, a.attidentity <> ''
+FROM pg_catalog.pg_attribute AS a
+JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE a.attidentity <> '' OR EXISTS (
+  SELECT FROM pg_catalog.pg_attrdef AS d
+  JOIN pg_catalog.pg_depend AS p ON p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid
+  JOIN pg_catalog.pg_class AS s ON s.oid = p.refobjid AND s.relkind = 'S'
+  WHERE p.refclassid = 'pg_class'::regclass AND (d.adrelid, d.adnum) = (a.attrelid, a.attnum))
 """)
 
 _INHERITED_FOREIGN_KEYS = text("""
@@ -653,38 +677,36 @@ def _change_distribution(
     `planned` has the changes of the tables that it is colocated with.
     """
     schema, name = table.key
-    if table.distribution is None:
-        return []
     before = live.distribution_of(table.key)
-    if isinstance(before, Distributed) and any(
-        isinstance(change, AlterColumnOp)
-        and change.modify_type is not None
-        and change.column_name == before.column
+    numbered = {column for key, column in live.numbered_columns if key == table.key}
+    refused = [
+        change.column_name
         for change in planned[table.key].changes
-    ):
-        # Citus refuses to change the type of a distribution column: the table is local meanwhile.
+        if isinstance(change, AlterColumnOp) and _is_refused(change, before, numbered)
+    ]
+    if refused:
         logger().warning(
-            "the type of %s, the distribution column of %s, changes: all rows of the table go "
-            "through the coordinator, and writers wait meanwhile",
-            before.column,
+            "Citus refuses to change column %s of %s while the table is distributed: all of its "
+            "rows go through the coordinator, and writers wait meanwhile",
+            ", ".join(refused),
             ".".join(filter(None, table.key)),
         )
-        if isinstance(table.distribution, Distributed) and not (
-            table.distribution.column is None
-            or table.distribution.shard_count
-            or table.distribution.names_a_table
-        ):
-            wanted = table.distribution
-            table = replace(
-                table,
-                distribution=Distributed(
+        wanted = table.distribution
+        match wanted, before:
+            case None, _:
+                wanted = before
+            case Distributed(), Distributed() if wanted.column and not (
+                wanted.shard_count or wanted.names_a_table
+            ):
+                wanted = Distributed(
                     wanted.column,
                     colocate_with=wanted.colocate_with,
                     shard_count=before.shard_count,
-                ),
-            )
-        undistribute = UndistributeTableOp(name, was=before, schema=schema)
-        return [undistribute, *_create_distribution(table, live, new=False)]
+                )
+        again = _create_distribution(replace(table, distribution=wanted), live, new=False)
+        return [_undistribute(table.key, before, live), *again]
+    if table.distribution is None:
+        return []
     match table.distribution, before:
         case (Local(), Local()) | (Reference(), Reference()):
             return []
@@ -694,15 +716,15 @@ def _change_distribution(
             known = live.tables[table.key].kind == "citus_local"
             first: list[CitusOperation] = []
             if known and not live.tables[table.key].auto_converted:
-                first = [UndistributeTableOp(name, was=Local(), schema=schema)]
+                first = [_undistribute(table.key, before, live)]
             return [*first, *_create_distribution(table, live, new=False)]
         case Distributed() as wanted, Distributed() if (wanted.column is None) == (
             before.column is None
         ):
             pass
         case _:
-            undistribute = UndistributeTableOp(name, was=before, schema=schema)
-            return [undistribute, *_create_distribution(table, live, new=False)]
+            again = _create_distribution(table, live, new=False)
+            return [_undistribute(table.key, before, live), *again]
 
     found, group = live.tables[table.key], live.group_of(table.key)
     others = [key for key in group if key != table.key]
@@ -762,6 +784,32 @@ def _change_distribution(
             schema=schema,
         )
     ]
+
+
+def _is_refused(change: AlterColumnOp, before: Distribution, numbered: Collection[str]) -> bool:
+    """Whether Citus refuses a change of a column while its table is spread as it was before."""
+    if isinstance(before, Local):
+        return False
+    if isinstance(before, Distributed) and change.column_name == before.column:
+        return change.modify_type is not None or change.modify_server_default is not False
+    return change.modify_type is not None and change.column_name in numbered
+
+
+def _undistribute(key: TableKey, was: Distribution, live: Live) -> UndistributeTableOp:
+    """Return the operation that brings an existing table back to the coordinator.
+
+    Raises:
+        OperationError: Citus would refuse.
+    """
+    if key in live.identities:
+        raise OperationError(
+            f"table {'.'.join(filter(None, key))} would have to go back to the coordinator, which "
+            "Citus refuses because of its identity column. Write a migration by hand: create "
+            "a second table as declared, fill it with INSERT ... SELECT, drop the first one, and "
+            "rename the second."
+        )
+    schema, name = key
+    return UndistributeTableOp(name, was=was, schema=schema)
 
 
 def _leaves(change: MigrateOperation) -> bool:

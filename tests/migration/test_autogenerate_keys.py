@@ -18,6 +18,7 @@ from sqlalchemy import (
     DateTime,
     ForeignKey,
     ForeignKeyConstraint,
+    Identity,
     Index,
     Integer,
     MetaData,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from citus_analytics.errors import OperationError
 from citus_analytics.migrations import CitusOperation, CreateDistributedTableOp
 from citus_analytics.rollups.declare import Rollup, count, declare_rollup
 from citus_analytics.schema import Distributed, Local, Reference
@@ -414,3 +416,46 @@ def test_unnamed_constraints_get_the_names_that_postgresql_gives(application: Ap
     application.downgrade()
     assert differences(application.url, shop()) == []
     application.downgrade("base")
+
+
+# Alembic writes autoincrement=True, and warns of it when the migration runs.
+@pytest.mark.filterwarnings("ignore:autoincrement and existing_autoincrement")
+@ON_CITUS_ONLY
+def test_other_changes_of_columns_that_citus_refuses(application: Application) -> None:
+    def shop(kind: type[Integer], default: str | None) -> MetaData:
+        metadata = MetaData()
+        columns = [Column("tenant", BigInteger, primary_key=True, server_default=default)]
+        Table("plans", metadata, Column("id", kind, primary_key=True), Reference())
+        Table("orders", metadata, *columns, Column("n", kind), Distributed("tenant"))
+        Table("rates", metadata, Column("tenant", BigInteger), Column("n", kind))
+        return metadata
+
+    before, after = shop(Integer, None), shop(BigInteger, "7")
+    migrated(application, before)
+    # Undeclared, and distributed by hand.
+    execute(
+        application.url,
+        "SELECT create_distributed_table('rates', 'n')",
+        "INSERT INTO plans SELECT FROM generate_series(1, 5)",
+    )
+    migrated(application, after)
+    execute(application.url, "INSERT INTO plans DEFAULT VALUES")
+    assert query_text(application.url, "SELECT max(id) FROM plans") == "6"
+    application.downgrade()
+    assert differences(application.url, before) == []
+    application.downgrade("base")
+
+
+@ON_CITUS_ONLY
+def test_a_table_with_an_identity_is_refused_before_anything_is_written(
+    application: Application,
+) -> None:
+    def shop(kind: type[Integer]) -> MetaData:
+        metadata = MetaData()
+        columns = [Column("tenant", kind), Column("id", BigInteger, Identity())]
+        Table("orders", metadata, *columns, Distributed("tenant"))
+        return metadata
+
+    migrated(application, shop(Integer))
+    with pytest.raises(OperationError, match=r"orders would have .* INSERT \.\.\. SELECT"):
+        application.revise(shop(BigInteger))
