@@ -425,7 +425,7 @@ def undistribute_if_new(table: str) -> str:
     is_new = (
         "EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_type AS t\n"
         f"  ON t.oid = c.reltype WHERE c.oid = {literal(table)}::regclass\n"
-        "    AND t.xmin::text = pg_current_xact_id()::xid::text)"
+        "    AND t.xmin::text = pg_current_xact_id_if_assigned()::xid::text)"
     )
     return (
         f"IF {is_managed(table)}\n  AND {is_new} THEN\n"

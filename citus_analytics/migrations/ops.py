@@ -186,8 +186,7 @@ class _DistributeOp(TableOperation):
         how = "put on a shard" if column is None else f"distributed by {column}"
         step = Guarded(
             call=f"{self.function}(column=None)" if column is None else self.function,
-            body=f"{undistribute_if_new(self.quoted)}"
-            f"PERFORM {self.function}({', '.join(arguments)});",
+            body=f"{self._before()}PERFORM {self.function}({', '.join(arguments)});",
             only_if=f"NOT {is_distributed(self.quoted, *conditions)}",
             otherwise=f"table {self.quoted} is not {how}, it stays local",
             needs=(self._needs(),),
@@ -210,6 +209,10 @@ class _DistributeOp(TableOperation):
 
     @abstractmethod
     def _needs(self) -> Extension: ...
+
+    def _before(self) -> str:
+        """Return statements that come first."""
+        return ""
 
 
 @Operations.register_operation("create_distributed_table")
@@ -289,6 +292,9 @@ class CreateDistributedTableOp(_DistributeOp):
 
     def _needs(self) -> Extension:
         return Extension("citus", (12, 0)) if self.column is None else CITUS
+
+    def _before(self) -> str:
+        return undistribute_if_new(self.quoted)
 
     def reverse(self) -> UndistributeTableOp:
         """Return the operation that makes the table local again, unless it is dropped anyway."""
