@@ -18,7 +18,7 @@ and never shows in a `CREATE TABLE`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from sqlalchemy import Column, Table, event, inspect
 from sqlalchemy.exc import NoInspectionAvailable
@@ -29,8 +29,6 @@ from citus_analytics.errors import DeclarationError
 
 if TYPE_CHECKING:
     from sqlalchemy.sql.base import SchemaEventTarget
-
-DistributionType: TypeAlias = Literal["hash", "append", "range"]
 
 TableLike: TypeAlias = "Table | type[Any]"
 """A table, or the class that is mapped to it."""
@@ -60,7 +58,7 @@ def column_name(target: ColumnLike) -> str:
     """Return the name that a column has in the database.
 
     Raises:
-        DeclarationError: It is no column, or one that has no name yet.
+        DeclarationError: It is not a column, or has no name yet.
     """
     if isinstance(target, str):
         return target
@@ -69,7 +67,8 @@ def column_name(target: ColumnLike) -> str:
         column = target.column
     elif isinstance(target, InstrumentedAttribute):
         columns: list[object] = getattr(target.property, "columns", [])
-        column = columns[0] if len(columns) == 1 else None
+        # In joined inheritance the column of the class itself comes first.
+        column = columns[0] if columns else None
     if not isinstance(column, Column):
         raise DeclarationError(f"expected a column or the name of one, got {target!r}.")
     if not column.name:
@@ -94,18 +93,10 @@ class _Declaration(SchemaItem):
                 f"{self!r} belongs among the arguments of a Table or into __table_args__, and was "
                 f"given to {parent!r}."
             )
-        declaration = cast("Distribution", self)
-        wanted = declaration.column if isinstance(declaration, Distributed) else None
-        columns = {column.name for column in parent.columns}
-        if columns and (wanted is None or wanted in columns):
-            distribute(parent, declaration)
-        else:
-            # The column may come after it among the arguments of the table.
-            event.listen(
-                parent,
-                "after_parent_attach",
-                lambda table, _metadata: distribute(table, declaration),
-            )
+        distribute(parent, cast("Distribution", self))
+
+    def __call__(self, target: object, parent: object) -> None:
+        """Do nothing: as a listener, a declaration is carried over to copies of its table."""
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and self._values() == cast("Any", other)._values()
@@ -114,14 +105,17 @@ class _Declaration(SchemaItem):
         return hash((type(self), tuple(self._values().items())))
 
     def __repr__(self) -> str:
-        values = self._values()
+        try:
+            values = self._values()
+        except DeclarationError:  # A column or a class that is not mapped yet.
+            return f"<{type(self).__name__}>"
         positional = [repr(values.pop("column"))] if "column" in values else []
         named = [f"{name}={value!r}" for name, value in values.items()]
         return f"{type(self).__name__}({', '.join([*positional, *named])})"
 
 
 class Distributed(_Declaration):
-    """A table on shards."""
+    """A table on shards, by the hash of its distribution column."""
 
     __visit_name__ = "citus_distributed"
 
@@ -131,7 +125,6 @@ class Distributed(_Declaration):
         *,
         colocate_with: TableLike | str | None = None,
         shard_count: int | None = None,
-        distribution_type: DistributionType = "hash",
         colocate_schema: str | None = None,
     ) -> None:
         """Declare a table on shards.
@@ -144,8 +137,6 @@ class Distributed(_Declaration):
                 nothing. None leaves the choice to Citus, which colocates tables with the same
                 column type and shard count.
             shard_count: The number of shards; None takes the server's `citus.shard_count`.
-            distribution_type: How the column decides: by its hash, or by the ranges of an `append`
-                or `range` table, whose shards are made by hand.
             colocate_schema: The schema of `colocate_with`, where that is a name; None for the
                 schema of the table itself.
 
@@ -155,36 +146,33 @@ class Distributed(_Declaration):
         self._column = column
         self._colocate_with = colocate_with
         self._colocate_schema = colocate_schema
-        self.shard_count = shard_count
-        self.distribution_type = distribution_type
-        if column == "" if isinstance(column, str) else isinstance(column, int | float | bytes):
+        self._shard_count = shard_count
+        if (
+            not column
+            if isinstance(column, str)
+            else not isinstance(column, Column | Mapped | None)
+        ):
             raise DeclarationError(
-                f"Distributed(column) needs the name of a column, or None for a table of a single "
-                f"shard, got {column!r}."
+                f"Distributed(column) needs a column or the name of one, or None for a table of a "
+                f"single shard, got {column!r}."
+            )
+        if colocate_with == "" or not isinstance(colocate_with, str | Table | type | None):
+            raise DeclarationError(
+                "Distributed(colocate_with=...) needs a table, a mapped class or the name of a "
+                f"table, got {colocate_with!r}."
             )
         if shard_count is not None and (type(shard_count) is not int or shard_count < 1):
             raise DeclarationError(
                 f"Distributed(shard_count=...) must be a positive integer, got {shard_count!r}."
             )
-        if distribution_type not in get_args(DistributionType):
-            raise DeclarationError(
-                f"Distributed(distribution_type=...) must be one of "
-                f"{', '.join(get_args(DistributionType))}, got {distribution_type!r}."
-            )
         if colocate_schema is not None and not isinstance(colocate_with, str):
             raise DeclarationError(
                 f"Distributed(colocate_schema={colocate_schema!r}) is the schema of colocate_with, "
-                f"which is {'not given' if colocate_with is None else 'no name'}."
+                f"which is {'not given' if colocate_with is None else 'a table, and has its own'}."
             )
-        if column is None and (distribution_type, shard_count) != ("hash", None):
+        if column is None and shard_count is not None:
             raise DeclarationError(
-                "Distributed(None) is a table of a single shard: leave out distribution_type and "
-                "shard_count."
-            )
-        if distribution_type != "hash" and (shard_count, colocate_with) != (None, None):
-            raise DeclarationError(
-                f"the shards of a table distributed by {distribution_type} are made by hand: "
-                "leave out shard_count and colocate_with."
+                "Distributed(None) is a table of a single shard: leave out shard_count."
             )
         if shard_count is not None and self.names_a_table:
             raise DeclarationError(
@@ -212,6 +200,11 @@ class Distributed(_Declaration):
         return table_of(self._colocate_with).schema
 
     @property
+    def shard_count(self) -> int | None:
+        """The number of shards; None for the server's `citus.shard_count`."""
+        return self._shard_count
+
+    @property
     def names_a_table(self) -> bool:
         """Whether `colocate_with` is a table; with a schema, even "none" is."""
         return self._colocate_with is not None and not (
@@ -219,9 +212,7 @@ class Distributed(_Declaration):
         )
 
     def _values(self) -> dict[str, object]:
-        by_hash = self.distribution_type == "hash"
         named = {
-            "distribution_type": None if by_hash else self.distribution_type,
             "colocate_with": self.colocate_with,
             "colocate_schema": self.colocate_schema,
             "shard_count": self.shard_count,
@@ -233,9 +224,10 @@ class Distributed(_Declaration):
         # A column's key may differ from its name, and only the name is known to the database.
         columns = [column.name for column in table.columns]
         if self.column is not None and self.column not in columns:
+            known = f"its columns are {', '.join(columns)}" if columns else "it has no columns yet"
             raise DeclarationError(
-                f"table {table.key!r} cannot be distributed by {self.column!r}: its columns "
-                f"are {', '.join(columns)}."
+                f"table {table.key!r} cannot be distributed by {self.column!r}: {known}. Give the "
+                "declaration after the columns, or call distribute() once they are there."
             )
         schema = self.colocate_schema
         if self._colocate_with is not None and not isinstance(self._colocate_with, str):
@@ -249,7 +241,6 @@ class Distributed(_Declaration):
             self.column,
             colocate_with=self.colocate_with,
             shard_count=self.shard_count,
-            distribution_type=self.distribution_type,
             colocate_schema=schema,
         )
 
@@ -274,7 +265,7 @@ class Local(_Declaration):
 
 Distribution: TypeAlias = Distributed | Reference | Local
 
-# On the table, and not in its `info`: Alembic renders that into the migrations that it generates.
+# For what pickles a table; in its `info`, Alembic would render it into migrations.
 _ATTRIBUTE = "_citus_distribution"
 
 
@@ -296,19 +287,18 @@ def distribute(target: TableLike, distribution: Distribution) -> None:
             f"{wanted!r} as well."
         )
     setattr(table, _ATTRIBUTE, wanted)
-
-    # `Table.to_metadata` copies columns, with the listeners that ask for it, and nothing else of
-    # what stands among a table's arguments.
-    def keep(_column: Column[Any], parent: object) -> None:
-        if isinstance(parent, Table):
-            setattr(parent, _ATTRIBUTE, wanted)
-
-    event.listen(next(iter(table.columns)), "after_parent_attach", keep, propagate=True)
+    # `Table.to_metadata` copies listeners that ask for it, and nothing else that is unknown to it.
+    event.listen(table, "after_parent_attach", wanted, propagate=True)
 
 
 def declared_distribution(target: TableLike) -> Distribution | None:
     """Return what was declared for a table, None if nothing was."""
-    return cast("Distribution | None", getattr(table_of(target), _ATTRIBUTE, None))
+    table = table_of(target)
+    declared = cast("Distribution | None", getattr(table, _ATTRIBUTE, None))
+    for listener in table.dispatch.after_parent_attach:
+        if isinstance(listener, Distributed | Reference | Local):
+            declared = listener
+    return declared
 
 
 def distribution_of(target: TableLike) -> Distribution:

@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 from citus_analytics.schema import Distributed, Distribution, Local, Reference, distribute
 
-NAMES = ("events", "Users", 'odd "name"', "it's", "per%cent", "a:b", "select", "späße")
+NAMES = ("events", "Users", 'odd "name"', "it's", "per%cent", "org:acme", "select", "späße")
 SCHEMAS = (None, "Shop %d")
 COLUMNS = ("tenant", "id")
 

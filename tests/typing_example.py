@@ -495,7 +495,6 @@ def wrong_calls(
     engine: Engine, session: Session, connection: Connection, async_session: AsyncSession
 ) -> None:
     ca.Distributed(column=7)  # type: ignore[arg-type]
-    ca.Distributed(column="site_id", distribution_type="list")  # type: ignore[arg-type]
     ca.distribute(page_views, "site_id")  # type: ignore[arg-type]
     ca.total("seconds")  # type: ignore[call-arg]
     ca.count_events(engine)  # type: ignore[arg-type]
@@ -518,7 +517,7 @@ def wrong_calls(
     catalog.tables(engine)  # type: ignore[arg-type]
     migrations.upgrade("postgresql://db", citus="perhaps")  # type: ignore[arg-type]
     op.create_distributed_table("t")  # type: ignore[call-arg]
-    op.create_distributed_table("t", "id", distribution_type="list")  # type: ignore[arg-type]
+    op.create_distributed_table("t", "id", shard_count="4")  # type: ignore[arg-type]
     op.create_distributed_table_concurrently("t", None)  # type: ignore[arg-type]
     op.set_multi_shard_modify_mode("serial")  # type: ignore[arg-type]
     lint.ignore(page_views, "CA012")  # type: ignore[call-arg]

@@ -257,7 +257,10 @@ def url_of(arguments: Namespace) -> URL:
 
 def engine_of(arguments: Namespace) -> Engine:
     """Return an engine for `url_of` that keeps no connection open after its use."""
-    return create_engine(url_of(arguments), poolclass=NullPool)
+    # Without prepared statements, which PgBouncer in transaction mode would lose.
+    return create_engine(
+        url_of(arguments), poolclass=NullPool, connect_args={"prepare_threshold": None}
+    )
 
 
 class Interrupts:

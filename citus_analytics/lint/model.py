@@ -205,7 +205,6 @@ class Placement:
                     colocate_with=distribution.colocate_with,
                     colocate_schema=distribution.colocate_schema,
                     shard_count=distribution.shard_count,
-                    distribution_type=distribution.distribution_type,
                 )
             case Reference():
                 return cls(kind="reference")

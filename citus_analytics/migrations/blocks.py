@@ -1,12 +1,13 @@
-"""The SQL of operations: blocks that leave every decision to the server.
+"""The SQL of operations: `DO` blocks that leave every decision to the server.
 
-Whether an extension is there, whether it is new enough, whether there is a transaction: the server
-decides, inside a `DO` block, at the time at which it runs. So `upgrade` and a script of `--sql`
-are the same text and do the same, and nothing here reads the database.
+Whether an extension is installed and new enough, and whether there is a transaction, is decided by
+the server when it runs the block. So `upgrade` and `upgrade --sql` send the same text, and nothing
+here reads the database.
 """
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, timedelta
@@ -62,7 +63,7 @@ class Transaction(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """An extension of the server, and the oldest version that will do, as `(major, minor)`."""
+    """An extension, and the oldest version that is sufficient, as `(major, minor)`."""
 
     name: str
     since: tuple[int, int]
@@ -76,16 +77,33 @@ class Guarded:
     """PL/pgSQL that runs where the server has the extensions that it needs.
 
     Attributes:
-        call: What is asked for, as the message about a version that is too old names it.
+        call: The call, for messages.
         body: The statements.
-        otherwise: What is not done where an extension is missing: "table t stays local".
+        otherwise: The consequence of a missing extension: "table t stays local".
         needs: The extensions.
+        only_if: The condition under which the statements run; None for always.
+        rewrites: A query for the tables that Citus makes anew, as regclass; what else depends on
+            them is kept, or the block fails.
     """
 
     call: str
     body: str
     otherwise: str
     needs: tuple[Extension, ...] = (CITUS,)
+    only_if: str | None = None
+    rewrites: str | None = None
+
+    def block(self, policy: Policy, *, sequential_mode: bool) -> str:
+        """Return the SQL of the step."""
+        body, variables = self.body, ["installed text"]
+        if self.rewrites is not None:
+            body = _keeping_dependents(self.call, self.rewrites, body)
+            variables += _VARIABLES_OF_KEEPING
+        if self.only_if is not None:
+            body = f"IF {self.only_if} THEN\n{indented(body)}\nEND IF;"
+        checks = "".join(_extension_check(needed, self, policy) for needed in self.needs)
+        setting = f"{sequential()}\n" if sequential_mode else ""
+        return do_block(f"{checks}{setting}{body}", declare=tuple(variables))
 
 
 Step: TypeAlias = str | Guarded
@@ -99,7 +117,7 @@ def execute(operations: Operations, operation: CitusOperation) -> None:
     """Execute an operation, or write it into the script of `--sql`.
 
     Raises:
-        OperationError: The server refused it in our words, or the policy is none of the three.
+        OperationError: A check of the block failed, or the policy is not one of the three.
     """
     context = operations.migration_context
     policy: Policy = context.opts.get("citus", "auto")
@@ -113,11 +131,8 @@ def execute(operations: Operations, operation: CitusOperation) -> None:
         if isinstance(step, str):
             statements.append(step)
         elif policy != "skip":
-            setting = f"{sequential()}\n" if operation.transaction is Transaction.SEQUENTIAL else ""
-            checks = "".join(_extension_check(needed, step, policy) for needed in step.needs)
-            statements.append(
-                do_block(f"{checks}{setting}{step.body}", declare=("installed text",))
-            )
+            sequential_mode = operation.transaction is Transaction.SEQUENTIAL
+            statements.append(step.block(policy, sequential_mode=sequential_mode))
     with _notices_logged(context.connection):
         for statement in statements:
             try:
@@ -131,7 +146,7 @@ def execute(operations: Operations, operation: CitusOperation) -> None:
 
 @contextmanager
 def _notices_logged(connection: object) -> Iterator[None]:
-    """Log what the server says meanwhile, such as that a table stays local."""
+    """Log the notices of the server, such as that a table stays local."""
     # With `--sql` there is no connection, or one that only writes.
     driver = connection.connection.driver_connection if isinstance(connection, Connection) else None
     if not isinstance(driver, psycopg.Connection | psycopg.AsyncConnection):
@@ -139,7 +154,13 @@ def _notices_logged(connection: object) -> Iterator[None]:
         return
 
     def log(notice: Diagnostic) -> None:
-        logger().warning("%s", notice.message_primary)
+        parts = (
+            notice.message_primary,
+            notice.message_detail and f"DETAIL: {notice.message_detail}",
+            notice.message_hint and f"HINT: {notice.message_hint}",
+        )
+        level = logging.WARNING if notice.severity_nonlocalized == "WARNING" else logging.INFO
+        logger().log(level, "%s", "\n".join(filter(None, parts)))
 
     driver.add_notice_handler(log)
     try:
@@ -149,7 +170,7 @@ def _notices_logged(connection: object) -> Iterator[None]:
 
 
 def _transaction_check(operation: CitusOperation) -> tuple[str, ...]:
-    """Return the statements that refuse an operation where the transaction does not suit it.
+    """Return the statements that check that an operation has the transaction it needs.
 
     A setting that ends with the transaction is still there for the next statement if, and only
     if, there is a transaction around both.
@@ -177,11 +198,11 @@ def _transaction_check(operation: CitusOperation) -> tuple[str, ...]:
 
 
 def _extension_check(extension: Extension, step: Guarded, policy: Policy) -> str:
-    """Return the statements that leave a block, or refuse, where an extension does not do."""
+    """Return the statements that check an extension: they leave the block, or fail."""
     name = "Citus" if extension.name == "citus" else extension.name
     if policy == "auto":
         message = f"{name} is not installed in this database: {step.otherwise}."
-        missing = f"RAISE NOTICE USING MESSAGE = {literal(message)};\nRETURN;"
+        missing = f"RAISE WARNING USING MESSAGE = {literal(message)};\nRETURN;"
     else:
         message = (
             f"{name} is required, but it is not installed in this database, so {step.otherwise}. "
@@ -199,16 +220,218 @@ def _extension_check(extension: Extension, step: Guarded, policy: Policy) -> str
     )
 
 
-# Whether a table is already as an operation would have it. Citus refuses to do what is done. An
-# operation that leaves such a table alone can be repeated, and stands in a chain of migrations
-# that starts from scratch as well as in one that repairs.
+# What depends on a table that is rewritten. Citus makes a new table of the same name and drops the
+# old one with everything that depends on it. Of that it brings back indexes, constraints, triggers,
+# policies, privileges and the definitions of views. It forgets comments, the rest of a view, and
+# functions and columns of the table's row type; and it grants default privileges that had been
+# revoked. (Citus 13.2: `ConvertTableInternal` in alter_table.c, and `CreateCitusLocalTable`.)
+
+# The relation that an object is part of; NULL where that is the object itself, and no relation.
+_RELATION_OF: Final = """
+CASE {classid}
+  WHEN 'pg_class'::regclass THEN coalesce(
+    (SELECT indrelid FROM pg_catalog.pg_index WHERE indexrelid = {objid}), {objid})
+  WHEN 'pg_type'::regclass THEN
+    (SELECT nullif(coalesce(nullif(t.typrelid, 0), e.typrelid), 0) FROM pg_catalog.pg_type AS t
+     LEFT JOIN pg_catalog.pg_type AS e ON e.oid = t.typelem WHERE t.oid = {objid})
+  WHEN 'pg_constraint'::regclass THEN
+    (SELECT nullif(conrelid, 0) FROM pg_catalog.pg_constraint WHERE oid = {objid})
+  WHEN 'pg_attrdef'::regclass THEN
+    (SELECT adrelid FROM pg_catalog.pg_attrdef WHERE oid = {objid})
+  WHEN 'pg_trigger'::regclass THEN
+    (SELECT tgrelid FROM pg_catalog.pg_trigger WHERE oid = {objid})
+  WHEN 'pg_policy'::regclass THEN
+    (SELECT polrelid FROM pg_catalog.pg_policy WHERE oid = {objid})
+  WHEN 'pg_rewrite'::regclass THEN
+    (SELECT ev_class FROM pg_catalog.pg_rewrite WHERE oid = {objid})
+  WHEN 'pg_statistic_ext'::regclass THEN
+    (SELECT stxrelid FROM pg_catalog.pg_statistic_ext WHERE oid = {objid})
+  WHEN 'pg_publication_rel'::regclass THEN
+    (SELECT prrelid FROM pg_catalog.pg_publication_rel WHERE oid = {objid})
+END"""
+
+_FIND_DEPENDENTS: Final = f"""
+WITH RECURSIVE gone AS (
+  SELECT 'pg_class'::regclass::oid AS classid, r AS objid, 0 AS objsubid
+  FROM unnest(rewritten) AS r
+  UNION
+  SELECT next.classid, next.objid, next.objsubid FROM gone AS g CROSS JOIN LATERAL (
+    SELECT d.classid, d.objid, d.objsubid FROM pg_catalog.pg_depend AS d
+    WHERE d.refclassid = g.classid AND d.refobjid = g.objid
+      AND (g.objsubid = 0 OR d.refobjsubid = g.objsubid)
+    UNION ALL
+    SELECT 'pg_class'::regclass, w.ev_class, 0 FROM pg_catalog.pg_rewrite AS w
+    WHERE g.classid = 'pg_rewrite'::regclass AND w.oid = g.objid AND w.rulename = '_RETURN'
+  ) AS next
+  -- Citus refuses by itself what foreign keys of other tables forbid.
+  WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_constraint AS k
+                    WHERE next.classid = 'pg_constraint'::regclass AND k.oid = next.objid
+                      AND k.contype = 'f')
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t
+                    WHERE next.classid = 'pg_trigger'::regclass AND t.oid = next.objid
+                      AND t.tgisinternal)
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_class AS s
+                    WHERE next.classid = 'pg_class'::regclass AND s.oid = next.objid
+                      AND s.relkind IN ('S', 't'))
+), found AS (
+  SELECT g.*, c.relkind,
+         {indented(_RELATION_OF.format(classid="g.classid", objid="g.objid")).strip()} AS relation
+  FROM gone AS g LEFT JOIN pg_catalog.pg_class AS c
+    ON g.classid = 'pg_class'::regclass AND c.oid = g.objid
+), kept AS (
+  SELECT array_agg(objid) FILTER (WHERE relkind IN ('v', 'm')) AS views FROM found
+)
+SELECT k.views, (
+  SELECT string_agg(DISTINCT pg_describe_object(f.classid, f.objid, f.objsubid), ', ')
+  FROM found AS f
+  WHERE (f.relation IS NULL OR f.relation <> ALL (rewritten || k.views))
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_type AS a
+                    WHERE f.classid = 'pg_type'::regclass AND a.oid = f.objid
+                      AND a.typcategory = 'A'))
+INTO views, lost FROM kept AS k;"""
+
+_SAVE: Final = f"""
+SELECT array_agg(s.statement ORDER BY s.place, s.number) INTO saved FROM (
+  SELECT 1 AS place, c.oid AS number, format('ALTER MATERIALIZED VIEW %s SET (%s)', c.oid::regclass,
+      (SELECT string_agg(format('%I = %L', o.option_name, o.option_value), ', ')
+       FROM pg_options_to_table(c.reloptions) AS o)) AS statement
+  FROM pg_catalog.pg_class AS c
+  WHERE c.oid = ANY (views) AND c.relkind = 'm' AND c.reloptions IS NOT NULL
+  UNION ALL
+  SELECT 1, a.attnum, format('ALTER MATERIALIZED VIEW %s ALTER COLUMN %I SET STATISTICS %s',
+      c.oid::regclass, a.attname, a.attstattarget)
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+  WHERE c.oid = ANY (views) AND c.relkind = 'm' AND a.attnum > 0 AND a.attstattarget >= 0
+  UNION ALL
+  SELECT 2, i.indexrelid,
+      CASE WHEN i.indisunique
+           THEN 'CREATE UNIQUE INDEX IF NOT EXISTS ' || substr(pg_get_indexdef(i.indexrelid), 21)
+           ELSE 'CREATE INDEX IF NOT EXISTS ' || substr(pg_get_indexdef(i.indexrelid), 14) END
+  FROM pg_catalog.pg_index AS i WHERE i.indrelid = ANY (views)
+  UNION ALL
+  SELECT 3, i.indexrelid,
+      format('ALTER MATERIALIZED VIEW %s CLUSTER ON %I', i.indrelid::regclass, c.relname)
+  FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+  WHERE i.indrelid = ANY (views) AND i.indisclustered
+  UNION ALL
+  SELECT 2, x.oid, 'CREATE STATISTICS IF NOT EXISTS ' || substr(pg_get_statisticsobjdef(x.oid), 19)
+  FROM pg_catalog.pg_statistic_ext AS x WHERE x.stxrelid = ANY (views)
+  UNION ALL
+  SELECT 2, d.oid, format('ALTER TABLE %s ALTER COLUMN %I SET DEFAULT %s', d.adrelid::regclass,
+      a.attname, pg_get_expr(d.adbin, d.adrelid))
+  FROM pg_catalog.pg_attrdef AS d
+  JOIN pg_catalog.pg_attribute AS a ON (a.attrelid, a.attnum) = (d.adrelid, d.adnum)
+  WHERE d.adrelid = ANY (views)
+  UNION ALL
+  SELECT 2, w.oid, 'CREATE OR REPLACE RULE ' || substr(pg_get_ruledef(w.oid), 13)
+  FROM pg_catalog.pg_rewrite AS w WHERE w.ev_class = ANY (views) AND w.rulename <> '_RETURN'
+  UNION ALL
+  SELECT 2, t.oid, 'CREATE OR REPLACE TRIGGER ' || substr(pg_get_triggerdef(t.oid), 16)
+  FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = ANY (views) AND NOT t.tgisinternal
+  UNION ALL
+  SELECT 4, c.oid, format('REFRESH MATERIALIZED VIEW %s WITH NO DATA', c.oid::regclass)
+  FROM pg_catalog.pg_class AS c
+  WHERE c.oid = ANY (views) AND c.relkind = 'm' AND NOT c.relispopulated
+  UNION ALL
+  -- What is made anew has the default privileges, and those of its owner.
+  SELECT 5, c.oid, format('REVOKE ALL ON %s FROM %s', c.oid::regclass, role.name)
+  FROM pg_catalog.pg_class AS c CROSS JOIN LATERAL (
+    SELECT quote_ident(pg_get_userbyid(c.relowner)) WHERE c.relacl IS NOT NULL
+    UNION
+    SELECT CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END
+    FROM pg_catalog.pg_default_acl AS d CROSS JOIN LATERAL aclexplode(d.defaclacl) AS g
+    WHERE d.defaclobjtype = 'r') AS role (name)
+  WHERE c.oid = ANY (rewritten || views)
+  UNION ALL
+  SELECT 6, 0, format('GRANT %s ON %s TO %s%s', string_agg(g.privilege || g.columns, ', '),
+      g.relation, CASE WHEN g.grantee = 0 THEN 'PUBLIC'
+                       ELSE quote_ident(pg_get_userbyid(g.grantee)) END,
+      CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+  FROM (
+    SELECT c.oid::regclass AS relation, '' AS columns, x.grantee, x.is_grantable,
+           x.privilege_type AS privilege
+    FROM pg_catalog.pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS x
+    WHERE c.oid = ANY (rewritten || views)
+    UNION ALL
+    SELECT a.attrelid::regclass, format(' (%I)', a.attname), x.grantee, x.is_grantable,
+           x.privilege_type
+    FROM pg_catalog.pg_attribute AS a CROSS JOIN LATERAL aclexplode(a.attacl) AS x
+    WHERE a.attrelid = ANY (rewritten || views)) AS g
+  GROUP BY g.relation, g.grantee, g.is_grantable
+  UNION ALL
+  SELECT 7, 0, format('COMMENT ON %s %s IS %L',
+      CASE WHEN i.type LIKE '% column' THEN 'COLUMN'
+           WHEN i.type LIKE '% constraint' THEN 'CONSTRAINT'
+           WHEN i.type = 'statistics object' THEN 'STATISTICS'
+           ELSE upper(i.type) END, i.identity, d.description)
+  FROM pg_catalog.pg_description AS d
+  CROSS JOIN LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) AS i
+  WHERE {indented(_RELATION_OF.format(classid="d.classoid", objid="d.objoid")).strip()}
+        = ANY (rewritten || views)
+) AS s;"""
+
+_VARIABLES_OF_KEEPING: Final = (
+    "rewritten oid[]",
+    "views oid[]",
+    "lost text",
+    "saved text[]",
+    "statement text",
+)
+
+
+def _keeping_dependents(call: str, tables: str, body: str) -> str:
+    """Return statements that keep what depends on the tables that `body` rewrites.
+
+    They fail, before `body` runs, if something would be lost that they cannot bring back.
+    """
+    message = (
+        f"format('{call} drops what depends on the table, and this could not be brought back: "
+        "%s. Drop it before, and create it again afterwards.', lost)"
+    )
+    return f"""-- What Citus forgets when it makes the table anew is brought back after that.
+rewritten := ARRAY(
+  WITH t (oid) AS ({tables})
+  SELECT t.oid::oid FROM t
+  UNION SELECT p.relid::oid FROM t CROSS JOIN LATERAL pg_partition_tree(t.oid::regclass) AS p);
+{_FIND_DEPENDENTS.strip()}
+IF lost IS NOT NULL THEN
+{indented(refusal(message))}
+END IF;
+views := coalesce(views, '{{}}');
+{_SAVE.strip()}
+{body}
+FOREACH statement IN ARRAY coalesce(saved, '{{}}') LOOP
+  EXECUTE statement;
+END LOOP;"""
+
+
+# Whether a table is already as an operation would make it, which is an error to Citus. Because such
+# a table is left alone, a migration that repairs one drifted database is harmless in the others,
+# and in a history that starts from scratch.
 
 
 def is_managed(table: str, *conditions: str) -> str:
-    """Return the condition that Citus manages a quoted table, and that all else is true of it."""
+    """Return the condition that Citus manages a quoted table, and that `conditions` hold for it."""
     every = (f"p.logicalrelid = {literal(table)}::regclass", *conditions)
     return "EXISTS (SELECT FROM pg_catalog.pg_dist_partition AS p\n  WHERE " + (
         "\n    AND ".join(every) + ")"
+    )
+
+
+def undistribute_if_new(table: str) -> str:
+    """Return the statement that makes a quoted table local if this transaction has created it.
+
+    A server may distribute tables as soon as they are created (`citus.distribution_columns`), and
+    otherwise than the next operation wants it.
+    """
+    is_new = (
+        "EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_type AS t\n"
+        f"  ON t.oid = c.reltype WHERE c.oid = {literal(table)}::regclass\n"
+        "    AND t.xmin::text = pg_current_xact_id_if_assigned()::xid::text)"
+    )
+    return (
+        f"IF {is_managed(table)}\n  AND {is_new} THEN\n"
+        f"    PERFORM undistribute_table({literal(table)});\nEND IF;\n"
     )
 
 
@@ -218,7 +441,7 @@ def is_reference(table: str) -> str:
 
 
 def is_distributed(table: str, *conditions: str) -> str:
-    """Return the condition that a table is on shards, and that all else is true of it."""
+    """Return the condition that a table is on shards, and that `conditions` hold for it."""
     on_shards = "(p.partmethod <> 'n' OR p.colocationid <> 0 AND p.repmodel <> 't')"
     return is_managed(table, on_shards, *conditions)
 
@@ -231,7 +454,7 @@ def is_distributed_by(column: str | None) -> str:
 
 
 def has_shards(shard_count: int) -> str:
-    """Return the condition that a table has so many shards."""
+    """Return the condition that a table has this number of shards."""
     shards = "SELECT count(*) FROM pg_catalog.pg_dist_shard AS s"
     return f"({shards} WHERE s.logicalrelid = p.logicalrelid) = {shard_count:d}"
 
@@ -258,12 +481,58 @@ def colocation(name: str, colocate_schema: str | None, schema: str | None) -> st
     return literal(qualify(name, schema if colocate_schema is None else colocate_schema))
 
 
+# Citus drops foreign keys between tables that are not colocated any longer.
+REFUSE_TO_DROP_FOREIGN_KEYS: Final = f"""
+SELECT string_agg(format('%I of table %s', k.conname, k.conrelid::regclass), ', ') INTO lost
+FROM pg_catalog.pg_constraint AS k
+WHERE k.contype = 'f' AND k.conparentid = 0
+  AND (k.conrelid = ANY (rewritten)) <> (k.confrelid = ANY (rewritten))
+  AND EXISTS (SELECT FROM pg_catalog.pg_dist_partition AS p
+              WHERE p.logicalrelid = k.confrelid AND p.partmethod <> 'n');
+IF lost IS NOT NULL THEN
+  {
+    refusal(
+        "format('alter_distributed_table drops the foreign key %s: the tables would not be "
+        "colocated any longer. Drop it before.', lost)"
+    )
+}
+END IF;"""
+
+
+# Which tables an operation on one of them rewrites.
+
+
+def just(table: str) -> str:
+    """Return the query for a quoted table alone."""
+    return f"SELECT {literal(table)}::regclass"
+
+
+def colocated(table: str) -> str:
+    """Return the query for the tables that are colocated with a quoted table, itself included."""
+    return (
+        "SELECT o.logicalrelid FROM pg_catalog.pg_dist_partition AS p\n"
+        "  JOIN pg_catalog.pg_dist_partition AS o USING (colocationid)\n"
+        f"  WHERE p.logicalrelid = {literal(table)}::regclass"
+    )
+
+
+def connected(table: str) -> str:
+    """Return the query for the tables that foreign keys connect with a quoted table."""
+    return (
+        f"WITH RECURSIVE r AS (SELECT {literal(table)}::regclass::oid AS oid UNION\n"
+        "    SELECT CASE WHEN k.conrelid = r.oid THEN k.confrelid ELSE k.conrelid END\n"
+        "    FROM r JOIN pg_catalog.pg_constraint AS k\n"
+        "      ON k.contype = 'f' AND r.oid IN (k.conrelid, k.confrelid))\n"
+        "  SELECT r.oid::regclass FROM r"
+    )
+
+
 # Partitions by time. Names and ranges are those of Citus's functions of the same names ("Citus
 # Utility Functions", `create_time_partitions`, `drop_old_time_partitions`), which are those of
 # pg_partman, in a session whose time zone is UTC: the bounds of a partition must not depend on who
 # migrates. They are plain SQL, so that they are the same on every server.
 
-# What has no bound, such as a default partition, has a NULL.
+# Where there is no bound, as in a default partition, it is NULL.
 _PARTITIONS: Final = r"""
   SELECT n.nspname, c.relname,
          substring(pg_get_expr(c.relpartbound, c.oid) FROM $$FROM \('([^']+)'\)$$)::timestamptz
@@ -342,7 +611,7 @@ END LOOP;
 def create_time_partitions(
     table: str, width: timedelta | str, start_from: datetime | None, end_at: datetime
 ) -> str:
-    """Return the block that creates the partitions of a quoted table that are not there."""
+    """Return the block that creates the missing partitions of a quoted table."""
     if isinstance(width, timedelta):
         width = f"{width.days} days {width.seconds}.{width.microseconds:06d} seconds"
     return _in_utc(

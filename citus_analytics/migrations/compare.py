@@ -5,8 +5,11 @@ distributed and rolled up, and puts all of it into an order that Citus accepts:
 
 1. rollups and foreign keys that go are dropped;
 2. each table is created, stored and distributed, then indexed, and comes after the table that it
-   is colocated with;
+   is colocated with; for a change that Citus refuses, such as another type of the distribution
+   column, the table is local meanwhile;
 3. foreign keys are added, then rollups.
+
+Constraints without a name get the one that PostgreSQL would give them, so that they can be dropped.
 
 What is not declared is not compared: a table without a distribution, or without a
 `postgresql_using`, is left as it is. Write `Local()` or `postgresql_using="heap"` to have it so.
@@ -14,6 +17,7 @@ What is not declared is not compared: a table without a distribution, or without
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,6 +26,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from alembic.operations import MigrateOperation
 from alembic.operations.ops import (
+    AlterColumnOp,
+    CreateCheckConstraintOp,
     CreateForeignKeyOp,
     CreateIndexOp,
     CreatePrimaryKeyOp,
@@ -34,11 +40,12 @@ from alembic.operations.ops import (
 )
 from alembic.runtime.plugins import Plugin
 from alembic.util import DispatchPriority, PriorityDispatchResult
-from sqlalchemy import ForeignKeyConstraint, MetaData
+from sqlalchemy import ForeignKeyConstraint, MetaData, text
 from sqlalchemy.sql.elements import conv
 
 from citus_analytics import catalog
 from citus_analytics.catalog import CatalogRollup, CatalogTable
+from citus_analytics.errors import OperationError
 from citus_analytics.migrations.ops import (
     LASTING,
     AlterDistributedTableOp,
@@ -71,6 +78,7 @@ if TYPE_CHECKING:
     from alembic.operations.ops import UpgradeOps
     from alembic.runtime.environment import NameFilterParentNames, NameFilterType
     from sqlalchemy import Table
+    from sqlalchemy.sql.schema import SchemaItem
 
 TableKey: TypeAlias = "tuple[str | None, str]"
 """A table in Alembic's way: its schema, None for the first of the search path, and its name."""
@@ -95,9 +103,9 @@ def plugins(*others: str) -> list[str]:
 def setup(plugin: Plugin) -> None:
     """Register the comparison with Alembic, which calls this."""
     plugin.add_autogenerate_comparator(
-        _ignore_internal_tables,
+        _add_filters,
         "autogenerate",
-        "citus_analytics.internal_tables",
+        "citus_analytics.filters",
         qualifier="postgresql",
         priority=DispatchPriority.FIRST,
     )
@@ -111,20 +119,39 @@ def setup(plugin: Plugin) -> None:
     )
 
 
-def _ignore_internal_tables(
+def _add_filters(
     context: AutogenContext,
     upgrade_ops: UpgradeOps,  # noqa: ARG001 - as Alembic calls it
 ) -> PriorityDispatchResult:
-    """Let Alembic's comparison pass over the tables of extensions, partitions and machinery."""
-    internal = _live(context).internal - _declared(context).tables.keys()
+    """Let Alembic's comparison pass over what nobody has declared and nobody may drop.
 
-    def include(name: str | None, kind: NameFilterType, parents: NameFilterParentNames) -> bool:
+    These are the tables of `Live.internal`, and the foreign keys of `_inherited_foreign_keys`.
+    """
+    internal = _live(context).internal - _declared(context).tables.keys()
+    inherited = _inherited_foreign_keys(context)
+
+    def include_name(
+        name: str | None, kind: NameFilterType, parents: NameFilterParentNames
+    ) -> bool:
         return kind != "table" or (_schema(context, parents.get("schema_name")), name) not in (
             internal
         )
 
-    # Alembic has no other way in for a plugin; `include_name` belongs to the environment.
-    context._name_filters = [*context._name_filters, include]  # noqa: SLF001
+    def include_object(
+        item: SchemaItem,
+        name: str | None,
+        kind: NameFilterType,  # noqa: ARG001 - as Alembic calls it
+        reflected: bool,
+        compare_to: SchemaItem | None,  # noqa: ARG001
+    ) -> bool:
+        if not reflected or not isinstance(item, ForeignKeyConstraint):
+            return True
+        return ((_schema(context, item.table.schema), item.table.name), name) not in inherited
+
+    # Alembic has no other way in for a plugin; `include_name` and `include_object` of
+    # `context.configure` belong to the environment.
+    context._name_filters = [*context._name_filters, include_name]  # noqa: SLF001
+    context._object_filters = [*context._object_filters, include_object]  # noqa: SLF001
     return PriorityDispatchResult.CONTINUE
 
 
@@ -219,6 +246,10 @@ class Live:
         rollups: Its rollups, by their targets.
         primary_keys: Its primary keys, by their tables.
         foreign_keys: Its foreign keys.
+        names: The names of its constraints and relations, which new constraints cannot have.
+        numbered_columns: Its columns with a sequence as default, or an identity, by their tables.
+        identities: Its tables with an identity column.
+        distributes_new_tables: Whether it distributes tables by itself when they are created.
     """
 
     citus: bool
@@ -228,6 +259,10 @@ class Live:
     rollups: Mapping[TableKey, CatalogRollup] = field(default_factory=dict)
     primary_keys: Mapping[TableKey, PrimaryKey] = field(default_factory=dict)
     foreign_keys: tuple[ForeignKey, ...] = ()
+    names: frozenset[TableKey] = frozenset()
+    numbered_columns: frozenset[tuple[TableKey, str]] = frozenset()
+    identities: frozenset[TableKey] = frozenset()
+    distributes_new_tables: bool = False
 
     def key(self, schema: str | None, name: str) -> TableKey:
         """Return the key of a table: no schema for the first of the search path."""
@@ -333,6 +368,7 @@ def _live(context: AutogenContext) -> Live:
     connection = context.connection
     assert connection is not None  # noqa: S101 - there is nothing to compare with `--sql`
     tables = catalog.tables(connection)
+    inherited = _inherited_foreign_keys(context)
     foreign_keys: list[ForeignKey] = []
     primary_keys: dict[TableKey, PrimaryKey] = {}
     for schema in sorted({table.schema for table in tables}):
@@ -353,10 +389,16 @@ def _live(context: AutogenContext) -> Live:
                     options=key.get("options", {}),
                 )
                 for key in keys
+                if ((_schema(context, schema), name), key["name"]) not in inherited
             )
     rollups = [
         replace(rollup, spec=replace(rollup.spec, schema=_schema(context, rollup.spec.schema)))
         for rollup in catalog.rollups(connection)
+    ]
+    names = connection.execute(_NAMES)
+    numbered = [
+        ((_schema(context, schema), table), column, identity)
+        for schema, table, column, identity in connection.execute(_NUMBERED_COLUMNS)
     ]
     policy = context.opts.get("citus", "auto")
     return Live(
@@ -367,7 +409,56 @@ def _live(context: AutogenContext) -> Live:
         rollups={(rollup.spec.schema, rollup.spec.target): rollup for rollup in rollups},
         primary_keys=primary_keys,
         foreign_keys=tuple(foreign_keys),
+        names=frozenset((_schema(context, schema), name) for schema, name in names),
+        numbered_columns=frozenset((key, column) for key, column, _ in numbered),
+        identities=frozenset(key for key, _, identity in numbered if identity),
+        distributes_new_tables=bool(connection.scalar(_DISTRIBUTION_COLUMNS)),
     )
+
+
+# A setting of coming versions of Citus.
+_DISTRIBUTION_COLUMNS = text("SELECT current_setting('citus.distribution_columns', true)")
+
+_NAMES = text("""
+SELECT n.nspname, c.relname
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+UNION
+SELECT n.nspname, k.conname
+FROM pg_catalog.pg_constraint AS k JOIN pg_catalog.pg_namespace AS n ON n.oid = k.connamespace
+""")
+
+_NUMBERED_COLUMNS = text("""
+SELECT n.nspname, c.relname, a.attname, a.attidentity <> ''
+FROM pg_catalog.pg_attribute AS a
+JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE a.attidentity <> '' OR EXISTS (
+  SELECT FROM pg_catalog.pg_attrdef AS d
+  JOIN pg_catalog.pg_depend AS p ON p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid
+  JOIN pg_catalog.pg_class AS s ON s.oid = p.refobjid AND s.relkind = 'S'
+  WHERE p.refclassid = 'pg_class'::regclass AND (d.adrelid, d.adnum) = (a.attrelid, a.attnum))
+""")
+
+_INHERITED_FOREIGN_KEYS = text("""
+SELECT n.nspname, c.relname, k.conname
+FROM pg_catalog.pg_constraint AS k
+JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE k.contype = 'f' AND k.conparentid <> 0
+""")
+
+
+def _inherited_foreign_keys(context: AutogenContext) -> set[tuple[TableKey, str]]:
+    """Return the tables and names of foreign keys that PostgreSQL has made of others.
+
+    Of a foreign key to a partitioned table there is a copy for each partition, and of one that a
+    partitioned table has, one in each partition. They come and go with the original.
+    """
+    assert context.connection is not None  # noqa: S101 - there is nothing to compare with `--sql`
+    return {
+        ((_schema(context, schema), table), name)
+        for schema, table, name in context.connection.execute(_INHERITED_FOREIGN_KEYS)
+    }
 
 
 def _schema(context: AutogenContext, schema: str | None) -> str | None:
@@ -443,6 +534,8 @@ def plan(
 
     first_rollups, last_rollups = _change_rollups(declared, live, redistributed | dropped)
     first_keys, last_keys = _detach_foreign_keys(tables, redistributed | rekeyed, declared, live)
+    changes = [change for table in tables for change in table.changes]
+    _name_constraints([*first_keys, *last_keys, *changes], live)
     steps: list[MigrateOperation] = [*first_rollups, *first_keys]
     for table in tables:
         steps += _change_table(table, declared, live, leaving)
@@ -452,7 +545,7 @@ def plan(
         # One connection to each node, in both directions: Alembic's own operations work on shards
         # in parallel, after which Citus refuses some of them.
         mode = SetMultiShardModifyModeOp("sequential")
-        steps = [mode, *steps, mode.reverse()]
+        return [mode, *before, *steps, *after, mode.reverse()]
     return [*before, *steps, *after]
 
 
@@ -497,7 +590,7 @@ def _change_table(
                 access_method=live.tables[table.key].access_method,
             )
             # DROP TABLE does away with these, and what creates the table again brings them back.
-            created = [*_create_storage(was), *_create_distribution(was, new=True)]
+            created = [*_create_storage(was), *_create_distribution(was, live, new=True)]
             lost = [operation.reverse() for operation in reversed(created)]
         return [*lost, *modify(table.changes), table.drop]
 
@@ -507,7 +600,7 @@ def _change_table(
         stored = _create_storage(wanted)
         if stored:
             table.create.kw.pop("postgresql_using", None)
-        distributed = _create_distribution(wanted, new=True)
+        distributed = _create_distribution(wanted, live, new=True)
         return [table.create, *stored, *distributed, *modify(table.changes)]
 
     # A table goes back to one node before it gets keys that are allowed there only, and gets those
@@ -536,14 +629,16 @@ def _change_table(
     return [*first, *modify(early), *storage, *then, *modify(late)]
 
 
-def _create_distribution(table: DeclaredTable, *, new: bool) -> list[CitusOperation]:
-    """Return the operation that distributes a local table as declared, if it is to be."""
+def _create_distribution(table: DeclaredTable, live: Live, *, new: bool) -> list[CitusOperation]:
+    """Return the operation that distributes a local or new table as declared, if it is to be."""
     schema, name = table.key
     match table.distribution:
         case Distributed() as distribution:
             return [CreateDistributedTableOp.of(name, distribution, schema, new=new)]
         case Reference():
             return [CreateReferenceTableOp(name, schema=schema, new=new)]
+        case Local() if new and live.distributes_new_tables:
+            return [UndistributeTableOp(name, schema=schema, new=True)]
         case _:
             return []
 
@@ -582,21 +677,54 @@ def _change_distribution(
     `planned` has the changes of the tables that it is colocated with.
     """
     schema, name = table.key
+    before = live.distribution_of(table.key)
+    numbered = {column for key, column in live.numbered_columns if key == table.key}
+    refused = [
+        change.column_name
+        for change in planned[table.key].changes
+        if isinstance(change, AlterColumnOp) and _is_refused(change, before, numbered)
+    ]
+    if refused:
+        logger().warning(
+            "Citus refuses to change column %s of %s while the table is distributed: all of its "
+            "rows go through the coordinator, and writers wait meanwhile",
+            ", ".join(refused),
+            ".".join(filter(None, table.key)),
+        )
+        wanted = table.distribution
+        match wanted, before:
+            case None, _:
+                wanted = before
+            case Distributed(), Distributed() if wanted.column and not (
+                wanted.shard_count or wanted.names_a_table
+            ):
+                wanted = Distributed(
+                    wanted.column,
+                    colocate_with=wanted.colocate_with,
+                    shard_count=before.shard_count,
+                )
+        again = _create_distribution(replace(table, distribution=wanted), live, new=False)
+        return [_undistribute(table.key, before, live), *again]
     if table.distribution is None:
         return []
-    before = live.distribution_of(table.key)
     match table.distribution, before:
         case (Local(), Local()) | (Reference(), Reference()):
             return []
         case _, Local():
-            return _create_distribution(table, new=False)
+            # Distributing a table that Citus has in its metadata would rewrite it, and forget what
+            # undistribute_table keeps. Citus takes it out by itself if it has put it in.
+            known = live.tables[table.key].kind == "citus_local"
+            first: list[CitusOperation] = []
+            if known and not live.tables[table.key].auto_converted:
+                first = [_undistribute(table.key, before, live)]
+            return [*first, *_create_distribution(table, live, new=False)]
         case Distributed() as wanted, Distributed() if (wanted.column is None) == (
             before.column is None
         ):
             pass
         case _:
-            undistribute = UndistributeTableOp(name, was=before, schema=schema)
-            return [undistribute, *_create_distribution(table, new=False)]
+            again = _create_distribution(table, live, new=False)
+            return [_undistribute(table.key, before, live), *again]
 
     found, group = live.tables[table.key], live.group_of(table.key)
     others = [key for key in group if key != table.key]
@@ -656,6 +784,32 @@ def _change_distribution(
             schema=schema,
         )
     ]
+
+
+def _is_refused(change: AlterColumnOp, before: Distribution, numbered: Collection[str]) -> bool:
+    """Whether Citus refuses a change of a column while its table is spread as it was before."""
+    if isinstance(before, Local):
+        return False
+    if isinstance(before, Distributed) and change.column_name == before.column:
+        return change.modify_type is not None or change.modify_server_default is not False
+    return change.modify_type is not None and change.column_name in numbered
+
+
+def _undistribute(key: TableKey, was: Distribution, live: Live) -> UndistributeTableOp:
+    """Return the operation that brings an existing table back to the coordinator.
+
+    Raises:
+        OperationError: Citus would refuse.
+    """
+    if key in live.identities:
+        raise OperationError(
+            f"table {'.'.join(filter(None, key))} would have to go back to the coordinator, which "
+            "Citus refuses because of its identity column. Write a migration by hand: create "
+            "a second table as declared, fill it with INSERT ... SELECT, drop the first one, and "
+            "rename the second."
+        )
+    schema, name = key
+    return UndistributeTableOp(name, was=was, schema=schema)
 
 
 def _leaves(change: MigrateOperation) -> bool:
@@ -742,13 +896,6 @@ def _detach_foreign_keys(
             **key.options,
         )
 
-    def named(operation: CreateForeignKeyOp) -> CreateForeignKeyOp:
-        # A downgrade has to drop it by its name.
-        if operation.constraint_name is None:
-            name = default_foreign_key_name(operation.source_table, operation.local_cols)
-            operation.constraint_name = conv(name)
-        return operation
-
     for table in tables:
         if table.create is not None:
             spread = is_spread(table.key)
@@ -758,7 +905,7 @@ def _detach_foreign_keys(
                     spread
                     or is_spread(live.key(item.referred_table.schema, item.referred_table.name))
                 ):
-                    last.append(named(CreateForeignKeyOp.from_constraint(item)))
+                    last.append(CreateForeignKeyOp.from_constraint(item))
                 else:
                     stay.append(item)
             table.create.columns = stay
@@ -774,7 +921,7 @@ def _detach_foreign_keys(
         others: list[MigrateOperation] = []
         for change in table.changes:
             if isinstance(change, CreateForeignKeyOp):
-                last.append(named(change))
+                last.append(change)
             elif isinstance(change, DropConstraintOp) and change.constraint_type == "foreignkey":
                 first.append(change)
             else:
@@ -795,19 +942,56 @@ def _detach_foreign_keys(
     return first, last
 
 
-def default_foreign_key_name(table: str, columns: list[str]) -> str:
-    """Return the name that PostgreSQL gives to a foreign key without one.
+_NewConstraintOp: TypeAlias = (
+    CreateForeignKeyOp | CreateUniqueConstraintOp | CreateCheckConstraintOp
+)
 
-    Of the names of the table and of the columns the longer one is cut first (`makeObjectName`).
-    """
-    first, second = table.encode(), "_".join(columns).encode()
-    room = LONGEST_NAME - len("__fkey")
-    while len(first) + len(second) > room:
-        if len(first) > len(second):
-            first = first[:-1]
+
+def _name_constraints(operations: Sequence[MigrateOperation], live: Live) -> None:
+    """Name the new constraints that have no name, as PostgreSQL would: a downgrade needs it."""
+    taken = set(live.names)
+    unnamed: list[tuple[_NewConstraintOp, str | None, str, Sequence[str], str]] = []
+    columns: Sequence[str]
+    for operation in operations:
+        match operation:
+            case DropConstraintOp():
+                schema, _ = live.key(operation.schema, operation.table_name)
+                taken.discard((schema, str(operation.constraint_name)))
+                continue
+            case CreateForeignKeyOp():
+                schema, table = operation.kw.get("source_schema"), operation.source_table
+                columns, label = operation.local_cols, "fkey"
+            case CreateUniqueConstraintOp():
+                schema, table = operation.schema, operation.table_name
+                columns, label = operation.columns, "key"
+            case CreateCheckConstraintOp():
+                schema, table = operation.schema, operation.table_name
+                columns, label = (), "check"
+            case _:
+                continue
+        schema, _ = live.key(schema, table)
+        if operation.constraint_name is None:
+            unnamed.append((operation, schema, table, columns, label))
         else:
-            second = second[:-1]
-    return f"{first.decode(errors='ignore')}_{second.decode(errors='ignore')}_fkey"
+            taken.add((schema, str(operation.constraint_name)))
+    for operation, schema, table, columns, label in unnamed:
+        labels = itertools.chain([label], (f"{label}{number}" for number in itertools.count(1)))
+        names = (object_name(table, "_".join(columns), each) for each in labels)
+        name = next(name for name in names if (schema, name) not in taken)
+        operation.constraint_name = conv(name)
+        taken.add((schema, name))
+
+
+def object_name(table: str, columns: str, label: str) -> str:
+    """Return the name that PostgreSQL makes for a constraint without one (`makeObjectName`).
+
+    Of the names of the table and of the columns the longer one is cut first.
+    """
+    parts = [part.encode() for part in (table, columns) if part]
+    while sum(map(len, parts)) + len(parts) + len(label) > LONGEST_NAME:
+        longest = max(range(len(parts)), key=lambda index: (len(parts[index]), index))
+        parts[longest] = parts[longest][:-1]
+    return "_".join([*(part.decode(errors="ignore") for part in parts), label])
 
 
 def _change_rollups(

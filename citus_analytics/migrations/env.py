@@ -16,11 +16,12 @@ from alembic import command, context
 from alembic.config import Config
 from alembic.script.revision import ResolutionError
 from alembic.util import CommandError
-from sqlalchemy import Connection, create_engine, make_url, pool, text
+from sqlalchemy import Connection, create_engine, event, make_url, pool, text
 from sqlalchemy.exc import ArgumentError as URLError
 
 from citus_analytics.errors import ArgumentError, CitusAnalyticsError, OperationError
 from citus_analytics.migrations.compare import plugins
+from citus_analytics.sql import on_citus, sequential
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -128,10 +129,14 @@ def run_environment(metadata: MetaData | Sequence[MetaData], **options: Any) -> 
 
     Processes that migrate one database at the same time do so one after the other.
 
+    On Citus each transaction is in sequential mode from its start, so that any operations can stand
+    in one migration, and any migrations can run in one transaction. A migration that updates many
+    rows is faster after `op.set_multi_shard_modify_mode("parallel")`, alone in its transaction.
+
     Raises:
         ArgumentError: No database is named, or its URL cannot be read.
-        CommandError: The same, or any other error of ours, on Alembic's command line, which prints
-            it in a line.
+        CommandError: The same, or any other `CitusAnalyticsError`, when Alembic's command line is
+            running, which prints it in a line.
     """
     attributes = context.config.attributes
     arguments = context.get_x_argument(as_dictionary=True)
@@ -149,6 +154,15 @@ def run_environment(metadata: MetaData | Sequence[MetaData], **options: Any) -> 
                 dialect_opts={"paramstyle": "named"},
                 **options,
             )
+            impl = context.get_context().impl
+            begin = impl.emit_begin
+
+            def begin_sequential() -> None:
+                begin()
+                impl.static_output(f"{_SEQUENTIAL};")
+
+            # Alembic has no event for the start of a transaction in a script.
+            impl.emit_begin = begin_sequential  # type: ignore[method-assign]
             with context.begin_transaction():
                 context.run_migrations()
             return
@@ -162,13 +176,23 @@ def run_environment(metadata: MetaData | Sequence[MetaData], **options: Any) -> 
             raise ArgumentError(
                 "no database to migrate: set DATABASE_URL, or give alembic -x url=postgresql://..."
             )
-        engine = create_engine(database_url(url), poolclass=pool.NullPool)
+        engine = create_engine(
+            database_url(url),
+            poolclass=pool.NullPool,
+            # A prepared statement stays with one connection to the server, and behind PgBouncer in
+            # transaction mode the next transaction may get another one.
+            connect_args={"prepare_threshold": None},
+        )
         # The lock is in a transaction of its own, on a connection of its own: a migration may
         # commit on its way, as autocommit_block() does, and would lose a lock of its transaction.
-        with engine.connect() as guard:
-            guard.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        # READ COMMITTED keeps no snapshot, which CREATE INDEX CONCURRENTLY would wait for.
+        guarded = engine.execution_options(isolation_level="READ COMMITTED")
+        with guarded.connect() as guard:
+            guard.execute(_NO_TIMEOUTS)
             guard.execute(_LOCK)
             with engine.connect() as connection:
+                # Also when autocommit_block() begins a new transaction at its end.
+                event.listen(connection, "begin", _make_sequential)
                 context.configure(connection=connection, **options)
                 with context.begin_transaction():
                     context.run_migrations()
@@ -179,6 +203,20 @@ def run_environment(metadata: MetaData | Sequence[MetaData], **options: Any) -> 
 
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtext('citus_analytics'), hashtext('migrations'))")
+
+_NO_TIMEOUTS = text(
+    "SELECT set_config(name, '0', true) FROM pg_catalog.pg_settings "
+    "WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')"
+)
+
+# Once Citus has used several connections to a node in a transaction, as it does for CREATE INDEX on
+# a distributed table, it refuses some commands until the transaction ends: foreign keys to
+# reference tables, new distributed tables, functions. This has to come before both.
+_SEQUENTIAL = on_citus(sequential())
+
+
+def _make_sequential(connection: Connection) -> None:
+    connection.exec_driver_sql(_SEQUENTIAL)
 
 
 def _migrate_in_transaction_of(connection: Connection, options: dict[str, Any]) -> None:
@@ -191,6 +229,7 @@ def _migrate_in_transaction_of(connection: Connection, options: dict[str, Any]) 
         # Alembic commits a transaction that it has begun; this one is the caller's.
         connection.begin()
     context.configure(connection=connection, **options)
+    _make_sequential(connection)
     with context.begin_transaction():
         connection.execute(_LOCK)
         context.run_migrations()

@@ -2,9 +2,9 @@
 
 An operation is data, as in `alembic.operations.ops`: its attributes are the arguments of its
 function on `op`, and may be changed, by a `Rewriter` for example, until it is rendered or run. Each
-knows the SQL that it comes to, what it needs of its transaction, and the operation that reverses
-it. How the SQL reaches the server is in `blocks`, how an operation becomes a line of a migration
-in `render`, and which operations a migration needs in `compare`.
+operation knows its SQL, what it needs of its transaction, and the operation that reverses it.
+`blocks` sends the SQL to the server, `render` writes an operation as a line of a migration, and
+`compare` decides which operations a migration needs.
 
 Definitions: Citus documentation, "Citus Utility Functions", where nothing else is said.
 """
@@ -31,16 +31,20 @@ from typing import (
 
 import alembic.op
 from alembic.operations import MigrateOperation, Operations
+from sqlalchemy import Connection
 
 from citus_analytics.errors import ArgumentError, DeclarationError, OperationError
 from citus_analytics.migrations.blocks import (
     ALLOW_TRIGGERS,
     CITUS,
+    REFUSE_TO_DROP_FOREIGN_KEYS,
     Extension,
     Guarded,
     Step,
     Transaction,
+    colocated,
     colocation,
+    connected,
     create_time_partitions,
     drop_old_time_partitions,
     execute,
@@ -50,9 +54,11 @@ from citus_analytics.migrations.blocks import (
     is_distributed_by,
     is_managed,
     is_reference,
+    just,
+    undistribute_if_new,
 )
 from citus_analytics.rollups.sql import RollupSpec, render
-from citus_analytics.schema import Distributed, Distribution, DistributionType, Local, Reference
+from citus_analytics.schema import Distributed, Distribution, Local, Reference
 from citus_analytics.sql import literal, on_citus, qualify, quote
 
 if TYPE_CHECKING:
@@ -62,19 +68,20 @@ ModifyMode: TypeAlias = Literal["sequential", "parallel"]
 
 
 def _internal(*, compare: bool = False) -> Any:
-    """Return a field that is no argument of the operation's function."""
+    """Return a field that is not an argument of the operation's function."""
     return field(default=False, compare=compare, repr=False, metadata={"internal": True})
 
 
-@dataclass
+@dataclass(eq=False)
 class CitusOperation(MigrateOperation):
-    """What all operations of this package have in common.
+    """Base class of the operations of this package.
 
     Attributes:
         function: The name of its function on `op`.
         transaction: What it needs of the transaction that it runs in.
-        implied: Whether another operation of the same migration brings it about, as DROP TABLE does
-            with the shards of the table. It is neither written nor executed; its reverse is both.
+        implied: Whether another operation of the same migration has the same effect, as DROP TABLE
+            has on the shards of the table. An implied operation is neither rendered nor executed;
+            its reverse is.
     """
 
     function: ClassVar[str]
@@ -86,16 +93,16 @@ class CitusOperation(MigrateOperation):
     @property
     @abstractmethod
     def subject(self) -> str:
-        """What it is about, such as the name of a table."""
+        """What the operation changes, such as the name of a table."""
 
     @abstractmethod
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed, in order."""
+        """Return the statements, in order."""
 
     def arguments(self) -> Iterator[tuple[str | None, Any]]:
-        """Yield the arguments of its function that do not have their default: names and values.
+        """Yield name and value of the arguments of its function that differ from their defaults.
 
-        A positional argument has None for its name.
+        The name of a positional argument is None.
         """
         own = [item for item in fields(self) if not item.metadata.get("internal")]
         yield from ((None, getattr(self, item.name)) for item in own if not item.kw_only)
@@ -117,13 +124,19 @@ class CitusOperation(MigrateOperation):
 
 @Operations.implementation_for(CitusOperation)
 def _execute(operations: Operations, operation: CitusOperation) -> None:
+    # With `--sql` there is no connection, or one that only writes.
+    connection: object = operations.migration_context.connection
+    if isinstance(operation, TableOperation) and isinstance(connection, Connection):
+        # As SQLAlchemy does for the tables of Alembic's own operations.
+        translated = connection.get_execution_options().get("schema_translate_map") or {}
+        operation = replace(operation, schema=translated.get(operation.schema, operation.schema))
     if not operation.implied:
         execute(operations, operation)
 
 
-@dataclass
+@dataclass(eq=False)
 class TableOperation(CitusOperation):
-    """An operation on a table.
+    """Base class of the operations on a table.
 
     Attributes:
         table_name: The table.
@@ -136,7 +149,7 @@ class TableOperation(CitusOperation):
 
     @property
     def subject(self) -> str:
-        """The name of the table, for people to read."""
+        """The name of the table, as messages have it."""
         return _dotted(self.table_name, self.schema)
 
     @property
@@ -152,9 +165,9 @@ def _dotted(name: str, schema: str | None) -> str:
 # Where a table lives.
 
 
-@dataclass
+@dataclass(eq=False)
 class _DistributeOp(TableOperation):
-    """What both operations that put a table on shards have in common."""
+    """Base class of the two operations that put a table on shards."""
 
     column: str | None
     _: KW_ONLY
@@ -163,13 +176,11 @@ class _DistributeOp(TableOperation):
     shard_count: int | None = None
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         distribution = self.distribution
         column, partner = distribution.column, distribution.colocate_with
         arguments = [literal(self.quoted), "NULL" if column is None else literal(column)]
         conditions = [is_distributed_by(column)]
-        if distribution.distribution_type != "hash":
-            arguments.append(literal(distribution.distribution_type))
         if partner is not None:
             wanted = colocation(partner, distribution.colocate_schema, self.schema)
             arguments.append(f"colocate_with => {wanted}")
@@ -182,8 +193,8 @@ class _DistributeOp(TableOperation):
         how = "put on a shard" if column is None else f"distributed by {column}"
         step = Guarded(
             call=f"{self.function}(column=None)" if column is None else self.function,
-            body=f"IF NOT {is_distributed(self.quoted, *conditions)} THEN\n"
-            f"  PERFORM {self.function}({', '.join(arguments)});\nEND IF;",
+            body=f"{self._before()}PERFORM {self.function}({', '.join(arguments)});",
+            only_if=f"NOT {is_distributed(self.quoted, *conditions)}",
             otherwise=f"table {self.quoted} is not {how}, it stays local",
             needs=(self._needs(),),
         )
@@ -191,7 +202,11 @@ class _DistributeOp(TableOperation):
 
     @property
     def distribution(self) -> Distributed:
-        """How the table is distributed afterwards."""
+        """How the table is distributed afterwards.
+
+        Raises:
+            DeclarationError: The attributes contradict each other.
+        """
         return Distributed(
             self.column,
             colocate_with=self.colocate_with,
@@ -202,9 +217,13 @@ class _DistributeOp(TableOperation):
     @abstractmethod
     def _needs(self) -> Extension: ...
 
+    def _before(self) -> str:
+        """Return statements that come first."""
+        return ""
+
 
 @Operations.register_operation("create_distributed_table")
-@dataclass
+@dataclass(eq=False)
 class CreateDistributedTableOp(_DistributeOp):
     """Put a table on shards.
 
@@ -216,7 +235,6 @@ class CreateDistributedTableOp(_DistributeOp):
     transaction: ClassVar = Transaction.SEQUENTIAL
 
     _: KW_ONLY
-    distribution_type: DistributionType = "hash"
     new: bool = _internal()
 
     @classmethod
@@ -226,7 +244,6 @@ class CreateDistributedTableOp(_DistributeOp):
         table_name: str,
         column: str | None,
         *,
-        distribution_type: DistributionType = "hash",
         colocate_with: str | None = None,
         colocate_schema: str | None = None,
         shard_count: int | None = None,
@@ -240,7 +257,6 @@ class CreateDistributedTableOp(_DistributeOp):
             operations: Filled in by Alembic.
             table_name: The table, on the coordinator until now.
             column: The distribution column; None for a table of a single shard (Citus 12.0).
-            distribution_type: `hash`, or `append` or `range`, whose shards are made by hand.
             colocate_with: A distributed table whose shards this table's join; `"none"` for a group
                 of its own; None leaves the choice to Citus.
             colocate_schema: The schema of `colocate_with`, None for that of the table.
@@ -254,7 +270,6 @@ class CreateDistributedTableOp(_DistributeOp):
         operation = cls(
             table_name,
             column,
-            distribution_type=distribution_type,
             colocate_with=colocate_with,
             colocate_schema=colocate_schema,
             shard_count=shard_count,
@@ -275,7 +290,6 @@ class CreateDistributedTableOp(_DistributeOp):
         return cls(
             table_name,
             distribution.column,
-            distribution_type=distribution.distribution_type,
             colocate_with=distribution.colocate_with,
             colocate_schema=distribution.colocate_schema,
             shard_count=distribution.shard_count,
@@ -283,23 +297,11 @@ class CreateDistributedTableOp(_DistributeOp):
             new=new,
         )
 
-    @property
-    def distribution(self) -> Distributed:
-        """How the table is distributed afterwards.
-
-        Raises:
-            DeclarationError: The attributes contradict each other.
-        """
-        return Distributed(
-            self.column,
-            distribution_type=self.distribution_type,
-            colocate_with=self.colocate_with,
-            colocate_schema=self.colocate_schema,
-            shard_count=self.shard_count,
-        )
-
     def _needs(self) -> Extension:
         return Extension("citus", (12, 0)) if self.column is None else CITUS
+
+    def _before(self) -> str:
+        return undistribute_if_new(self.quoted)
 
     def reverse(self) -> UndistributeTableOp:
         """Return the operation that makes the table local again, unless it is dropped anyway."""
@@ -309,7 +311,7 @@ class CreateDistributedTableOp(_DistributeOp):
 
 
 @Operations.register_operation("create_distributed_table_concurrently")
-@dataclass
+@dataclass(eq=False)
 class CreateDistributedTableConcurrentlyOp(_DistributeOp):
     """Put a table on shards while it is written to."""
 
@@ -358,7 +360,7 @@ class CreateDistributedTableConcurrentlyOp(_DistributeOp):
         operations.invoke(operation)
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed.
+        """Return the statements.
 
         Raises:
             OperationError: There is no distribution column.
@@ -379,7 +381,7 @@ class CreateDistributedTableConcurrentlyOp(_DistributeOp):
 
 
 @Operations.register_operation("create_reference_table")
-@dataclass
+@dataclass(eq=False)
 class CreateReferenceTableOp(TableOperation):
     """Copy a table to every node.
 
@@ -409,11 +411,12 @@ class CreateReferenceTableOp(TableOperation):
         operations.invoke(cls(table_name, schema=schema))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         step = Guarded(
             call=self.function,
-            body=f"IF NOT {is_reference(self.quoted)} THEN\n"
-            f"  PERFORM create_reference_table({literal(self.quoted)});\nEND IF;",
+            body=f"{undistribute_if_new(self.quoted)}"
+            f"PERFORM create_reference_table({literal(self.quoted)});",
+            only_if=f"NOT {is_reference(self.quoted)}",
             otherwise=f"table {self.quoted} is not copied to every node, it stays local",
         )
         return (step,)
@@ -426,9 +429,9 @@ class CreateReferenceTableOp(TableOperation):
 
 
 @Operations.register_operation("add_local_table_to_metadata")
-@dataclass
+@dataclass(eq=False)
 class AddLocalTableToMetadataOp(TableOperation):
-    """Make a table of the coordinator known to the other nodes."""
+    """Make a local table known to the other nodes."""
 
     function: ClassVar = "add_local_table_to_metadata"
 
@@ -444,14 +447,14 @@ class AddLocalTableToMetadataOp(TableOperation):
         cascade: bool = False,
         schema: str | None = None,
     ) -> None:
-        """Make a table of the coordinator known to the other nodes, so that they can query it.
+        """Make a local table known to the other nodes, so that they can query it.
 
         Definition: `citus_add_local_table_to_metadata`.
 
         Args:
             operations: Filled in by Alembic.
             table_name: The table, which stays on the coordinator.
-            cascade: Whether the tables that foreign keys join to it become known as well.
+            cascade: Whether the tables that foreign keys connect with it become known as well.
             schema: The schema of the table, None for the first of the search path.
 
         Raises:
@@ -460,11 +463,12 @@ class AddLocalTableToMetadataOp(TableOperation):
         operations.invoke(cls(table_name, cascade=cascade, schema=schema))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         cascade = ", cascade_via_foreign_keys => true" if self.cascade else ""
         step = Guarded(
             call=self.function,
             body=f"PERFORM citus_add_local_table_to_metadata({literal(self.quoted)}{cascade});",
+            rewrites=connected(self.quoted) if self.cascade else just(self.quoted),
             otherwise=f"there are no other nodes for table {self.quoted} to be known to",
         )
         return (step,)
@@ -477,9 +481,13 @@ class AddLocalTableToMetadataOp(TableOperation):
 
 
 @Operations.register_operation("undistribute_table")
-@dataclass
+@dataclass(eq=False)
 class UndistributeTableOp(TableOperation):
-    """Bring a table that Citus manages back to the coordinator."""
+    """Bring a table that Citus manages back to the coordinator.
+
+    Attributes:
+        new: Whether the same migration creates the table. Dropping it undoes both.
+    """
 
     function: ClassVar = "undistribute_table"
     transaction: ClassVar = Transaction.SEQUENTIAL
@@ -487,6 +495,7 @@ class UndistributeTableOp(TableOperation):
     _: KW_ONLY
     was: Distribution | None = None
     cascade: bool = False
+    new: bool = _internal()
 
     @classmethod
     def undistribute_table(
@@ -498,14 +507,14 @@ class UndistributeTableOp(TableOperation):
         cascade: bool = False,
         schema: str | None = None,
     ) -> None:
-        """Bring a table back to the coordinator, with its rows. A plain table is left alone.
+        """Bring a table back to the coordinator, with its rows. Does nothing to a local table.
 
         Args:
             operations: Filled in by Alembic.
             table_name: The table.
             was: How it was distributed; `Local()` for a local table in Citus's metadata. Without
                 it the operation cannot be reversed.
-            cascade: Whether the tables that foreign keys join to it come back as well.
+            cascade: Whether the tables that foreign keys connect with it come back as well.
             schema: The schema of the table, None for the first of the search path.
 
         Raises:
@@ -514,25 +523,35 @@ class UndistributeTableOp(TableOperation):
         operations.invoke(cls(table_name, was=was, cascade=cascade, schema=schema))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         cascade = ", cascade_via_foreign_keys => true" if self.cascade else ""
         step = Guarded(
             call=self.function,
-            body=f"IF {is_managed(self.quoted)} THEN\n"
-            f"  PERFORM undistribute_table({literal(self.quoted)}{cascade});\nEND IF;",
+            body=f"{ALLOW_TRIGGERS}\nPERFORM undistribute_table({literal(self.quoted)}{cascade});",
+            only_if=is_managed(self.quoted),
+            rewrites=connected(self.quoted) if self.cascade else just(self.quoted),
             otherwise=f"table {self.quoted} is local as it is",
         )
         return (step,)
 
     def reverse(
         self,
-    ) -> CreateDistributedTableOp | CreateReferenceTableOp | AddLocalTableToMetadataOp:
-        """Return the operation that distributes the table as it was.
+    ) -> (
+        CreateDistributedTableOp
+        | CreateReferenceTableOp
+        | AddLocalTableToMetadataOp
+        | UndistributeTableOp
+    ):
+        """Return the operation that distributes the table as it was, unless it is dropped anyway.
 
         Raises:
-            OperationError: It was not told how that was, or brought back other tables too.
+            OperationError: It does not say how the table was distributed, or it brought back other
+                tables too.
         """
         name, schema = self.table_name, self.schema
+        if self.new or (self.implied and self.was is None):
+            # The table is created before it, or dropped after it: one is the reverse of the other.
+            return replace(self, new=self.implied, implied=self.new)
         match self.was:
             case Local():
                 return AddLocalTableToMetadataOp(name, cascade=self.cascade, schema=schema)
@@ -553,7 +572,7 @@ class UndistributeTableOp(TableOperation):
 
 
 @Operations.register_operation("alter_distributed_table")
-@dataclass
+@dataclass(eq=False)
 class AlterDistributedTableOp(TableOperation):
     """Change the distribution column, the number of shards or the colocation of a table.
 
@@ -591,8 +610,8 @@ class AlterDistributedTableOp(TableOperation):
     ) -> None:
         """Change how a table is distributed. Its rows are moved, and writers wait meanwhile.
 
-        What is left out stays as it is. The triggers of a rollup stay too. A table that is as it
-        shall be already is left alone.
+        What is left out stays as it is, and so do the triggers of a rollup. Does nothing to a table
+        that is already distributed as asked.
 
         Args:
             operations: Filled in by Alembic.
@@ -624,7 +643,7 @@ class AlterDistributedTableOp(TableOperation):
         operations.invoke(operation)
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         arguments = [literal(self.quoted)]
         # Citus refuses to change nothing.
         already = []
@@ -642,9 +661,10 @@ class AlterDistributedTableOp(TableOperation):
             arguments.append(f"cascade_to_colocated => {str(self.cascade_to_colocated).lower()}")
         step = Guarded(
             call=self.function,
-            body=f"IF NOT {is_distributed(self.quoted, *already)} THEN\n"
-            f"  {ALLOW_TRIGGERS}\n"
-            f"  PERFORM alter_distributed_table({', '.join(arguments)});\nEND IF;",
+            body=f"{REFUSE_TO_DROP_FOREIGN_KEYS.strip()}\n{ALLOW_TRIGGERS}\n"
+            f"PERFORM alter_distributed_table({', '.join(arguments)});",
+            only_if=f"NOT {is_distributed(self.quoted, *already)}",
+            rewrites=(colocated if self.cascade_to_colocated else just)(self.quoted),
             otherwise=f"table {self.quoted} is local, and has no shards to change",
         )
         return (step,)
@@ -653,7 +673,7 @@ class AlterDistributedTableOp(TableOperation):
         """Return the operation that changes back what this one changes.
 
         Raises:
-            OperationError: The operation was not told how that was.
+            OperationError: The operation does not say what to go back to.
         """
         if self.undoes is not None:
             return self.undoes
@@ -692,7 +712,6 @@ class AlterDistributedTableOp(TableOperation):
                 colocate_with=was.colocate_with,
                 colocate_schema=was.colocate_schema,
                 shard_count=was.shard_count,
-                distribution_type=was.distribution_type,
             )
         by_default = self.colocate_with in (None, "default") and self.colocate_schema is None
         return Distributed(
@@ -710,9 +729,9 @@ class AlterDistributedTableOp(TableOperation):
 
 
 @Operations.register_operation("update_distributed_table_colocation")
-@dataclass
+@dataclass(eq=False)
 class UpdateDistributedTableColocationOp(TableOperation):
-    """Say that a table's shards belong to those of another, without moving any."""
+    """Declare a table colocated with another, without moving a shard."""
 
     function: ClassVar = "update_distributed_table_colocation"
 
@@ -734,7 +753,7 @@ class UpdateDistributedTableColocationOp(TableOperation):
         was_schema: str | None = None,
         schema: str | None = None,
     ) -> None:
-        """Say that a table's shards belong to those of another. No row is moved.
+        """Declare a table colocated with another. No row is moved.
 
         Citus refuses if the two do not have the same number of shards on the same nodes.
 
@@ -762,7 +781,7 @@ class UpdateDistributedTableColocationOp(TableOperation):
         operations.invoke(operation)
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         wanted = colocation(self.colocate_with, self.colocate_schema, self.schema)
         step = Guarded(
             call=self.function,
@@ -775,7 +794,7 @@ class UpdateDistributedTableColocationOp(TableOperation):
         """Return the operation that colocates the table as before.
 
         Raises:
-            OperationError: The operation was not told how that was.
+            OperationError: The operation does not say what to go back to.
         """
         if self.was is None:
             raise OperationError(
@@ -793,7 +812,7 @@ class UpdateDistributedTableColocationOp(TableOperation):
 
 
 @Operations.register_operation("isolate_tenant_to_new_shard")
-@dataclass
+@dataclass(eq=False)
 class IsolateTenantToNewShardOp(TableOperation):
     """Give one value of the distribution column a shard of its own."""
 
@@ -832,7 +851,7 @@ class IsolateTenantToNewShardOp(TableOperation):
         operations.invoke(cls(table_name, tenant_id, cascade=cascade, schema=schema))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         arguments = [literal(self.quoted), literal(str(self.tenant_id))]
         if self.cascade:
             arguments.append("'CASCADE'")
@@ -857,7 +876,7 @@ class IsolateTenantToNewShardOp(TableOperation):
 
 
 @Operations.register_operation("alter_table_set_access_method")
-@dataclass
+@dataclass(eq=False)
 class AlterTableSetAccessMethodOp(TableOperation):
     """Store a table by rows (`heap`) or by columns (`columnar`).
 
@@ -885,7 +904,7 @@ class AlterTableSetAccessMethodOp(TableOperation):
     ) -> None:
         """Store a table by rows or by columns. Its rows are rewritten, and writers wait meanwhile.
 
-        A table that is stored this way already is left alone.
+        Does nothing to a table that is already stored this way.
 
         Args:
             operations: Filled in by Alembic.
@@ -900,16 +919,16 @@ class AlterTableSetAccessMethodOp(TableOperation):
         operations.invoke(cls(table_name, access_method, was=was, schema=schema))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         table, method = literal(self.quoted), literal(self.access_method)
         columnar = Extension("citus_columnar", (11, 1))
         step = Guarded(
             call=self.function,
-            body=f"{ALLOW_TRIGGERS}\n"
-            "IF NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c\n"
-            "               JOIN pg_catalog.pg_am AS m ON m.oid = c.relam\n"
-            f"               WHERE c.oid = {table}::regclass AND m.amname = {method}) THEN\n"
-            f"  PERFORM alter_table_set_access_method({table}, {method});\nEND IF;",
+            body=f"{ALLOW_TRIGGERS}\nPERFORM alter_table_set_access_method({table}, {method});",
+            only_if="NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c\n"
+            "  JOIN pg_catalog.pg_am AS m ON m.oid = c.relam\n"
+            f"  WHERE c.oid = {table}::regclass AND m.amname = {method})",
+            rewrites=just(self.quoted),
             otherwise=f"table {self.subject} is not stored as {self.access_method}, it stays as "
             "it is",
             needs=(CITUS, columnar) if self.access_method == "columnar" else (CITUS,),
@@ -920,7 +939,7 @@ class AlterTableSetAccessMethodOp(TableOperation):
         """Return the operation that stores the table as before, unless it is dropped anyway.
 
         Raises:
-            OperationError: The operation was not told how that was.
+            OperationError: The operation does not say what to go back to.
         """
         if self.new or self.implied:
             # The table is created with it, or dropped with it: one is the reverse of the other.
@@ -936,9 +955,9 @@ class AlterTableSetAccessMethodOp(TableOperation):
 
 
 @Operations.register_operation("set_multi_shard_modify_mode")
-@dataclass
+@dataclass(eq=False)
 class SetMultiShardModifyModeOp(CitusOperation):
-    """Use one connection to each node, or several, until the transaction ends."""
+    """Choose how many connections to a node Citus uses until the transaction ends."""
 
     function: ClassVar = "set_multi_shard_modify_mode"
     # `alembic check` looks into what has operations, and finds nothing that differs.
@@ -951,9 +970,10 @@ class SetMultiShardModifyModeOp(CitusOperation):
         """Use one connection to each node (`sequential`), or several, until the transaction ends.
 
         Alembic's own operations, such as `op.drop_constraint`, work on the shards of a table in
-        parallel, and Citus then refuses others in the same transaction: on foreign keys to
-        reference tables, on functions and on triggers. The operations of this package switch by
-        themselves; before Alembic's own, this does. Without Citus it does nothing.
+        parallel, after which Citus refuses foreign keys to reference tables, functions, triggers
+        and new distributed tables in the same transaction. `run_environment` begins each
+        transaction in sequential mode; this is for other environments. Without Citus it does
+        nothing.
 
         Definition: Citus documentation, "Configuration Reference".
 
@@ -972,7 +992,7 @@ class SetMultiShardModifyModeOp(CitusOperation):
         return self.mode
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed.
+        """Return the statements.
 
         Raises:
             OperationError: It is another mode.
@@ -986,7 +1006,7 @@ class SetMultiShardModifyModeOp(CitusOperation):
         return (on_citus(f"PERFORM set_config({setting});"),)
 
     def reverse(self) -> SetMultiShardModifyModeOp:
-        """Return what comes last in a migration, so that this comes first in its downgrade."""
+        """Return its counterpart at the end of a migration, which comes first in the downgrade."""
         return replace(self, implied=not self.implied)
 
 
@@ -994,9 +1014,9 @@ class SetMultiShardModifyModeOp(CitusOperation):
 
 
 @Operations.register_operation("create_time_partitions")
-@dataclass
+@dataclass(eq=False)
 class CreateTimePartitionsOp(TableOperation):
-    """Create the partitions of a span of time."""
+    """Create the partitions of a time range."""
 
     function: ClassVar = "create_time_partitions"
 
@@ -1016,10 +1036,10 @@ class CreateTimePartitionsOp(TableOperation):
         start_from: datetime | None = None,
         schema: str | None = None,
     ) -> None:
-        """Create the partitions of the time from `start_from` to `end_at`, both covered.
+        """Create the partitions that cover the time from `start_from` to `end_at`.
 
-        Partitions that are there are left alone, and the new ones are in line with the first of
-        them. The first one of all starts at a round time in UTC: the minute, hour, day, Monday,
+        Existing partitions are left alone, and the new ones are aligned with the first of them.
+        The very first partition starts at a round time in UTC: the minute, hour, day, Monday,
         month, quarter or year that suits the interval.
 
         It is plain SQL, the same on every server. Names and ranges are those of Citus's function
@@ -1037,14 +1057,14 @@ class CreateTimePartitionsOp(TableOperation):
 
         Raises:
             ArgumentError: A datetime is naive, or the interval or the span is not positive.
-            OperationError: The table is not partitioned like that.
+            OperationError: The table is not partitioned that way.
         """
         operations.invoke(
             cls(table_name, partition_interval, end_at, start_from=start_from, schema=schema)
         )
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed.
+        """Return the statements.
 
         Raises:
             ArgumentError: A datetime is naive, or the interval or the span is not positive.
@@ -1075,7 +1095,7 @@ class CreateTimePartitionsOp(TableOperation):
 
 
 @Operations.register_operation("drop_old_time_partitions")
-@dataclass
+@dataclass(eq=False)
 class DropOldTimePartitionsOp(TableOperation):
     """Drop the partitions before a time, with their rows."""
 
@@ -1104,12 +1124,12 @@ class DropOldTimePartitionsOp(TableOperation):
 
         Raises:
             ArgumentError: The datetime is naive.
-            OperationError: The table is not partitioned like that.
+            OperationError: The table is not partitioned that way.
         """
         operations.invoke(cls(table_name, older_than, schema=schema))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed.
+        """Return the statements.
 
         Raises:
             ArgumentError: The datetime is naive.
@@ -1139,9 +1159,9 @@ def _require_aware(argument: str, value: datetime) -> None:
 # Functions and schemas.
 
 
-@dataclass
+@dataclass(eq=False)
 class _FunctionOp(CitusOperation):
-    """What both operations carry, so that each is the whole of the other's reverse."""
+    """Base class of both operations on functions, each of which is the reverse of the other."""
 
     signature: str
     _: KW_ONLY
@@ -1174,7 +1194,7 @@ class _FunctionOp(CitusOperation):
 
 
 @Operations.register_operation("create_distributed_function")
-@dataclass
+@dataclass(eq=False)
 class CreateDistributedFunctionOp(_FunctionOp):
     """Run a function on the node that has the rows that one of its arguments names."""
 
@@ -1216,7 +1236,7 @@ class CreateDistributedFunctionOp(_FunctionOp):
         operations.invoke(operation)
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         arguments = []
         if self.distribution_argument is not None:
             arguments.append(f"distribution_arg_name => {literal(self.distribution_argument)}")
@@ -1233,9 +1253,9 @@ class CreateDistributedFunctionOp(_FunctionOp):
 
 
 @Operations.register_operation("undistribute_function")
-@dataclass
+@dataclass(eq=False)
 class UndistributeFunctionOp(_FunctionOp):
-    """Run a function where it is called, as every other; the rest says how it was."""
+    """Run a function where it is called, like any other."""
 
     function: ClassVar = "undistribute_function"
 
@@ -1250,7 +1270,7 @@ class UndistributeFunctionOp(_FunctionOp):
         colocate_schema: str | None = None,
         force_delegation: bool | None = None,
     ) -> None:
-        """Run a function where it is called, as every other. It stays on all nodes.
+        """Run a function where it is called, like any other. It stays on all nodes.
 
         Args:
             operations: Filled in by Alembic.
@@ -1273,8 +1293,8 @@ class UndistributeFunctionOp(_FunctionOp):
         operations.invoke(operation)
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
-        # Citus has no function for this: one that is distributed by nothing is as all others.
+        """Return the statements."""
+        # Citus has no function for this: distributed by nothing, a function is like any other.
         return (self._step(),)
 
     def reverse(self) -> CreateDistributedFunctionOp:
@@ -1282,9 +1302,9 @@ class UndistributeFunctionOp(_FunctionOp):
         return CreateDistributedFunctionOp(**self._carried())
 
 
-@dataclass
+@dataclass(eq=False)
 class _SchemaOp(CitusOperation):
-    """What both operations on schemas have in common."""
+    """Base class of both operations on schemas."""
 
     schema_name: str
 
@@ -1293,30 +1313,32 @@ class _SchemaOp(CitusOperation):
         """The schema."""
         return self.schema_name
 
-    def _step(self, call: str, *, unless: bool, otherwise: str) -> Guarded:
-        schema = literal(quote(self.schema_name))
-        return Guarded(
-            call=self.function,
-            body=f"IF {'NOT ' if unless else ''}EXISTS (SELECT FROM pg_catalog.pg_dist_schema\n"
-            f"           WHERE schemaid = {schema}::regnamespace) THEN\n"
-            f"  PERFORM {call}({schema});\nEND IF;",
-            otherwise=f"schema {quote(self.schema_name)} {otherwise}",
-            needs=(Extension("citus", (12, 0)),),
+    @property
+    def _quoted(self) -> str:
+        """The name of the schema as an SQL string."""
+        return literal(quote(self.schema_name))
+
+    @property
+    def _is_distributed(self) -> str:
+        """The condition that the schema is distributed."""
+        return (
+            "EXISTS (SELECT FROM pg_catalog.pg_dist_schema\n"
+            f"  WHERE schemaid = {self._quoted}::regnamespace)"
         )
 
 
 @Operations.register_operation("distribute_schema")
-@dataclass
+@dataclass(eq=False)
 class DistributeSchemaOp(_SchemaOp):
-    """Let the tables of a schema live together on a node of Citus's choice."""
+    """Keep the tables of a schema together on one node."""
 
     function: ClassVar = "distribute_schema"
 
     @classmethod
     def distribute_schema(cls, operations: Operations, schema_name: str) -> None:
-        """Let the tables of a schema live together on a node of Citus's choice (Citus 12.0).
+        """Keep the tables of a schema together on one node, which Citus chooses (Citus 12.0).
 
-        Tables that are created in it later live there too. A schema that is distributed already is
+        So are tables that are created in it later. A schema that is distributed already is
         left alone.
 
         Definition: Citus documentation, "Schema-based sharding" (`citus_schema_distribute`).
@@ -1331,8 +1353,15 @@ class DistributeSchemaOp(_SchemaOp):
         operations.invoke(cls(schema_name))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
-        return (self._step("citus_schema_distribute", unless=True, otherwise="stays local"),)
+        """Return the statements."""
+        step = Guarded(
+            call=self.function,
+            body=f"PERFORM citus_schema_distribute({self._quoted});",
+            only_if=f"NOT {self._is_distributed}",
+            otherwise=f"schema {quote(self.schema_name)} stays local",
+            needs=(Extension("citus", (12, 0)),),
+        )
+        return (step,)
 
     def reverse(self) -> UndistributeSchemaOp:
         """Return the operation that brings the schema's tables back to the coordinator."""
@@ -1340,7 +1369,7 @@ class DistributeSchemaOp(_SchemaOp):
 
 
 @Operations.register_operation("undistribute_schema")
-@dataclass
+@dataclass(eq=False)
 class UndistributeSchemaOp(_SchemaOp):
     """Bring the tables of a distributed schema back to the coordinator."""
 
@@ -1364,16 +1393,25 @@ class UndistributeSchemaOp(_SchemaOp):
         operations.invoke(cls(schema_name))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
-        otherwise = "is local as it is"
-        return (self._step("citus_schema_undistribute", unless=False, otherwise=otherwise),)
+        """Return the statements."""
+        step = Guarded(
+            call=self.function,
+            body=f"PERFORM citus_schema_undistribute({self._quoted});",
+            only_if=self._is_distributed,
+            otherwise=f"schema {quote(self.schema_name)} is local as it is",
+            needs=(Extension("citus", (12, 0)),),
+            rewrites="SELECT p.logicalrelid FROM pg_catalog.pg_dist_partition AS p\n"
+            "  JOIN pg_catalog.pg_class AS c ON c.oid = p.logicalrelid\n"
+            f"  WHERE c.relnamespace = {self._quoted}::regnamespace",
+        )
+        return (step,)
 
     def reverse(self) -> DistributeSchemaOp:
         """Return the operation that distributes the schema again."""
         return DistributeSchemaOp(self.schema_name)
 
 
-# Jobs that the server runs by itself, by the extension pg_cron.
+# Jobs of the extension pg_cron.
 
 # The first in which scheduling a name again replaces its job.
 _PG_CRON = Extension("pg_cron", (1, 4))
@@ -1381,11 +1419,11 @@ _PG_CRON = Extension("pg_cron", (1, 4))
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What runs, and when.
+    """A command and its schedule.
 
     Attributes:
-        schedule: When, in the words of cron, in pg_cron's time zone: `*/5 * * * *`.
-        command: What, one SQL command or several.
+        schedule: In the syntax of cron, in pg_cron's time zone: `*/5 * * * *`.
+        command: One SQL command or several.
     """
 
     schedule: str
@@ -1393,9 +1431,9 @@ class Job:
 
 
 @Operations.register_operation("schedule")
-@dataclass
+@dataclass(eq=False)
 class ScheduleOp(CitusOperation):
-    """Let the server run a command again and again."""
+    """Schedule a command on the server."""
 
     function: ClassVar = "schedule"
 
@@ -1405,7 +1443,7 @@ class ScheduleOp(CitusOperation):
 
     @classmethod
     def schedule(cls, operations: Operations, name: str, schedule: str, command: str) -> None:
-        """Let the server run a command again and again, as the user who migrates.
+        """Schedule a command on the server, as the user who runs the migration.
 
         A job of this name and user is replaced.
 
@@ -1414,8 +1452,8 @@ class ScheduleOp(CitusOperation):
         Args:
             operations: Filled in by Alembic.
             name: The name of the job.
-            schedule: When, in the words of cron, in pg_cron's time zone: `*/5 * * * *`.
-            command: What, one SQL command or several.
+            schedule: In the syntax of cron, in pg_cron's time zone: `*/5 * * * *`.
+            command: One SQL command or several.
 
         Raises:
             OperationError: The policy is `require` and pg_cron is not installed.
@@ -1428,7 +1466,7 @@ class ScheduleOp(CitusOperation):
         return self.name
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         arguments = ", ".join(map(literal, (self.name, self.cron, self.command)))
         step = Guarded(
             call=self.function,
@@ -1439,14 +1477,14 @@ class ScheduleOp(CitusOperation):
         return (step,)
 
     def reverse(self) -> UnscheduleOp:
-        """Return the operation that ends the job."""
+        """Return the operation that removes the job."""
         return UnscheduleOp(self.name, was=Job(self.cron, self.command))
 
 
 @Operations.register_operation("unschedule")
-@dataclass
+@dataclass(eq=False)
 class UnscheduleOp(CitusOperation):
-    """Let the server run a command no longer."""
+    """Remove a scheduled command."""
 
     function: ClassVar = "unschedule"
 
@@ -1456,7 +1494,7 @@ class UnscheduleOp(CitusOperation):
 
     @classmethod
     def unschedule(cls, operations: Operations, name: str, *, was: Job | None = None) -> None:
-        """Let the server run a command no longer. A job that is not there is left alone.
+        """Remove a scheduled command. Does nothing if there is no such job.
 
         Definition: pg_cron's documentation, `cron.unschedule`.
 
@@ -1476,7 +1514,7 @@ class UnscheduleOp(CitusOperation):
         return self.name
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         step = Guarded(
             call=self.function,
             body="PERFORM cron.unschedule(j.jobid) FROM cron.job AS j\n"
@@ -1490,7 +1528,7 @@ class UnscheduleOp(CitusOperation):
         """Return the operation that schedules the job again.
 
         Raises:
-            OperationError: The operation was not told what it was.
+            OperationError: The operation does not say what the job was.
         """
         if self.was is None:
             raise OperationError(
@@ -1506,9 +1544,9 @@ class UnscheduleOp(CitusOperation):
 LASTING = ("source", "target", "key", "key_type", "schema")
 
 
-@dataclass
+@dataclass(eq=False)
 class _RollupOp(CitusOperation):
-    """What all operations on rollups are about."""
+    """Base class of the operations on rollups."""
 
     transaction: ClassVar = Transaction.REQUIRED
 
@@ -1523,7 +1561,7 @@ class _RollupOp(CitusOperation):
 
 
 @Operations.register_operation("create_rollup_function")
-@dataclass
+@dataclass(eq=False)
 class CreateRollupFunctionOp(_RollupOp):
     """Create a rollup's function, its change log and its triggers.
 
@@ -1559,7 +1597,7 @@ class CreateRollupFunctionOp(_RollupOp):
         operations.invoke(cls(spec, version=version))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         return render(self.spec, version=self.version).create
 
     def reverse(self) -> DropRollupFunctionOp:
@@ -1568,7 +1606,7 @@ class CreateRollupFunctionOp(_RollupOp):
 
 
 @Operations.register_operation("drop_rollup_function")
-@dataclass
+@dataclass(eq=False)
 class DropRollupFunctionOp(_RollupOp):
     """Drop a rollup's function, its change log and its triggers."""
 
@@ -1599,7 +1637,7 @@ class DropRollupFunctionOp(_RollupOp):
         operations.invoke(cls(spec, version=version, clear=clear))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed."""
+        """Return the statements."""
         drop = render(self.spec, version=self.version).drop
         if not self.clear:
             return drop
@@ -1611,7 +1649,7 @@ class DropRollupFunctionOp(_RollupOp):
 
 
 @Operations.register_operation("replace_rollup_function")
-@dataclass
+@dataclass(eq=False)
 class ReplaceRollupFunctionOp(_RollupOp):
     """Replace a rollup's function, its change log and its triggers, in place.
 
@@ -1659,7 +1697,7 @@ class ReplaceRollupFunctionOp(_RollupOp):
         operations.invoke(cls(spec, version=version, was_spec=was_spec, was_version=was_version))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what is to be executed.
+        """Return the statements.
 
         Raises:
             DeclarationError: It is another source, target or key.

@@ -1,7 +1,7 @@
-"""Operations as the lines of a migration, which `alembic revision --autogenerate` writes.
+"""Renders operations as lines of a migration, for `alembic revision --autogenerate`.
 
-A line is a call of the operation's function on `op`, frozen and readable: plain values, arguments
-that have their default left out, and the imports that the migration needs for the rest.
+A line calls the operation's function on `op` with plain values; arguments that have their default
+are left out.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _render_primary_key(context: AutogenContext, operation: CreatePrimaryKeyOp) 
 
 
 def _value(context: AutogenContext, value: object) -> str:
-    """Return the Python expression of a value, and note what it needs to be imported."""
+    """Return a value as a Python expression, and record the imports that it needs."""
     match value:
         case timedelta():
             context.imports.add("from datetime import timedelta")

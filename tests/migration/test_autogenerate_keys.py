@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import subprocess
 import threading
@@ -15,14 +16,19 @@ from sqlalchemy import (
     BigInteger,
     Column,
     DateTime,
+    ForeignKey,
     ForeignKeyConstraint,
+    Identity,
     Index,
+    Integer,
     MetaData,
     PrimaryKeyConstraint,
     Table,
     Text,
+    UniqueConstraint,
 )
 
+from citus_analytics.errors import OperationError
 from citus_analytics.migrations import CitusOperation, CreateDistributedTableOp
 from citus_analytics.rollups.declare import Rollup, count, declare_rollup
 from citus_analytics.schema import Distributed, Local, Reference
@@ -278,3 +284,178 @@ def test_migrations_that_commit_on_their_way_run_one_after_the_other(
         thread.join()
     assert errors == []
     assert query_text(application.url, "SELECT count(*) FROM once") == "1"
+
+
+def partitioned(*, key: bool, shard_count: int = 4) -> MetaData:
+    metadata = MetaData()
+    Table(
+        "days",
+        metadata,
+        Column("tenant", BigInteger, primary_key=True),
+        Column("id", BigInteger, primary_key=True),
+        Column("at", BigInteger, primary_key=True),
+        Distributed("tenant", shard_count=shard_count),
+        postgresql_partition_by="RANGE (at)",
+    )
+    columns = ["days.tenant", "days.id", "days.at"]
+    for name in ("notes", "late_notes"):
+        Table(
+            name,
+            metadata,
+            Column("tenant", BigInteger),
+            Column("id", BigInteger),
+            Column("at", BigInteger),
+            *([ForeignKeyConstraint(["tenant", "id", "at"], columns)] if key else []),
+            Distributed("tenant", colocate_with="days"),
+            postgresql_partition_by=None if name == "notes" else "RANGE (at)",
+        )
+    return metadata
+
+
+def test_a_foreign_key_to_and_from_partitioned_tables(application: Application) -> None:
+    """PostgreSQL keeps a copy of it for each partition, which is nobody's to drop."""
+    migrated(application, partitioned(key=True))
+    execute(
+        application.url,
+        "CREATE TABLE days_1 PARTITION OF days FOR VALUES FROM (1) TO (2)",
+        "CREATE TABLE days_2 PARTITION OF days FOR VALUES FROM (2) TO (3)",
+        "CREATE TABLE late_1 PARTITION OF late_notes FOR VALUES FROM (1) TO (2)",
+        "INSERT INTO days VALUES (1, 1, 1), (1, 1, 2)",
+        "INSERT INTO notes VALUES (1, 1, 1), (1, 1, 2)",
+        "INSERT INTO late_notes VALUES (1, 1, 1)",
+    )
+    history = [
+        partitioned(key=True),
+        partitioned(key=True, shard_count=6),
+        partitioned(key=False, shard_count=6),
+        MetaData(),
+    ]
+    for before, after in itertools.pairwise(history):
+        migrated(application, after)
+        application.downgrade()
+        assert differences(application.url, before) == []
+        application.upgrade()
+    application.downgrade("base")
+
+
+def typed(column_type: type[Integer], *, shard_count: int | None = None) -> MetaData:
+    metadata = MetaData()
+    Table("plans", metadata, Column("id", BigInteger, primary_key=True), Reference())
+    Table(
+        "orders",
+        metadata,
+        Column("tenant", column_type, primary_key=True),
+        Column("id", BigInteger, primary_key=True),
+        Column("plan", BigInteger, ForeignKey("plans.id"), comment="what was agreed"),
+        Distributed("tenant", shard_count=shard_count),
+        comment="what is sold",
+    )
+    Table(
+        "lines",
+        metadata,
+        Column("tenant", column_type),
+        Column("order", BigInteger),
+        Distributed("tenant", colocate_with="orders"),
+        ForeignKeyConstraint(["tenant", "order"], ["orders.tenant", "orders.id"]),
+    )
+    return metadata
+
+
+@pytest.mark.parametrize("shard_count", [None, 6])
+def test_the_type_of_a_distribution_column_changes(
+    shard_count: int | None, application: Application
+) -> None:
+    before = typed(Integer, shard_count=shard_count)
+    migrated(application, before)
+    execute(
+        application.url,
+        "INSERT INTO plans VALUES (1)",
+        "INSERT INTO orders SELECT i, 1, 1 FROM generate_series(1, 20) AS i",
+        "INSERT INTO lines SELECT i, 1 FROM generate_series(1, 20) AS i",
+    )
+    migrated(application, typed(BigInteger, shard_count=shard_count))
+    application.downgrade()
+    assert differences(application.url, before) == []
+    assert query_text(application.url, "SELECT count(*) FROM orders JOIN lines USING (tenant)") == (
+        "20"
+    )
+    application.upgrade()
+    application.downgrade("base")
+
+
+def test_unnamed_constraints_get_the_names_that_postgresql_gives(application: Application) -> None:
+    def shop(*constraints: UniqueConstraint | ForeignKeyConstraint, more: bool = False) -> MetaData:
+        metadata = MetaData()
+        columns = [Column(name, BigInteger) for name in ("tenant", "id", "n" * 60)]
+        if more:
+            columns.append(Column("more", BigInteger))
+        Table("plans", metadata, Column("id", BigInteger, primary_key=True), Reference())
+        Table("rates", metadata, Column("id", BigInteger, primary_key=True), Reference())
+        Table("orders", metadata, *columns, *constraints, Distributed("tenant"))
+        Table("orders_tenant_more_key", metadata, Column("id", BigInteger), Local())
+        return metadata
+
+    migrated(application, shop())
+    constraints = (
+        UniqueConstraint("tenant", "id"),
+        UniqueConstraint("tenant", "n" * 60),
+        UniqueConstraint("tenant", "more"),
+        ForeignKeyConstraint(["id"], ["plans.id"]),
+        ForeignKeyConstraint(["id"], ["rates.id"]),
+    )
+    migrated(application, shop(*constraints, more=True))
+    names = "SELECT string_agg(conname, ' ' ORDER BY conname) FROM pg_constraint WHERE conrelid = "
+    given = query_text(application.url, f"{names} 'orders'::regclass")
+    assert given.split() == [
+        "orders_id_fkey",
+        "orders_id_fkey1",
+        "orders_tenant_id_key",
+        "orders_tenant_more_key1",
+        f"orders_tenant_{'n' * 45}_key",
+    ]
+    application.downgrade()
+    assert differences(application.url, shop()) == []
+    application.downgrade("base")
+
+
+# Alembic writes autoincrement=True, and warns of it when the migration runs.
+@pytest.mark.filterwarnings("ignore:autoincrement and existing_autoincrement")
+@ON_CITUS_ONLY
+def test_other_changes_of_columns_that_citus_refuses(application: Application) -> None:
+    def shop(kind: type[Integer], default: str | None) -> MetaData:
+        metadata = MetaData()
+        columns = [Column("tenant", BigInteger, primary_key=True, server_default=default)]
+        Table("plans", metadata, Column("id", kind, primary_key=True), Reference())
+        Table("orders", metadata, *columns, Column("n", kind), Distributed("tenant"))
+        Table("rates", metadata, Column("tenant", BigInteger), Column("n", kind))
+        return metadata
+
+    before, after = shop(Integer, None), shop(BigInteger, "7")
+    migrated(application, before)
+    # Undeclared, and distributed by hand.
+    execute(
+        application.url,
+        "SELECT create_distributed_table('rates', 'n')",
+        "INSERT INTO plans SELECT FROM generate_series(1, 5)",
+    )
+    migrated(application, after)
+    execute(application.url, "INSERT INTO plans DEFAULT VALUES")
+    assert query_text(application.url, "SELECT max(id) FROM plans") == "6"
+    application.downgrade()
+    assert differences(application.url, before) == []
+    application.downgrade("base")
+
+
+@ON_CITUS_ONLY
+def test_a_table_with_an_identity_is_refused_before_anything_is_written(
+    application: Application,
+) -> None:
+    def shop(kind: type[Integer]) -> MetaData:
+        metadata = MetaData()
+        columns = [Column("tenant", kind), Column("id", BigInteger, Identity())]
+        Table("orders", metadata, *columns, Distributed("tenant"))
+        return metadata
+
+    migrated(application, shop(Integer))
+    with pytest.raises(OperationError, match=r"orders would have .* INSERT \.\.\. SELECT"):
+        application.revise(shop(BigInteger))

@@ -89,7 +89,6 @@ def test_exclusion_constraints_of_expressions() -> None:
         (Reference(), []),
         (Distributed(column=None), []),
         (Distributed(column="k", shard_count=1), ["CA001"]),
-        (Distributed(column="k", distribution_type="append"), ["CA001"]),
     ],
 )
 def test_only_shards_need_the_distribution_column(
@@ -143,7 +142,6 @@ def pair(
         (Distributed(column=None), Distributed(column=None, colocate_with="none"), ["CA005"]),
         (Distributed(column=None), BY_K, ["CA005"]),
         (Distributed(column=None), Distributed(column="k", colocate_with="a"), ["CA018"]),
-        (Distributed(column="k", distribution_type="range"), BY_K, ["CA005"]),
     ],
 )
 def test_foreign_keys(one: Distribution, other: Distribution, found: list[str]) -> None:

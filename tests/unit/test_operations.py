@@ -23,7 +23,7 @@ from citus_analytics.errors import OperationError
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
 from citus_analytics.migrations import CitusOperation, Job, RollupSpec
 from citus_analytics.schema import Distributed, Local, Reference
-from tests.operations import CASES, IRREVERSIBLE
+from tests.operations import CASES, IRREVERSIBLE, values
 
 SPEC = RollupSpec.of(GITHUB_ROLLUP_1MIN)
 BY_ID = Distributed(column="id", shard_count=4)
@@ -51,7 +51,6 @@ BY_HASH = st.one_of(
 DISTRIBUTED = st.one_of(
     BY_HASH,
     st.builds(Distributed, column=st.none()),
-    st.builds(Distributed, column=NAMES, distribution_type=st.sampled_from(["append", "range"])),
 )
 WAS = DISTRIBUTED | st.just(Reference()) | st.just(Local()) | st.none()
 SPECS = st.builds(
@@ -189,7 +188,7 @@ def test_what_is_written_is_what_is_read(operations: list[CitusOperation]) -> No
     migration: dict[str, Any] = {"op": recorder}
     exec(compile(written(*operations), "migration.py", "exec"), migration)
     migration["upgrade"]()
-    assert recorder.seen == operations
+    assert list(map(values, recorder.seen)) == list(map(values, operations))
 
 
 @settings(deadline=None)
@@ -292,12 +291,12 @@ def upgrade() -> None:
 @pytest.mark.parametrize("name", sorted(set(CASES) - IRREVERSIBLE))
 def test_the_reverse_of_the_reverse(name: str) -> None:
     operation = CASES[name].operation
-    expected: object = operation
+    expected: MigrateOperation = operation
     if isinstance(operation, ours.CreateDistributedTableConcurrentlyOp):
         expected = ours.CreateDistributedTableOp.of(
             operation.table_name, operation.distribution, operation.schema
         )
-    assert operation.reverse().reverse() == expected
+    assert values(operation.reverse().reverse()) == values(expected)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +320,7 @@ def test_what_the_drop_of_a_table_undoes_is_not_written_and_comes_back(
     assert isinstance(buffer, io.StringIO)
     assert buffer.getvalue() == ""
     back = reverse.reverse()
-    assert vars(back) == vars(operation)
+    assert values(back) == values(operation)
 
 
 def test_what_alembic_check_prints() -> None:
