@@ -41,7 +41,7 @@ def load_files(
     calls = itertools.count()
 
     def slowly(so_far: Progress) -> None:
-        if next(calls) < 6 and arguments.get("jobs", 1) > 1:
+        if next(calls) < 6 and arguments.get("connections", 1) > 1:
             time.sleep(0.05)
         if progress is not None:
             progress(so_far)
@@ -69,7 +69,7 @@ def lose_after(engine: Engine, commits: int, path: Path) -> None:
 
     event.listen(engine, "commit", lose)
     with pytest.raises(ConnectionResetError):
-        load_files(engine, github_events, [path], jobs=3)
+        load_files(engine, github_events, [path], connections=3)
     event.remove(engine, "commit", lose)
 
 
