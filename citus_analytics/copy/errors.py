@@ -96,7 +96,7 @@ def explain(
     said = error.diag.message_primary or str(error)
     detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
     of_value = error.sqlstate == _INVALID_TEXT
-    if of_value and place.line == 1 and place.column and f'"{place.column}"' in said:
+    if of_value and place.line == 1 and re.search(rf'"({_names(table)})"', said):
         advice = "The first line seems to be a header: load with header=True (--header)."
     else:
         advice = "Correct the row or leave it out, and load again."

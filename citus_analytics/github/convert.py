@@ -50,8 +50,10 @@ _NULL: Final = b"\\N"
 _LARGEST: Final = (1 << 63) - 1
 # An escaped zero character, unless it is an escaped backslash that is followed by "u0000".
 _ESCAPED_ZERO: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-# What may follow the last event on a line, or the next one; a comma or bracket is an array's.
-_END_OF_EVENT: Final = re.compile(r"\s*(?:\{|[\],\s]*\Z)")
+_NOT_SPACE: Final = re.compile(r"\S")
+# What may follow an event on a line that holds several: the end of the line, or the next one.
+_END_OF_EVENT: Final = re.compile(r"\s*(?:\{|\Z)")
+_END_OF_ELEMENT: Final = re.compile(r"\s*(?:\{|[\],\s]*\Z)")
 # JSON allows line ends and tabs between its tokens, but not in strings: as spaces, they need no
 # escape in COPY's text.
 _WHITE_SPACE: Final = bytes.maketrans(b"\t\n\r", b"   ")
@@ -194,7 +196,11 @@ def convert_event(event: Mapping[str, object], *, line: int = 0) -> EventRow | R
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - an object may raise anything
-        return Reject(line, f"the event cannot be written as JSON: {error}", repr(event).encode())
+        try:
+            shown = repr(event).encode(errors="backslashreplace")
+        except Exception:  # noqa: BLE001 - the same
+            shown = object.__repr__(event).encode()
+        return Reject(line, f"the event cannot be written as JSON: {error}", shown)
     return _outcome(text, line)
 
 
@@ -206,10 +212,11 @@ def _several(text: Text, reject: Reject) -> Iterator[EventRow | Reject]:
     follows is the end of the line or a further object.
     """
     line = text.text.decode("utf-8", "surrogateescape")
+    ends = _END_OF_ELEMENT if text.in_array else _END_OF_EVENT
     kept = 0
     for start, end in objects_of(line):
-        before = line[kept:start].strip()
-        if before and not _END_OF_EVENT.match(line, end):
+        before = _NOT_SPACE.search(line, kept, start) is not None
+        if before and not ends.match(line, end):
             continue
         one = line[start:end].encode("utf-8", "surrogateescape")
         try:
@@ -221,14 +228,15 @@ def _several(text: Text, reject: Reject) -> Iterator[EventRow | Reject]:
         if before:
             if isinstance(outcome, Reject):
                 continue
-            yield _outcome(before.encode("utf-8", "surrogateescape"), text.line)
+            part = line[kept:start].strip().encode("utf-8", "surrogateescape")
+            yield _outcome(part, text.line)
         elif start == 0 and not line[end:].strip():
             break
         yield outcome
         kept = end
     if kept == 0:
         yield reject
-    elif rest := line[kept:].strip():
+    elif rest := line[kept:].strip("],\r\n\t " if text.in_array else None):
         yield _outcome(rest.encode("utf-8", "surrogateescape"), text.line)
 
 

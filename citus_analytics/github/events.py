@@ -168,7 +168,8 @@ def objects_of(line: str) -> Iterator[tuple[int, int]]:
             _, end = _DIGIT_SAFE.raw_decode(line, position)
         except JSONDecodeError as error:
             unterminated = error.msg.startswith("Unterminated")
-            effort -= (len(line) if unterminated else error.pos) - position
+            # Making the error counts the lines before it.
+            effort -= error.pos + (len(line) - position) * unterminated
             position += 1
         except RecursionError:
             effort -= len(line) - position

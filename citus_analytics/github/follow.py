@@ -35,7 +35,7 @@ from citus_analytics.errors import ArgumentError, CitusAnalyticsError, LoadError
 from citus_analytics.github.events import EventRow, Reject
 from citus_analytics.github.load import LoadOptions, RejectCallback, load_outcomes
 from citus_analytics.github.models import followed_feeds
-from citus_analytics.github.store import connected, transaction
+from citus_analytics.github.store import connected, set_local, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -278,6 +278,8 @@ def follow(
     polls = failures = 0
     with http_client(options) as client:
         with connected(engine) as connection:
+            # The driver reads no times under another one.
+            set_local(connection, "DateStyle", "ISO")
             position, rest = _read_position(connection, address)
         # Even if the clock was set back, no wait is longer than it can have been.
         due = time.monotonic() + min(rest, max(LONGEST_WAIT, options.interval))

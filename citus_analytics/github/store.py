@@ -444,7 +444,9 @@ class Ledger:
 
     def known(self, content: Content) -> Known:
         """Return what is known of a content."""
-        statement = select(loaded_files).where(*self._is(content))
+        # Without `loaded_at`, which the driver cannot read under every DateStyle.
+        columns = [column for column in loaded_files.c if column.name != "loaded_at"]
+        statement = select(*columns).where(*self._is(content))
         rows = self._connection.execute(statement.order_by(loaded_files.c.first_byte)).all()
         return Known(
             parts=tuple(Part(row.first_byte, row.end_byte) for row in rows),

@@ -57,7 +57,12 @@ def events(engine: Engine) -> int:
         return count(connection)
 
 
-def lose_after(engine: Engine, commits: int, path: Path) -> None:
+def lose_after(
+    engine: Engine,
+    commits: int,
+    path: Path,
+    options: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+) -> None:
     """Load a file over three connections, and lose them after so many commits."""
     left = [commits]
 
@@ -69,7 +74,7 @@ def lose_after(engine: Engine, commits: int, path: Path) -> None:
 
     event.listen(engine, "commit", lose)
     with pytest.raises(ConnectionResetError):
-        load_files(engine, github_events, [path], connections=3)
+        load_files(engine, github_events, [path], options=options, connections=3)
     event.remove(engine, "commit", lose)
 
 
