@@ -120,7 +120,7 @@ def bulk_loading(engine: Engine, rows: int) -> list[Figure]:
         engine: Engine,
         *,
         users: bool = True,
-        jobs: int = 1,
+        connections: int = 1,
         indexes_later: bool = False,
     ) -> None:
         load_files(
@@ -128,7 +128,7 @@ def bulk_loading(engine: Engine, rows: int) -> list[Figure]:
             github_events,
             [path],
             options=LoadOptions(users=users),
-            jobs=jobs,
+            connections=connections,
             indexes_later=indexes_later,
         )
 
@@ -153,7 +153,7 @@ def bulk_loading(engine: Engine, rows: int) -> list[Figure]:
             "indexes afterwards", 0.8, partial(load, path, indexes_later=True), path
         )
         _indexes(engine, DropIndex)
-        two = against_psql("two connections", 0.7, partial(load, path, jobs=2), path)
+        two = against_psql("two connections", 0.7, partial(load, path, connections=2), path)
         _indexes(engine, CreateIndex)
     return [in_json, later, two]
 

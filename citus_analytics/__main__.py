@@ -9,12 +9,6 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from citus_analytics import __version__
-from citus_analytics.cli.commands import add_lint, add_migrate, add_rollup, add_status
-from citus_analytics.cli.main import run
-from citus_analytics.github.cli import add_follow, add_load, add_query
-from citus_analytics.github.demo import add_demo
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,20 +22,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The arguments are wrong, or ask for help or the version.
     """
-    return run(
-        argv,
-        version=__version__,
-        commands=(
-            add_demo,
-            add_migrate,
-            add_load,
-            add_follow,
-            partial(add_rollup, metadata="citus_analytics.github.models:Base"),
-            add_query,
-            add_status,
-            add_lint,
-        ),
-    )
+    try:
+        # Here, because they take a moment, in which Ctrl-C ends the program without a traceback.
+        from citus_analytics import __version__
+        from citus_analytics.cli.commands import add_lint, add_migrate, add_rollup, add_status
+        from citus_analytics.cli.main import run
+        from citus_analytics.github.cli import add_follow, add_load, add_query
+        from citus_analytics.github.demo import add_demo
+
+        return run(
+            argv,
+            version=__version__,
+            commands=(
+                add_demo,
+                add_migrate,
+                add_load,
+                add_follow,
+                partial(add_rollup, metadata="citus_analytics.github.models:Base"),
+                add_query,
+                add_status,
+                add_lint,
+            ),
+        )
+    except KeyboardInterrupt:
+        sys.stderr.write("citus-analytics: interrupted\n")
+        # As a shell reports a program that SIGINT has ended.
+        return 130
 
 
 if __name__ == "__main__":

@@ -318,7 +318,7 @@ def loading_files(engine: Engine, folder: Path) -> None:
         engine,
         ca.github_events,
         [folder / "2015-01-01-0.json.gz", "2015-01-01-{1..5}.json"],
-        jobs=2,
+        connections=2,
         loaded=lambda _, result: result.rows,
         progress=show,
     )

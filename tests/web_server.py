@@ -28,6 +28,7 @@ class Site:
         honours_tags: Whether it minds which content the rest is asked of.
         requests: The requests so far: method, range.
         paths: What they asked for.
+        authorizations: The users and passwords that came with them.
     """
 
     content: bytes
@@ -42,6 +43,7 @@ class Site:
     honours_tags: bool = True
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
     address: str = ""
 
 
@@ -74,6 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self.headers["Range"]
         self.site.requests.append((self.command, asked))
         self.site.paths.append(self.path)
+        self.site.authorizations.append(self.headers["Authorization"])
         if not self.site.head and not body:
             self.send_error(405)
             return

@@ -31,6 +31,8 @@ SELECT set_config('citus.skip_jsonb_validation_in_copy', 'off', true)
 WHERE current_setting('citus.skip_jsonb_validation_in_copy', true) = 'on'
 """
 _SKIP_CHECK_OF_JSON: Final = "SELECT set_config('citus.skip_jsonb_validation_in_copy', 'on', true)"
+# What decides how a server reads times, dates and intervals.
+_PINNED: Final = {"TimeZone": "UTC", "DateStyle": "ISO, YMD", "IntervalStyle": "postgres"}
 
 
 def connection_of(connection: Executor, table: Table) -> Connection:
@@ -92,23 +94,47 @@ def checked_json(connection: Connection) -> Iterator[None]:
         connection.exec_driver_sql(_SKIP_CHECK_OF_JSON)
 
 
+@contextmanager
+def pinned_settings(connection: Connection) -> Iterator[None]:
+    """Let a text stand for the same value on every server and in every session: times in UTC.
+
+    `2025-01-31 12:00` is in UTC, and `01/02/2025`, of which nobody knows the month, is refused.
+    After an error this needs no undoing, because the transaction or savepoint undoes it.
+    """
+    names = ", ".join(f"current_setting('{name}')" for name in _PINNED)
+    before = connection.exec_driver_sql(f"SELECT {names}").one()
+    values = ", ".join(f"set_config('{name}', %s, true)" for name in _PINNED)
+    connection.exec_driver_sql(f"SELECT {values}", tuple(_PINNED.values()))
+    yield
+    connection.exec_driver_sql(f"SELECT {values}", tuple(before))
+
+
 def copy_rows(
-    connection: Connection, table: Table, file_format: str, blocks: Iterable[bytes]
+    connection: Connection,
+    table: Table,
+    file_format: str,
+    blocks: Iterable[bytes],
+    *,
+    columns: Iterable[str] | None = None,
+    header: bool = False,
 ) -> int:
     """Send rows to the server; return how many it has taken.
 
     Args:
         connection: Where the table is.
-        table: Where the rows go: all of its columns but generated ones, in their order.
+        table: Where the rows go.
         file_format: `csv` or `text`, in UTF-8.
         blocks: The rows.
+        columns: What the rows have; by default all columns but generated ones, in their order.
+        header: Whether a line that is not a row comes first.
 
     Raises:
         RejectedError: The server has received all of them and refuses them; a row may be at fault.
         psycopg.Error: The server refuses them for another reason, or the connection is lost.
     """
-    into = columns_of(connection, table)
-    statement = f"COPY {into} FROM STDIN WITH (FORMAT {file_format}, ENCODING 'UTF8')"
+    into = columns_of(connection, table, columns)
+    options = f"FORMAT {file_format}, ENCODING 'UTF8'{', HEADER' if header else ''}"
+    statement = f"COPY {into} FROM STDIN WITH ({options})"
     driver = driver_of(connection)
     sent, failed = False, None
     try:
@@ -131,15 +157,16 @@ def copy_rows(
         raise
 
 
-def columns_of(connection: Connection, table: Table) -> str:
+def columns_of(connection: Connection, table: Table, columns: Iterable[str] | None = None) -> str:
     """Return a table and its columns, without generated ones, as COPY and INSERT name them."""
     preparer = connection.dialect.identifier_preparer
     schema = schema_of(connection, table)
     name = preparer.quote(table.name)
     if schema is not None:
         name = f"{preparer.quote_schema(schema)}.{name}"
-    given = (column.name for column in table.columns if column.computed is None)
-    return f"{name} ({', '.join(map(preparer.quote, given))})"
+    if columns is None:
+        columns = (column.name for column in table.columns if column.computed is None)
+    return f"{name} ({', '.join(map(preparer.quote, columns))})"
 
 
 def _wait(result: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable
@@ -11,14 +12,17 @@ from itertools import chain
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
+from sqlalchemy import Date, DateTime, Time
+
 from citus_analytics.copy.connection import (
     checked_json,
     connection_of,
     copy_rows,
+    pinned_settings,
     savepoint,
 )
 from citus_analytics.copy.errors import RejectedError, explain, may_be_from_worker
-from citus_analytics.copy.source import Tally, expand, open_source
+from citus_analytics.copy.source import Tally, expand, open_source, peek
 from citus_analytics.errors import LoadError
 from citus_analytics.schema import table_of
 
@@ -37,6 +41,19 @@ _READS_TO_THE_END: Final = 18
 _END_MARK: Final = re.compile(rb"[\r\n](?=\\\.[\r\n])")
 # What of a mark, with the line end before it, may stand at the end of a block.
 _PART_OF_MARK: Final = 3
+
+# A field of CSV as the server reads it: a quote anywhere begins or ends what is taken as it is.
+_FIELD: Final = rb'(?:[^",\r\n]++|"[^"]*+")*+'
+_ROW_END: Final = rb"(?:\r\n|\n|\r)"
+_ROW: Final = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*+" + _ROW_END)
+_TIME_WITH_ZONE: Final = re.compile(
+    rb"\d{4,}-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)? ?(?:Z|UTC|[+-]\d\d(?::?\d\d){0,2})",
+    re.IGNORECASE,
+)
+# Not one of the words, such as now.
+_TIME_OR_DATE: Final = re.compile(rb"\d.*", re.DOTALL)
+_LONGEST_HEADER: Final = 1 << 20
+_LONGEST_ROW: Final = 1 << 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +114,14 @@ def load_csv(
     table: TableLike,
     source: Source | Sequence[PathName],
     *,
+    header: bool = False,
+    require_time_zone: bool = False,
     progress: ProgressCallback | None = None,
 ) -> LoadResult:
-    """Load CSV without a header, UTF-8, into a table: a field for every column, in their order.
+    """Load CSV, UTF-8, into a table: a field for every column, in their order or a header's.
+
+    Whatever the session's settings are, times without a zone are in UTC, and dates are year, month
+    and day.
 
     All or nothing, in the caller's transaction: nothing is committed, and after an error the
     table and what the transaction did before are as they were. On an autocommit connection the
@@ -118,12 +140,16 @@ def load_csv(
             `2015-01-{01..31}.csv`, an http(s) address, or a list of these; "-" for standard input,
             an open binary file (which stays open), or an iterable of bytes in blocks of any size.
             Any of them may be compressed by gzip.
+        header: Whether the first line of each source names the columns, in any order.
+        require_time_zone: Whether to refuse times without a zone in columns that have one, and
+            words such as `now` for any time or date.
         progress: Called after every block, and at the end, with what has been read so far, of each
             file anew. What it raises ends the load and reaches the caller.
 
     Raises:
         LoadError: A row is malformed, with its line and column (of a row of several lines the
-            first, or the last if the source cannot be read twice), or a file cannot be read.
+            first, or the last if the source cannot be read twice), a header does not name the
+            columns of the table, or a file cannot be read.
         ArgumentError: The source is open in text mode or gives no bytes, or the connection or the
             table is of another kind.
         psycopg.Error: An error that is not the fault of the source, such as a missing table; and a
@@ -134,7 +160,60 @@ def load_csv(
     opened = connection_of(connection, table)
     inputs = [open_source(each) for each in _sources(source)]
     with savepoint(opened) if len(inputs) > 1 else nullcontext():
-        return sum_of(CsvLoad(opened, table, each, progress=progress).run() for each in inputs)
+        results = []
+        for each in inputs:
+            columns, read = header_of(each, table) if header else (None, each)
+            results.append(
+                CsvLoad(
+                    opened,
+                    table,
+                    read,
+                    columns=columns,
+                    require_time_zone=require_time_zone,
+                    progress=progress,
+                ).run()
+            )
+        return sum_of(results)
+
+
+def header_of(source: Input, table: Table) -> tuple[list[str], Input]:
+    """Return the columns that the first line of CSV names, and the source to read from then on.
+
+    Raises:
+        LoadError: The line does not name each column of the table that can be loaded, once.
+    """
+
+    def first_line(blocks: Iterator[bytes]) -> bytes:
+        line = b""
+        for block in blocks:
+            line += block
+            if _ROW.match(line) or len(line) > _LONGEST_HEADER:
+                break
+        return line.removeprefix(BOM_UTF8)
+
+    start, source = peek(source, first_line)
+    line = found[0] if (found := _ROW.match(start + b"\n")) else start
+    try:
+        names = next(csv.reader([line.decode().rstrip("\r\n")]), [])
+    except (UnicodeDecodeError, csv.Error):
+        names = []
+    expected = [column.name for column in table.columns if column.computed is None]
+    problems = [
+        f"{problem} {', '.join(map(repr, found))}"
+        for problem, found in (
+            ("lacks", [name for name in expected if name not in names]),
+            ("has unknown", [name[:80] for name in names if name not in expected]),
+            ("repeats", [name for name in expected if names.count(name) > 1]),
+        )
+        if found
+    ]
+    if problems:
+        raise LoadError(
+            f"{source.name}, line 1: the header {' and '.join(problems)}. Nothing of it was "
+            f"loaded. The columns of {table.name} are {', '.join(expected)}, in any order.",
+            line=1,
+        )
+    return names, source
 
 
 def _sources(source: Source | Sequence[PathName]) -> Iterable[Source]:
@@ -152,11 +231,11 @@ class CsvLoad:
         connection: Where the table is.
         table: Where the rows go.
         source: Where they come from.
+        columns: What the header at the start of the source names; None without a header.
+        require_time_zone: See `load_csv`.
         progress: Called with how far the load has come.
         watch: Called with every block of the content.
     """
-
-    __slots__ = ("_connection", "_progress", "_source", "_table", "_watch")
 
     def __init__(
         self,
@@ -164,12 +243,16 @@ class CsvLoad:
         table: Table,
         source: Input,
         *,
+        columns: Sequence[str] | None = None,
+        require_time_zone: bool = False,
         progress: ProgressCallback | None = None,
         watch: Callable[[bytes], object] | None = None,
     ) -> None:
         self._connection = connection
         self._table = table
         self._source = source
+        self._columns = columns
+        self._require_time_zone = require_time_zone
         self._progress = progress
         self._watch = watch
 
@@ -182,7 +265,7 @@ class CsvLoad:
             error = rejected.error
         if repeatable and may_be_from_worker(error, self._table):
             error = self._find_bad_json(error)
-        if explained := explain(error, self._table, self._source):
+        if explained := explain(error, self._table, self._source, self._columns):
             raise explained from error
         raise error
 
@@ -192,13 +275,13 @@ class CsvLoad:
         """Load in one COPY, or leave everything as it was.
 
         Args:
-            parts: Parts of the source that are to be loaded, of complete rows; otherwise, all.
+            parts: Parts of the source that are to be loaded, of complete rows, in their order;
+                otherwise, all of it.
             check_json: Whether Citus is to look at JSON where it knows the lines.
 
         Raises:
             RejectedError: The server refuses the data, and a row may be at fault.
         """
-        sources = (self._source,) if parts is None else parts
         tally = Tally()
 
         def show(rows: int) -> None:
@@ -215,38 +298,61 @@ class CsvLoad:
 
         with (
             savepoint(self._connection),
+            pinned_settings(self._connection),
             checked_json(self._connection) if check_json else nullcontext(),
         ):
-            with closing(self._blocks(sources, tally)) as blocks:
-                sent = shown(blocks) if self._progress else blocks
-                rows = copy_rows(self._connection, self._table, "csv", sent)
+            rows = self._copy((self._source,) if parts is None else parts, tally, shown)
             show(rows)
         return LoadResult(rows=rows, bytes=tally.bytes)
 
     def _find_bad_json(self, error: psycopg.Error) -> psycopg.Error:
         """Return what the coordinator says of a source that a worker refused; load nothing."""
         try:
-            with savepoint(self._connection), checked_json(self._connection):
-                with closing(self._blocks((self._source,), Tally(), watched=False)) as blocks:
-                    copy_rows(self._connection, self._table, "csv", blocks)
+            with (
+                savepoint(self._connection),
+                pinned_settings(self._connection),
+                checked_json(self._connection),
+            ):
+                self._watch = None
+                self._copy((self._source,), Tally(), iter)
                 # The source is no longer what it was when it was refused: undo it all the same.
                 raise RejectedError(error)  # noqa: TRY301
         except RejectedError as rejected:
             return rejected.error
 
-    def _blocks(
-        self, sources: Iterable[Input], tally: Tally, *, watched: bool = True
-    ) -> Generator[bytes]:
+    def _copy(
+        self,
+        sources: Iterable[Input],
+        tally: Tally,
+        shown: Callable[[Iterator[bytes]], Iterator[bytes]],
+    ) -> int:
+        sources = iter(sources)
+        first = next(sources, None)
+        if first is not None:
+            sources = chain((first,), sources)
+        with closing(self._blocks(sources, tally)) as blocks:
+            return copy_rows(
+                self._connection,
+                self._table,
+                "csv",
+                shown(blocks) if self._progress else blocks,
+                columns=self._columns,
+                header=self._columns is not None and first is not None and first.first_line == 1,
+            )
+
+    def _blocks(self, sources: Iterable[Input], tally: Tally) -> Generator[bytes]:
         """Yield what is to be sent of some sources."""
         version = self._connection.dialect.server_version_info
         ends_early = version is not None and int(version[0]) < _READS_TO_THE_END
         for source in sources:
             with closing(source.content(tally)) as content:
                 blocks: Iterator[bytes] = content
-                if watched and self._watch is not None:
+                if self._watch is not None:
                     blocks = _watched(blocks, self._watch)
                 if source.first_line == 1:
                     blocks = _without_byte_order_mark(blocks)
+                if self._require_time_zone:
+                    blocks = _with_zones(blocks, source, self._table, self._columns)
                 yield from _without_end_marks(blocks, source) if ends_early else blocks
 
 
@@ -263,6 +369,67 @@ def _without_byte_order_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
         start += block
     yield start.removeprefix(BOM_UTF8)
     yield from blocks
+
+
+def _with_zones(
+    blocks: Iterator[bytes], source: Input, table: Table, columns: Sequence[str] | None
+) -> Iterator[bytes]:
+    """Yield blocks as they are, up to a time without a zone.
+
+    Raises:
+        LoadError: There is one, or a word such as `now`.
+    """
+    types = {column.name: column.type for column in table.columns if column.computed is None}
+    names = types if columns is None else columns
+    fields, times = [], list[tuple[str, re.Pattern[bytes]]]()
+    for name in names:
+        kind = types[name]
+        if isinstance(kind, DateTime | Date | Time):
+            zoned = isinstance(kind, DateTime) and kind.timezone
+            times.append((name, _TIME_WITH_ZONE if zoned else _TIME_OR_DATE))
+            fields.append(b"(" + _FIELD + b")")
+        else:
+            fields.append(_FIELD)
+    row = re.compile(b",".join(fields) + _ROW_END)
+    header = columns is not None and source.first_line == 1
+    line, rest = source.first_line, b""
+    for block in chain(blocks, (None,)):
+        # The end of the content ends its last row.
+        content = rest + (block or b"\n")
+        position = 0
+        while match := _ROW.match(content, position):
+            if block is not None and match.end() == len(content) and content.endswith(b"\r"):
+                # A line feed may follow.
+                break
+            values = row.match(content, position)
+            # The server refuses a row that has fewer fields, or more.
+            for (name, pattern), field in zip(
+                times, values.groups() if values else (), strict=False
+            ):
+                value = field.replace(b'"', b"").strip()
+                if value and not pattern.fullmatch(value) and not header:
+                    said = value.decode(errors="replace")
+                    raise LoadError(
+                        f"{source.name}, line {line}, column {name}: {said!r} is not a time with "
+                        "its zone, such as 2025-01-31T12:00:00Z. Nothing of it was loaded. Correct "
+                        "the row; or load without require_time_zone (--require-time-zone), and "
+                        "times without a zone are in UTC.",
+                        line=line,
+                        column=name,
+                    )
+            header = False
+            line += match[0].count(b"\n")
+            position = match.end()
+        rest = content[position:]
+        if len(rest) > _LONGEST_ROW:
+            raise LoadError(
+                f"{source.name}, line {line}: a row is longer than {_LONGEST_ROW:,} bytes, or a "
+                "quote has no end. Nothing of it was loaded; correct it, or load it without "
+                "require_time_zone (--require-time-zone).",
+                line=line,
+            )
+        if block is not None:
+            yield block
 
 
 def _without_end_marks(blocks: Iterator[bytes], source: Input) -> Iterator[bytes]:

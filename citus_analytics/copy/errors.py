@@ -17,7 +17,7 @@ from citus_analytics.errors import LoadError
 from citus_analytics.schema import Distributed, distribution_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable, Sequence
 
     import psycopg
     from sqlalchemy import Table
@@ -79,16 +79,25 @@ def place_in_context(context: str | None, table: Table) -> Place:
     return Place(int(found[1]), found[2]) if found else Place()
 
 
-def explain(error: psycopg.Error, table: Table, source: Input) -> LoadError | None:
-    """Return an error that names the row of CSV at fault, or None if no row is at fault."""
+def explain(
+    error: psycopg.Error, table: Table, source: Input, columns: Sequence[str] | None
+) -> LoadError | None:
+    """Return an error that names the row of CSV at fault, or None if no row is at fault.
+
+    Args:
+        error: What the server said.
+        table: Where the rows go.
+        source: Where they come from.
+        columns: What the header of the source names; None without a header.
+    """
     if not is_fault_of_data(error):
         return None
-    place = _place(error, table, source)
+    place = _place(error, table, source, columns)
     said = error.diag.message_primary or str(error)
     detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
     of_value = error.sqlstate == _INVALID_TEXT
-    if of_value and place.line == 1 and place.column and f'"{place.column}"' in said:
-        advice = "The first line seems to be a header: leave it out and load again."
+    if of_value and place.line == 1 and re.search(rf'"({_names(table)})"', said):
+        advice = "The first line seems to be a header: load with header=True (--header)."
     else:
         advice = "Correct the row or leave it out, and load again."
     return LoadError(
@@ -98,7 +107,9 @@ def explain(error: psycopg.Error, table: Table, source: Input) -> LoadError | No
     )
 
 
-def _place(error: psycopg.Error, table: Table, source: Input) -> Place:
+def _place(
+    error: psycopg.Error, table: Table, source: Input, columns: Sequence[str] | None
+) -> Place:
     place = place_in_context(error.diag.context, table)
     before = source.first_line - 1
     column = place.column or error.diag.column_name
@@ -114,7 +125,7 @@ def _place(error: psycopg.Error, table: Table, source: Input) -> Place:
         return Place(place.line and before + place.line, column)
     start, row = _row_that_ends(source, place.line)
     if column is None and error.sqlstate == _NOT_IN_ENCODING:
-        column = _column_that_is_not_text(row, table)
+        column = _column_that_is_not_text(row, columns or [column.name for column in table.columns])
     return Place(before + start, column)
 
 
@@ -146,16 +157,16 @@ def _lines(source: Input) -> Generator[bytes]:
     yield rest
 
 
-def _column_that_is_not_text(row: bytes, table: Table) -> str | None:
+def _column_that_is_not_text(row: bytes, columns: Iterable[str]) -> str | None:
     """Return the column that holds a zero byte, or bytes that are not UTF-8."""
     try:
         fields = next(csv.reader([row.decode("latin-1")], strict=True), [])
     except csv.Error:
         return None
-    for column, field in zip(table.columns, fields, strict=False):
+    for column, field in zip(columns, fields, strict=False):
         try:
             if "\0" in field.encode("latin-1").decode():
-                return column.name
+                return column
         except UnicodeDecodeError:
-            return column.name
+            return column
     return None

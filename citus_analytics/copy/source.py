@@ -15,10 +15,10 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
 
 from citus_analytics.errors import ArgumentError, LoadError
@@ -48,6 +48,7 @@ class BinaryReader(Protocol):
 Block: TypeAlias = bytes | bytearray | memoryview
 PathName: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = PathName | BinaryReader | Iterable[Block]
+Found = TypeVar("Found")
 
 
 @dataclass(slots=True)
@@ -174,7 +175,7 @@ def open_source(source: Source, *, block_size: int = BLOCK_SIZE) -> Input:
         address = Address(source)
         size = address.size()
         return Input(
-            name=source,
+            name=without_password(source),
             blocks=lambda: address.blocks(size),
             total_bytes=size,
             repeatable=True,
@@ -197,6 +198,38 @@ def open_source(source: Source, *, block_size: int = BLOCK_SIZE) -> Input:
         "a source is a path, an http(s) address, '-', an open binary file or an iterable of bytes, "
         f"not {source!r}"
     )
+
+
+def peek(source: Input, look: Callable[[Iterator[bytes]], Found]) -> tuple[Found, Input]:
+    """Look at the start of the content; return what was found, and the source to read from then on.
+
+    What was looked at comes again, without opening the source or asking a server a second time.
+    """
+    stored = iter(source.blocks())
+    taken: list[Block] = []
+
+    def remembered() -> Iterator[Block]:
+        for block in stored:
+            taken.append(block)
+            yield block
+
+    with closing(replace(source, blocks=remembered).content()) as content:
+        found = look(content)
+    first_time = [chain(taken, stored)]
+
+    def blocks() -> Iterator[Block]:
+        return first_time.pop() if first_time else source.blocks()
+
+    return found, replace(source, blocks=blocks)
+
+
+def without_password(address: str) -> str:
+    """Return an address on the web without the user and password in it, as it may be shown."""
+    if not is_address(address):
+        return address
+    scheme, _, rest = address.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def is_address(source: str) -> bool:

@@ -10,7 +10,9 @@ import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
+from urllib.parse import unquote
 
+from citus_analytics.copy.source import without_password
 from citus_analytics.errors import LoadError
 
 try:
@@ -40,7 +42,7 @@ class Address:
     """An http(s) address, whose answer can be read any number of times.
 
     Attributes:
-        url: The address.
+        url: The address; a user and password in it are sent to its server alone, and shown nowhere.
         pauses: How many seconds to wait before each further try; progress starts them anew.
         timeout: How many seconds a server may be silent.
     """
@@ -60,7 +62,7 @@ class Address:
         # Some servers do not answer to HEAD, or refuse what is signed for GET.
         if answer.status_code in (403, 405, 501):
             return None
-        if answer.is_error:
+        if not answer.is_success:
             self._refuse(answer)
         return _number(answer.headers.get("Content-Length"))
 
@@ -90,7 +92,7 @@ class Address:
                         # The connection broke after the last byte: there is no rest.
                         self._check_all_came(answer, position, total, version)
                         return
-                    if answer.is_error:
+                    if not answer.is_success:
                         self._refuse(answer)
                     if position or answer.status_code == _PARTIAL:
                         self._check_rest(answer, position, total, version)
@@ -109,6 +111,12 @@ class Address:
                         pauses = list(self.pauses)
                         yield block
                     if total is None or position >= total:
+                        if not position:
+                            raise LoadError(
+                                f"{self.shown}: the server answers {answer.status_code} "
+                                f"{answer.reason_phrase}, with nothing in it. Nothing was loaded; "
+                                "look at the address."
+                            )
                         return
                     broken: Exception = OSError(f"its last {total - position:,} bytes are missing")
                 except httpx.TransportError as error:
@@ -123,8 +131,21 @@ class Address:
                     )
                 self._pause(pauses, broken)
 
+    @property
+    def shown(self) -> str:
+        """The address as it may be shown."""
+        return without_password(self.url)
+
     def _client(self) -> httpx.Client:
-        return httpx.Client(headers=_HEADERS, timeout=self.timeout, follow_redirects=True)
+        # httpx itself takes no password with a character that should be quoted.
+        host = self.url.partition("://")[2].partition("/")[0]
+        user, _, password = host.rpartition("@")[0].partition(":")
+        return httpx.Client(
+            auth=(unquote(user), unquote(password)) if user or password else None,
+            headers=_HEADERS,
+            timeout=self.timeout,
+            follow_redirects=True,
+        )
 
     def _ask(
         self, client: httpx.Client, method: str, headers: dict[str, str], pauses: list[float]
@@ -132,13 +153,13 @@ class Address:
         """Return an answer whose body is still to be read, unless it is worth trying again."""
         while True:
             try:
-                request = client.build_request(method, self.url, headers=headers)
+                request = client.build_request(method, self.shown, headers=headers)
                 answer = client.send(request, stream=True)
             # Waiting does not make a malformed address a good one.
             except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
                 raise LoadError(
-                    f"{self.url!r} is not an address that can be read: {error}. Nothing of it was "
-                    "loaded; an address is like https://host/path or http://host:8000/path."
+                    f"{self.shown!r} is not an address that can be read: {error}. Nothing of it "
+                    "was loaded; an address is like https://host/path or http://host:8000/path."
                 ) from error
             except httpx.RequestError as error:
                 self._pause(pauses, error)
@@ -156,7 +177,7 @@ class Address:
             # Some errors of httpx have no message.
             reason = str(error) or type(error).__name__
             raise LoadError(
-                f"{self.url} cannot be read: {reason}. Nothing of it was loaded; try again later."
+                f"{self.shown} cannot be read: {reason}. Nothing of it was loaded; try again later."
             ) from error
         time.sleep(max(pauses.pop(0), least))
 
@@ -164,13 +185,13 @@ class Address:
         missing = answer.status_code in (404, 410)
         advice = "There may be no such file" if missing else "Nothing was read"
         raise LoadError(
-            f"{self.url}: the server answers {answer.status_code} {answer.reason_phrase}. {advice};"
-            " nothing was loaded."
+            f"{self.shown}: the server answers {answer.status_code} {answer.reason_phrase}. "
+            f"{advice}; nothing was loaded."
         )
 
     def _refuse_rest(self, position: int, why: str) -> NoReturn:
         raise LoadError(
-            f"{self.url}: the connection broke after {position:,} bytes, and {why}. Nothing was "
+            f"{self.shown}: the connection broke after {position:,} bytes, and {why}. Nothing was "
             "loaded; try again, or download the file first."
         )
 

@@ -40,6 +40,7 @@ from citus_analytics.cli.output import (
     write_json,
 )
 from citus_analytics.copy import expand
+from citus_analytics.copy.source import without_password
 from citus_analytics.errors import ArgumentError
 from citus_analytics.github.analytics import (
     HourlyCommits,
@@ -82,7 +83,7 @@ def add_load(commands: Commands) -> None:
         "load",
         load,
         "load events or users, each file once",
-        "Load CSV without a header in the layout of the table, or events in JSON as GH Archive and "
+        "Load CSV in the layout of the table or with a header, or events in JSON as GH Archive and "
         "GitHub's API have them, plain or gzipped. Each file is loaded completely or not at all, "
         "and its content is not loaded again. Users are loaded from events in JSON as well.",
     )
@@ -112,6 +113,17 @@ def add_load(commands: Commands) -> None:
     )
     parser.add_argument(
         "--format", choices=("auto", "csv", "json"), default="auto", help="default: auto"
+    )
+    parser.add_argument(
+        "--header",
+        action="store_true",
+        help="the first line of CSV names the columns, in any order",
+    )
+    parser.add_argument(
+        "--require-time-zone",
+        action="store_true",
+        help="refuse CSV with times that have no zone, which are in UTC otherwise, or with words "
+        "such as now",
     )
     parser.add_argument(
         "--connections",
@@ -158,11 +170,13 @@ def load(arguments: Namespace) -> None:
                 options=LoadOptions(
                     format=arguments.format,
                     unique=arguments.unique,
+                    header=arguments.header,
+                    require_time_zone=arguments.require_time_zone,
                     strict=arguments.strict,
                     rejects=report.rejected,
                 ),
                 force=arguments.force,
-                jobs=arguments.connections,
+                connections=arguments.connections,
                 indexes_later=arguments.indexes_later,
                 started=report.started,
                 loaded=report.loaded,
@@ -194,16 +208,22 @@ def load(arguments: Namespace) -> None:
         write(f"{plural(sums['rejected'], 'event')} rejected: --force --rejects FILE keeps them.")
     options = [
         f"{name}={getattr(arguments, name)!r}"
-        for name, default in (("unique", False), ("strict", False), ("format", "auto"))
+        for name, default in (
+            ("format", "auto"),
+            ("unique", False),
+            ("header", False),
+            ("require_time_zone", False),
+            ("strict", False),
+        )
         if getattr(arguments, name) != default
     ]
-    parts = ["engine", table.name, repr(arguments.source)]
+    parts = ["engine", table.name, repr([*map(without_password, arguments.source)])]
     if options:
         parts.append(f"options=LoadOptions({', '.join(options)})")
     if arguments.force:
         parts.append("force=True")
     if arguments.connections > 1:
-        parts.append(f"jobs={arguments.connections}")
+        parts.append(f"connections={arguments.connections}")
     if arguments.indexes_later:
         parts.append("indexes_later=True")
     write(f"Python: load_files({', '.join(parts)})")
@@ -232,7 +252,7 @@ class _LoadReport:
         self._since = time.perf_counter()
 
     def started(self, source: Source) -> None:
-        self.source = str(source)
+        self.source = without_password(str(source))
         self._since = time.perf_counter()
 
     def progress(self, so_far: Progress) -> None:

@@ -41,11 +41,19 @@ _NOTHING: Final = msgspec.Raw(b"null")
 # What msgspec says of JSON that ends too early.
 _TRUNCATED: Final = "Input data was truncated"
 _NO_END: Final = "the array of events has no end, a `]`: what follows is missing"
-_UNFINISHED: Final = frozenset({_TRUNCATED, _NO_END})
+_SEVERAL_LINES: Final = (
+    "an event of several lines: each has to be on a line of its own, as `jq -c .` writes them, or "
+    "in an array"
+)
+_UNFINISHED: Final = frozenset({_TRUNCATED, _NO_END, _SEVERAL_LINES})
 _NULL: Final = b"\\N"
 _LARGEST: Final = (1 << 63) - 1
 # An escaped zero character, unless it is an escaped backslash that is followed by "u0000".
 _ESCAPED_ZERO: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_NOT_SPACE: Final = re.compile(r"\S")
+# What may follow an event on a line that holds several: the end of the line, or the next one.
+_END_OF_EVENT: Final = re.compile(r"\s*(?:\{|\Z)")
+_END_OF_ELEMENT: Final = re.compile(r"\s*(?:\{|[\],\s]*\Z)")
 # JSON allows line ends and tabs between its tokens, but not in strings: as spaces, they need no
 # escape in COPY's text.
 _WHITE_SPACE: Final = bytes.maketrans(b"\t\n\r", b"   ")
@@ -121,6 +129,11 @@ def read_events(
                     unfinished = None
                 if isinstance(outcome, EventRow):
                     known = True
+                elif outcome.reason is _SEVERAL_LINES and first_line == 1 and not known:
+                    raise LoadError(
+                        f"{name}, line {outcome.line}: {outcome.reason}. Nothing of it was loaded.",
+                        line=outcome.line,
+                    )
                 elif outcome.reason in _UNFINISHED:
                     unfinished = outcome
                     continue
@@ -155,13 +168,14 @@ def convert(text: Text) -> Iterable[EventRow | Reject]:
         OldFormatError: The event is in the format from before 2015.
     """
     if text.no_end:
-        return _several(text, _NO_END)
+        return (Reject(text.line, _NO_END, text.text),)
     if text.too_long:
-        return _several(text, f"the event is longer than can be stored ({text.text[:40]!r}...)")
-    try:
-        return (_row(text.text, text.line),)
-    except _UnusableError as unusable:
-        return _several(text, str(unusable))
+        reason = f"the event is longer than can be stored ({text.text[:40]!r}...)"
+        return (Reject(text.line, reason, text.text),)
+    if text.text == b"{" and not text.in_array:
+        return (Reject(text.line, _SEVERAL_LINES, text.text),)
+    outcome = _outcome(text.text, text.line)
+    return (outcome,) if isinstance(outcome, EventRow) else _several(text, outcome)
 
 
 def convert_event(event: Mapping[str, object], *, line: int = 0) -> EventRow | Reject:
@@ -179,27 +193,67 @@ def convert_event(event: Mapping[str, object], *, line: int = 0) -> EventRow | R
         # It writes numbers that JSON does not have as null.
         if b"null" in text:
             json.dumps(event, allow_nan=False, default=str)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        return Reject(line, f"the event cannot be written as JSON: {error}", repr(event).encode())
-    try:
-        return _row(text, line)
-    except _UnusableError as unusable:
-        return Reject(line, str(unusable), text)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - an object may raise anything
+        try:
+            shown = repr(event).encode(errors="backslashreplace")
+        except Exception:  # noqa: BLE001 - the same
+            shown = object.__repr__(event).encode()
+        return Reject(line, f"the event cannot be written as JSON: {error}", shown)
+    return _outcome(text, line)
 
 
-def _several(text: Text, reason: str) -> Iterator[EventRow | Reject]:
-    """Yield what becomes of a line that is not one event: it may be two, or a part of one."""
+def _several(text: Text, reject: Reject) -> Iterator[EventRow | Reject]:
+    """Yield what becomes of a line that is not one event: several, some of them perhaps cut.
+
+    Of several complete objects that follow each other, each is an event or a reject of its own. An
+    object after a part of an event may be within it; it is an event if it can be one, and what
+    follows is the end of the line or a further object.
+    """
     line = text.text.decode("utf-8", "surrogateescape")
-    objects = [] if text.too_long else objects_of(line)
-    if len(objects) < 2:
-        yield Reject(text.line, reason, text.text)
-        return
-    for start, end in objects:
+    ends = _END_OF_ELEMENT if text.in_array else _END_OF_EVENT
+    kept = 0
+    for start, end in objects_of(line):
+        before = _NOT_SPACE.search(line, kept, start) is not None
+        if before and not ends.match(line, end):
+            continue
         one = line[start:end].encode("utf-8", "surrogateescape")
         try:
-            yield _row(one, text.line)
-        except _UnusableError as unusable:
-            yield Reject(text.line, str(unusable), one)
+            outcome = _outcome(one, text.line)
+        except OldFormatError:
+            if before:
+                continue
+            raise
+        if before:
+            if isinstance(outcome, Reject):
+                continue
+            part = line[kept:start].strip().encode("utf-8", "surrogateescape")
+            yield _outcome(part, text.line)
+        elif start == 0 and not line[end:].strip():
+            break
+        yield outcome
+        kept = end
+    if kept == 0:
+        yield reject
+    elif rest := line[kept:].strip("],\r\n\t " if text.in_array else None):
+        yield _outcome(rest.encode("utf-8", "surrogateescape"), text.line)
+
+
+def _outcome(text: bytes, line: int) -> EventRow | Reject:
+    """Return the row of an event; whatever goes wrong with it rejects it, and no other event.
+
+    Raises:
+        OldFormatError: The event is in the format from before 2015.
+    """
+    try:
+        return _row(text, line)
+    except (OldFormatError, MemoryError):
+        raise
+    except _UnusableError as unusable:
+        return Reject(line, str(unusable), text)
+    except Exception as error:  # noqa: BLE001 - one event must not end the load
+        return Reject(line, f"the event cannot be read: {type(error).__name__}: {error}", text)
 
 
 def _row(text: bytes, line: int) -> EventRow:
@@ -213,6 +267,8 @@ def _row(text: bytes, line: int) -> EventRow:
             ) from error
     if b"\\u0000" in text and _ESCAPED_ZERO.search(text):
         raise _UnusableError(r"the event has a \u0000, which PostgreSQL's jsonb does not store")
+    if not event.type.strip():
+        raise _UnusableError("the event has no type: it is empty")
     event_id = _number(event.id, "id")
     actor = event.actor
     if actor is None or actor.id is None:

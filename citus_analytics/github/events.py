@@ -34,6 +34,9 @@ _BYTE_ORDER_MARK: Final = codecs.BOM_UTF8
 _NOT_SPACE: Final = re.compile(rb"\S")
 _BETWEEN: Final = re.compile(r"[\s,]*")
 _DIGIT_SAFE: Final = JSONDecoder(parse_int=str, parse_float=str)
+_OBJECT: Final = re.compile(r'\{(?=\s*")')
+# How often, on average, a character is looked at in search of the objects on a line.
+_MOST_EFFORT: Final = 20
 # An error this close to the end of what was read may only mean that the rest is still to come.
 _LONGEST_TOKEN: Final = 12
 
@@ -103,12 +106,14 @@ class Text(NamedTuple):
         too_long: Whether it is longer than `LONGEST_TEXT`.
         no_end: Whether it stands for the missing end of an array: the source is probably cut
             short. The line is the last one, and there are no bytes.
+        in_array: Whether it is an element of an array, which may go over several lines.
     """
 
     line: int
     text: bytes
     too_long: bool = False
     no_end: bool = False
+    in_array: bool = False
 
 
 def texts(
@@ -148,22 +153,30 @@ def first_bytes(source: Iterable[bytes]) -> bytes:
     return bytes(start.removeprefix(_BYTE_ORDER_MARK))
 
 
-def objects_of(line: str) -> list[tuple[int, int]]:
-    """Return where the objects on a line start and end that follow each other without a comma.
+def objects_of(line: str) -> Iterator[tuple[int, int]]:
+    """Yield where the complete objects on a line start and end that are not within another one.
 
-    A writer that was killed between an event and its line end leaves such lines. What is not an
-    object, and all that follows it, is the last of them.
+    A writer that was killed within an event, or between an event and its line end, leaves lines on
+    which one follows the other. Of an event that was cut, this yields the objects that it holds.
     """
-    found = []
+    # What is within an object that has no end is looked at again, but not for ever.
+    effort = _MOST_EFFORT * len(line) + _LONGEST_SPACE
     position = 0
-    while position < len(line):
+    while effort > 0 and (start := _OBJECT.search(line, position)):
+        position = start.start()
         try:
             _, end = _DIGIT_SAFE.raw_decode(line, position)
-        except (JSONDecodeError, RecursionError):
-            end = len(line)
-        found.append((position, end))
-        position = end + len(line[end:]) - len(line[end:].lstrip())
-    return found
+        except JSONDecodeError as error:
+            unterminated = error.msg.startswith("Unterminated")
+            # Making the error counts the lines before it.
+            effort -= error.pos + (len(line) - position) * unterminated
+            position += 1
+        except RecursionError:
+            effort -= len(line) - position
+            position += 1
+        else:
+            yield position, end
+            position = end
 
 
 def _lines(blocks: Iterable[bytes], number: int, longest: int) -> Iterator[Text]:
@@ -244,8 +257,8 @@ class _Elements:
         text = self._taken(end or self._end_of_line())
         self._end_seen = end is None and text.endswith(b"]")
         if len(text) > self._longest:
-            return Text(line, text[:_KEPT_OF_LONG], too_long=True)
-        return Text(line, text)
+            return Text(line, text[:_KEPT_OF_LONG], too_long=True, in_array=True)
+        return Text(line, text, in_array=True)
 
     def _end_of_element(self) -> int | None:
         """Return where the object ends that starts here, or None if none does."""

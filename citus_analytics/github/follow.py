@@ -28,18 +28,14 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from citus_analytics.errors import ArgumentError, CitusAnalyticsError, LoadError
 from citus_analytics.github.events import EventRow, Reject
-from citus_analytics.github.load import (
-    LoadOptions,
-    RejectCallback,
-    in_transactions,
-    load_outcomes,
-)
+from citus_analytics.github.load import LoadOptions, RejectCallback, load_outcomes
 from citus_analytics.github.models import followed_feeds
+from citus_analytics.github.store import connected, set_local, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -258,8 +254,8 @@ def follow(
     `LoadOptions.unique`). A `Gap` is also logged as a warning.
 
     A failure that may pass is yielded as a failed poll, and tried again later. Where a further page
-    cannot be read, those before it are loaded. How long GitHub wants to be left alone, after a poll
-    or a refusal, is kept in the database too: the next call waits for the rest of it.
+    cannot be read, those before it are loaded. When the next poll is due, after a poll or a
+    failure, is kept in the database too: the next call waits for the rest of it.
 
     Args:
         engine: An engine on the driver psycopg 3.
@@ -277,11 +273,13 @@ def follow(
     """
     options = options or FollowOptions()
     wait = _sleep if wait is None else wait
-    engine, address = in_transactions(engine), feed.address
+    address = feed.address
     reported: dict[bytes, None] = {}
     polls = failures = 0
     with http_client(options) as client:
-        with engine.connect() as connection:
+        with connected(engine) as connection:
+            # The driver reads no times under another one.
+            set_local(connection, "DateStyle", "ISO")
             position, rest = _read_position(connection, address)
         # Even if the clock was set back, no wait is longer than it can have been.
         due = time.monotonic() + min(rest, max(LONGEST_WAIT, options.interval))
@@ -313,7 +311,7 @@ def follow(
             if poll.outcome != "failed":
                 position = advanced(position, fetched)
                 rejects: list[Reject] = []
-                with shield(), engine.begin() as connection:
+                with shield(), transaction(engine) as connection:
                     new, known = _store(connection, fetched, rejects)
                     _note(connection, address, next_poll=next_poll, position=position)
                 complete = last.problem is None and not last.unchanged
@@ -322,9 +320,10 @@ def follow(
                 if options.rejects is not None:
                     for reject in rejects:
                         options.rejects(reject)
-            elif last.limited or last.retry_after is not None:
-                with shield(), engine.begin() as connection:
-                    _note(connection, address, next_poll=next_poll)
+            else:
+                with shield(), transaction(engine) as connection:
+                    asked = last.limited or last.retry_after is not None
+                    _note(connection, address, next_poll=next_poll, at_least=not asked)
             _log(address, poll)
             yield poll
             if last.problem is None:
@@ -763,13 +762,21 @@ def _note(
     address: str,
     *,
     next_poll: datetime,
+    at_least: bool = False,
     position: Position | None = None,
 ) -> None:
-    """Note when GitHub may be asked again and, after a poll that read something, how far."""
+    """Note when GitHub may be asked again and, after a poll that read something, how far.
+
+    With `at_least`, what an earlier refusal has asked for holds, if it is longer.
+    """
     changed: dict[str, Any] = {"next_poll": next_poll}
     if position is not None:
         changed["etag"] = position.etag
         changed["event_ids"] = sorted(position.event_ids)
         changed["newest"] = position.newest
-    statement = insert(followed_feeds).values({"address": address, "event_ids": [], **changed})
+    if at_least:
+        changed["next_poll"] = func.greatest(followed_feeds.c.next_poll, next_poll)
+    statement = insert(followed_feeds).values(
+        {"address": address, "event_ids": [], **changed, "next_poll": next_poll}
+    )
     connection.execute(statement.on_conflict_do_update(index_elements=["address"], set_=changed))

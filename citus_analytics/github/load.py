@@ -9,7 +9,7 @@ r"""Loading GitHub's events and users: CSV in the tutorial's layout, and events 
 has loaded. `load_files` does the same with many files, each in a transaction of its own, and over
 several connections. `load_api_events` takes events that an application has as Python objects.
 
-How a source goes into the database: it is opened, recognise as CSV or JSON, converted if it is
+How a source goes into the database: it is opened, recognised as CSV or JSON, converted if it is
 JSON (`citus_analytics.github.convert`), and sent with one COPY, while its fingerprint is taken;
 then what is known of that fingerprint is looked up, and the load is recorded or undone.
 """
@@ -21,19 +21,27 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias, cast
 
 from sqlalchemy import inspect, literal, select, text
 from sqlalchemy.exc import NoSuchTableError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
 from sqlalchemy.util import await_only
 
 from citus_analytics.copy.connection import connection_of, savepoint
-from citus_analytics.copy.csv import CsvLoad, LoadResult, Progress, ProgressCallback, load_csv
+from citus_analytics.copy.csv import (
+    CsvLoad,
+    LoadResult,
+    Progress,
+    ProgressCallback,
+    header_of,
+    load_csv,
+    sum_of,
+)
 from citus_analytics.copy.errors import RejectedError
 from citus_analytics.copy.source import (
     CSV_ENDINGS,
@@ -44,6 +52,7 @@ from citus_analytics.copy.source import (
     Tally,
     expand,
     open_source,
+    peek,
 )
 from citus_analytics.errors import ArgumentError, LoadError
 from citus_analytics.github.events import EventRow, OldFormatError, Reject, first_bytes
@@ -63,8 +72,10 @@ from citus_analytics.github.store import (
     RejectCallback,
     Stage,
     Users,
+    connected,
     lock,
     set_local,
+    transaction,
     without_timeouts,
 )
 from citus_analytics.schema import table_of
@@ -114,27 +125,37 @@ def load_events(
     connection: Executor,
     source: Source | Sequence[PathName],
     *,
+    header: bool = False,
+    require_time_zone: bool = False,
     progress: ProgressCallback | None = None,
 ) -> LoadResult:
     """Load CSV in the tutorial's layout of nine columns into `github_events`.
 
-    See `load_csv` for sources, progress and errors.
+    See `load_csv` for the arguments and errors.
     """
-    return load_csv(connection, github_events, source, progress=progress)
+    return load_csv(
+        connection,
+        github_events,
+        source,
+        header=header,
+        require_time_zone=require_time_zone,
+        progress=progress,
+    )
 
 
 def load_users(
     connection: Executor,
     source: Source | Sequence[PathName],
     *,
+    header: bool = False,
     progress: ProgressCallback | None = None,
 ) -> LoadResult:
     """Load CSV in the tutorial's layout of six columns into `github_users`.
 
-    See `load_csv` for sources, progress and errors. The row of a user who is there already counts
-    as malformed; `load_once` leaves such users out.
+    See `load_csv` for the arguments and errors. The row of a user who is there already counts as
+    malformed; `load_once` leaves such users out.
     """
-    return load_csv(connection, github_users, source, progress=progress)
+    return load_csv(connection, github_users, source, header=header, progress=progress)
 
 
 def load_files(
@@ -144,7 +165,7 @@ def load_files(
     *,
     options: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
     force: bool = False,
-    jobs: int = 1,
+    connections: int = 1,
     indexes_later: bool = False,
     started: Callable[[Source], object] | None = None,
     loaded: Callable[[Source, LoadResult], object] | None = None,
@@ -153,7 +174,9 @@ def load_files(
 ) -> list[LoadResult]:
     """Load files into `github_events` or `github_users`, each content once; commit each.
 
-    If one cannot be loaded, those before it stay; the same call again goes on from there.
+    If one cannot be loaded, those before it stay; the same call again goes on from there. Whatever
+    isolation level and timeouts the engine or the server has, the transactions are at READ
+    COMMITTED, and as long as they have to be.
 
     Args:
         engine: An engine on psycopg 3.
@@ -162,9 +185,11 @@ def load_files(
             range (`2015-01-01-{0..5}.json`).
         options: How to load.
         force: See `load_once`.
-        jobs: Over how many connections a large file is loaded (and one more), if it can be cut into
-            parts and the table has no unique index. After a kill between their commits, load again.
-        indexes_later: If the table is empty, drop its indexes and build them at the end.
+        connections: Over how many connections a large file is loaded (and one more), if it can be
+            cut into parts and the table has no unique index. After a kill between their commits,
+            load again.
+        indexes_later: If the table is empty, drop its indexes and build them at the end; this takes
+            one more connection.
         started: Called before each file, with its path if it is from a folder or a range.
         loaded: Called after each file, once it is committed; the results are in the same order.
         building_indexes: Called after the last file, if indexes were dropped.
@@ -172,9 +197,21 @@ def load_files(
 
     Raises:
         LoadError: A file, or something in it, cannot be loaded.
+        ArgumentError: The arguments are wrong, or the engine's pool has too few connections.
     """
-    if jobs < 1:
-        raise ArgumentError(f"jobs is {jobs}; files are loaded over 1 connection or more")
+    if connections < 1:
+        raise ArgumentError(f"files are loaded over 1 connection or more, not {connections}")
+    pool = engine.pool
+    # There is no public name for it; a size of 0, and an overflow of -1, stand for no limit.
+    if isinstance(pool, QueuePool) and pool.size() > 0 and pool._max_overflow >= 0:  # noqa: SLF001
+        most = pool.size() + pool._max_overflow  # noqa: SLF001
+        needed = connections + (connections > 1) + indexes_later
+        if needed > most:
+            raise ArgumentError(
+                f"the load needs {needed} connections at once, and the engine's pool has at most "
+                f"{most}: make the engine with poolclass=NullPool or pool_size={needed}, or load "
+                "over fewer connections"
+            )
     table = table_of(table)
     if isinstance(sources, Block):
         raise ArgumentError("the source is the bytes themselves: wrap it in io.BytesIO(...)")
@@ -187,12 +224,14 @@ def load_files(
             files += map(Path, expand(source, ENDINGS))
         else:
             files.append(source)
-    engine, results = in_transactions(engine), list[LoadResult]()
-    with (indexes_afterwards if indexes_later else indexes_as_they_are)(engine, table) as dropped:
+    results = list[LoadResult]()
+    with indexes_afterwards(engine, table) if indexes_later else nullcontext() as dropped:
+        if not indexes_later:
+            _warn_of_missing_indexes(engine, table)
         for file in files:
             if started is not None:
                 started(file)
-            results.append(load_file(engine, table, file, options, force, jobs, progress))
+            results.append(_load_file(engine, table, file, options, force, connections, progress))
             if loaded is not None:
                 loaded(file, results[-1])
         if dropped and building_indexes is not None:
@@ -200,42 +239,38 @@ def load_files(
     return results
 
 
-def in_transactions(engine: Engine) -> Engine:
-    """Return an engine that is not on autocommit, and sees what others have just committed."""
-    return engine.execution_options(isolation_level="READ COMMITTED")
-
-
-def load_file(
+def _load_file(
     engine: Engine,
     table: Table,
     source: Source,
     options: LoadOptions,
     force: bool,
-    jobs: int,
+    connections: int,
     progress: ProgressCallback | None,
 ) -> LoadResult:
-    """Load one of the files of `load_files`, whatever indexes the table has."""
     opened = open_source(source, block_size=options.buffers.block_size)
     if (
-        jobs > 1
+        connections > 1
         and not (force or options.unique)
         and table is github_events
         and opened.repeatable
         and (opened.total_bytes or 0) >= options.buffers.part_size // 8
     ):
-        with engine.connect() as connection:
+        with connected(engine) as connection:
             # The database's own: it may have more indexes than the model declares.
             name = qualify(table.name, schema_of(connection, table))
             # A connection may wait for a key of another one, which commits only after it.
             keyed = connection.execute(_UNIQUE_KEY, {"table": name}).first() is not None
             alone = keyed or Ledger(connection, table).may_know(opened)
         if not alone:
-            opened, kind = recognise(opened, table, options)
+            kind, opened = recognise(opened, table, options)
             if kind != "array":
-                result = load_in_parallel(engine, table, opened, kind, options, jobs, progress)
+                result = load_in_parallel(
+                    engine, table, opened, kind, options, connections, progress
+                )
                 if result is not None:
                     return result
-    with engine.begin() as connection:
+    with transaction(engine) as connection:
         without_timeouts(connection)
         return _OnceLoad(connection, table, opened, options, progress, force=force).run()
 
@@ -274,10 +309,8 @@ def load_once(
     """
     table = table_of(table)
     opened = connection_of(connection, table)
-    block_size = options.buffers.block_size
-    return _OnceLoad(
-        opened, table, open_source(source, block_size=block_size), options, progress, force=force
-    ).run()
+    read = open_source(source, block_size=options.buffers.block_size)
+    return _OnceLoad(opened, table, read, options, progress, force=force).run()
 
 
 class _KnownError(Exception):
@@ -314,6 +347,7 @@ class _OnceLoad:
         self._progress = progress
         self._force = force
         self._ledger = Ledger(connection, table)
+        self._users = Users(connection, options.buffers.users)
 
     def run(self) -> LoadResult:
         if not self._force and self._ledger.may_know(self._source):
@@ -336,51 +370,73 @@ class _OnceLoad:
             return self._complete(error.content)
 
     def _load(self, *, in_batches: bool) -> LoadResult:
+        """Load all of the source.
+
+        Args:
+            in_batches: Whether rows can be found that the server refuses; `RejectedError` is raised
+                otherwise.
+        """
         content = Content()
-        users = Users(self._connection, self._options.buffers.users)
-        stage = self._stage()
-        source, kind = recognise(self._source, self._table, self._options)
+        self._users = Users(self._connection, self._options.buffers.users)
+        stage = self._stage(indexed=in_batches)
+        kind, source = recognise(self._source, self._table, self._options)
         with closing(HeldRejects(self._options)) as rejects:
             result = self._copy(
-                source, kind, stage, users, rejects.options, content.add, in_batches=in_batches
+                source, kind, stage, rejects.options, content.add, in_batches=in_batches
             )
             rejects.require_some(source, result)
             known = self._ledger.locked(content)
             if known.parts and not self._force:
                 raise _KnownError(content, known)
+            # Before rejects are reported: it may find that the source has to be read again.
+            result = self._merged(stage, result)
             rejects.report()
         self._ledger.forget(content)
-        result = self._merged(stage, result)
-        users.store()
-        self._ledger.record(content, source, result, Part(0, content.bytes))
+        self._users.store()
+        self._ledger.record(content, source, result, [Part(0, content.bytes)])
         return result
 
     def _complete(self, content: Content) -> LoadResult:
-        """Load the parts that are missing of a content of which others are loaded."""
+        """Load the parts that are missing of a content of which others are loaded.
+
+        Returns:
+            What is loaded now.
+        """
         if not self._source.repeatable:
             raise ArgumentError(
                 f"a part of {self._source.name} is loaded, and it cannot be read again for the "
                 "rest: load it from a file."
             )
-        with savepoint(self._connection), closing(_Gaps(self._source)) as gaps:
-            users = Users(self._connection, self._options.buffers.users)
-            _, kind = recognise(self._source, self._table, self._options)
-            for part, missing in gaps.inputs(self._ledger.locked(content).missing):
-                stage = self._stage()
-                result = self._copy(missing, kind, stage, users, self._options)
-                self._ledger.record(content, self._source, self._merged(stage, result), part)
-            if gaps.content.fingerprint != content.fingerprint:
+        with savepoint(self._connection):
+            self._users = Users(self._connection, self._options.buffers.users)
+            kind, source = recognise(self._source, self._table, self._options)
+            columns = header_of(source, self._table)[0] if self._has_header(kind) else None
+            read, tally = Content(), Tally()
+            results = []
+            known = self._ledger.locked(content)
+            if known.complete:
+                return known.result
+            for part, each in parts_of(self._source, known.missing, read, tally):
+                stage = self._stage(indexed=True)
+                result = self._copy(each, kind, stage, self._options, columns=columns)
+                result = self._merged(stage, result)
+                self._ledger.record(content, self._source, result, [part])
+                results.append(result)
+            if read.fingerprint != content.fingerprint:
                 raise LoadError(
                     f"{self._source.name} has changed while it was read. Nothing of it was loaded: "
                     "load it again when it is complete."
                 )
-            users.store()
-            return replace(self._ledger.known(content).result, already_loaded=False)
+            self._users.store()
+            return replace(sum_of(results), bytes=tally.bytes)
 
-    def _stage(self) -> Stage | None:
+    def _has_header(self, kind: Kind) -> bool:
+        return self._options.header and kind == "csv"
+
+    def _stage(self, *, indexed: bool) -> Stage | None:
         """Return the temporary table where rows wait, if they are compared with those there."""
         if self._force or self._options.unique or self._table is github_users:
-            return Stage(self._connection, self._table)
+            return Stage(self._connection, self._table, indexed=indexed)
         return None
 
     def _merged(self, stage: Stage | None, result: LoadResult) -> LoadResult:
@@ -394,10 +450,10 @@ class _OnceLoad:
         source: Input,
         kind: Kind,
         stage: Stage | None,
-        users: Users,
         options: LoadOptions,
         watch: Callable[[bytes], object] | None = None,
         *,
+        columns: Sequence[str] | None = None,
         in_batches: bool = True,
     ) -> LoadResult:
         """Send a source to the server; the caller undoes it if this raises.
@@ -406,17 +462,25 @@ class _OnceLoad:
             source: All of the source, or a part of it.
             kind: What it is.
             stage: Where its rows go, if not into the table.
-            users: Where its users are noted.
             options: How it is loaded.
             watch: Called with every block of the content.
-            in_batches: Whether rows can be found that the server refuses; `RejectedError` is raised
-                otherwise. CSV is read again to find the first.
+            columns: What the header names, if the source is a part of one with a header.
+            in_batches: See `_load`. CSV is read again to find the first row that is refused.
         """
         target = self._table if stage is None else stage.table
         if kind == "csv":
-            return CsvLoad(
-                self._connection, target, source, progress=self._progress, watch=watch
-            ).run()
+            if self._options.header and columns is None:
+                columns, source = header_of(source, self._table)
+            load_rows = CsvLoad(
+                self._connection,
+                target,
+                source,
+                columns=columns,
+                require_time_zone=options.require_time_zone,
+                progress=self._progress,
+                watch=watch,
+            )
+            return load_rows.run()
         # Only here, because it needs msgspec.
         from citus_analytics.github.convert import read_events
 
@@ -426,7 +490,7 @@ class _OnceLoad:
             target,
             source.name,
             options,
-            users if options.users else None,
+            self._users if options.users else None,
             in_batches=in_batches,
         )
 
@@ -449,7 +513,7 @@ class _OnceLoad:
         return LoadResult(rows=load.rows, bytes=tally.bytes, rejected=load.rejected)
 
 
-def recognise(source: Input, table: Table, options: LoadOptions) -> tuple[Input, Kind]:
+def recognise(source: Input, table: Table, options: LoadOptions) -> tuple[Kind, Input]:
     """Return what a source is, and the source to read from then on.
 
     Raises:
@@ -457,20 +521,8 @@ def recognise(source: Input, table: Table, options: LoadOptions) -> tuple[Input,
         LoadError: It begins like HTML or XML.
     """
     if options.format == "csv":
-        return source, "csv"
-    stored = source.blocks()
-    taken: list[Block] = []
-
-    def remembered() -> Iterator[Block]:
-        for block in stored:
-            taken.append(block)
-            yield block
-
-    with closing(replace(source, blocks=remembered).content()) as content:
-        start = first_bytes(content).lstrip()[:1]
-    if not source.repeatable:
-        # What has been read of a stream does not come again.
-        source = replace(source, blocks=lambda: chain(taken, stored))
+        return "csv", source
+    start, source = peek(source, lambda content: first_bytes(content).lstrip()[:1])
     if options.format == "auto" and start not in (b"{", b"["):
         if start == b"<":
             raise LoadError(
@@ -478,70 +530,60 @@ def recognise(source: Input, table: Table, options: LoadOptions) -> tuple[Input,
                 "such file, and neither CSV nor JSON. Nothing of it was loaded; look at it, and "
                 "correct the address or the path."
             )
-        return source, "csv"
+        return "csv", source
     if table is not github_events:
         raise ArgumentError(
             f"{source.name} has events in JSON, which go into github_events, not into "
             f"{table.name}: the users of events are stored along with them."
         )
-    return source, "array" if start == b"[" else "lines"
+    return "array" if start == b"[" else "lines", source
 
 
-class _Gaps:
-    """The parts that are missing of a content, read in one pass over its source.
+def parts_of(
+    source: Input, parts: Iterable[Part], read: Content, tally: Tally
+) -> Iterator[tuple[Part, Input]]:
+    """Yield some parts of a source, which are in order, as inputs, in one pass over all of it.
 
-    Attributes:
-        content: What has been read; all of the source, after the last part.
+    Each is to be read before the next.
+
+    Args:
+        source: What they are parts of.
+        parts: The parts.
+        read: Where what is read of the source is noted: in the end, all of it.
+        tally: Where the bytes are counted as they are stored.
     """
+    rest, position, line = b"", 0, 1
 
-    def __init__(self, source: Input) -> None:
-        self.content = Content()
-        self._source = source
-        self._blocks = source.content()
-        self._rest = b""
-        self._position = 0
-        self._line = 1
+    def until(end: int) -> Iterator[bytes]:
+        nonlocal rest, position, line
+        while position < end:
+            rest = rest or read.noted(next(blocks, b""))
+            if not rest:
+                return
+            taken, rest = rest[: end - position], rest[end - position :]
+            position += len(taken)
+            line += taken.count(b"\n")
+            yield taken
 
-    def inputs(self, parts: Iterable[Part]) -> Iterator[tuple[Part, Input]]:
-        """Yield each part, which are in order, as an input of its own, to be read before the next.
+    def skip(end: int) -> None:
+        for _ in until(end):
+            pass
 
-        At the end, the rest of the source is read too.
-        """
+    with closing(source.content(tally)) as blocks:
         for part in parts:
-            self._skip(part.first)
+            skip(part.first)
             yield (
                 part,
                 replace(
-                    self._source,
-                    blocks=partial(self._until, part.end),
+                    source,
+                    blocks=partial(until, part.end),
                     repeatable=False,
                     named_gzip=False,
-                    first_line=self._line,
+                    first_line=line,
                 ),
             )
-            self._skip(part.end)
-        self._skip(sys.maxsize)
-
-    def close(self) -> None:
-        """Let go of the source."""
-        self._blocks.close()
-
-    def _skip(self, position: int) -> None:
-        for _ in self._until(position):
-            pass
-
-    def _until(self, end: int) -> Generator[bytes]:
-        while self._position < end:
-            if not self._rest:
-                self._rest = next(self._blocks, b"")
-                self.content.add(self._rest)
-                if not self._rest:
-                    return
-            taken = self._rest[: end - self._position]
-            self._rest = self._rest[len(taken) :]
-            self._position += len(taken)
-            self._line += taken.count(b"\n")
-            yield taken
+            skip(part.end)
+        skip(sys.maxsize)
 
 
 def load_api_events(
@@ -596,7 +638,7 @@ def load_outcomes(
     """Load events that have been converted already; see `load_api_events`."""
     opened = connection_of(connection, github_events)
     with savepoint(opened):
-        stage = Stage(opened, github_events) if options.unique else None
+        stage = Stage(opened, github_events, indexed=True) if options.unique else None
         users = Users(opened, options.buffers.users)
         load = EventLoad(
             opened,
@@ -629,55 +671,57 @@ def indexes_afterwards(engine: Engine, table: Table) -> Iterator[bool]:
     indexes = sorted(
         (index for index in table.indexes if not index.unique), key=lambda index: str(index.name)
     )
-    with engine.connect() as keeper:
+
+    def build() -> None:
+        for index in indexes:
+            while not _changed(engine, partial(_build, index)):
+                pass
+
+    with transaction(engine) as keeper:
+        # It is idle for as long as the load takes.
+        without_timeouts(keeper)
         lock(keeper, "indexes", table.name)
-        dropped = _drop(engine, table, indexes)
         try:
-            yield dropped
+            yield _changed(engine, partial(_drop, table, indexes))
         except BaseException:
             # The first error is the one to raise.
             with suppress(SQLAlchemyError):
-                _build(engine, indexes)
+                build()
             raise
-        _build(engine, indexes)
+        build()
 
 
-def _drop(engine: Engine, table: Table, indexes: Iterable[Index]) -> bool:
+def _changed(engine: Engine, change: Callable[[Connection], bool]) -> bool:
+    """Change indexes in a transaction; return whether that was done, and nobody else is writing."""
     try:
-        with engine.begin() as connection:
-            # For EXISTS, Citus would bring the whole table to the coordinator.
-            one = select(literal(1)).select_from(table).limit(1)
-            if connection.execute(one).first() is not None:
-                return False
+        with transaction(engine) as connection:
+            without_timeouts(connection)
             set_local(connection, "lock_timeout", LOCK_TIMEOUT)
-            for index in indexes:
-                index.drop(connection, checkfirst=True)
+            return change(connection)
     except OperationalError as error:
         if not isinstance(error.orig, BUSY):
             raise
         return False
+
+
+def _drop(table: Table, indexes: Iterable[Index], connection: Connection) -> bool:
+    # For EXISTS, Citus would bring the whole table to the coordinator.
+    one = select(literal(1)).select_from(table).limit(1)
+    if connection.execute(one).first() is not None:
+        return False
+    for index in indexes:
+        index.drop(connection, checkfirst=True)
     return True
 
 
-def _build(engine: Engine, indexes: Iterable[Index]) -> None:
-    for index in indexes:
-        built = False
-        while not built:
-            try:
-                with engine.begin() as connection:
-                    set_local(connection, "maintenance_work_mem", _INDEX_MEMORY)
-                    set_local(connection, "lock_timeout", LOCK_TIMEOUT)
-                    index.create(connection, checkfirst=True)
-                built = True
-            except OperationalError as error:
-                if not isinstance(error.orig, BUSY):
-                    raise
+def _build(index: Index, connection: Connection) -> bool:
+    set_local(connection, "maintenance_work_mem", _INDEX_MEMORY)
+    index.create(connection, checkfirst=True)
+    return True
 
 
-@contextmanager
-def indexes_as_they_are(engine: Engine, table: Table) -> Iterator[bool]:
-    """Load into a table with the indexes that it has, and warn of declared ones that it lacks."""
-    with suppress(NoSuchTableError), engine.connect() as connection:
+def _warn_of_missing_indexes(engine: Engine, table: Table) -> None:
+    with suppress(NoSuchTableError), connected(engine) as connection:
         found = {each["name"] for each in inspect(connection).get_indexes(table.name, table.schema)}
         missing = sorted(str(index.name) for index in table.indexes if index.name not in found)
         if missing:
@@ -688,7 +732,6 @@ def indexes_as_they_are(engine: Engine, table: Table) -> Iterator[bool]:
                 table.name,
                 ", ".join(missing),
             )
-    yield False
 
 
 def write_reject(file: BinaryIO, source: str, reject: Reject) -> None:

@@ -21,7 +21,7 @@ import psycopg
 
 from citus_analytics.copy import LoadResult, Progress
 from citus_analytics.copy.connection import driver_of
-from citus_analytics.copy.csv import CsvLoad, sum_of
+from citus_analytics.copy.csv import CsvLoad, header_of, sum_of
 from citus_analytics.copy.errors import RejectedError
 from citus_analytics.copy.source import Input, Tally
 from citus_analytics.errors import LoadError
@@ -33,12 +33,13 @@ from citus_analytics.github.store import (
     Ledger,
     Part,
     Users,
+    connected,
     lock_together,
     without_timeouts,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection, Engine, Table
 
@@ -55,7 +56,7 @@ def load_in_parallel(
     source: Input,
     kind: Kind,
     options: LoadOptions,
-    jobs: int,
+    connections: int,
     progress: ProgressCallback | None,
 ) -> LoadResult | None:
     """Load a source over several connections; return None if its content turns out to be known.
@@ -69,25 +70,28 @@ def load_in_parallel(
         source: A source that can be read again.
         kind: What it is; arrays cannot be cut into parts.
         options: How to load.
-        jobs: How many connections; there is one more for the users.
+        connections: How many; there is one more for the users.
         progress: Called from the thread of the caller.
 
     Raises:
         LoadError: As `load_once` does; nothing is loaded then.
     """
     try:
-        return ParallelLoad(engine, table, source, kind, options, progress).run(jobs)
+        return _ParallelLoad(table, source, kind, options, progress).run(engine, connections)
     except RejectedError:
-        again = ParallelLoad(engine, table, source, kind, options, progress, in_batches=True)
-        return again.run(jobs)
+        again = _ParallelLoad(table, source, kind, options, progress, in_batches=True)
+        return again.run(engine, connections)
 
 
-class ParallelLoad:
-    """One attempt to load a source; see `load_in_parallel`."""
+class _ParallelLoad:
+    """One attempt to load a source; see `load_in_parallel`.
+
+    Raises:
+        RejectedError: The server refuses a row, and the load is not in batches.
+    """
 
     def __init__(
         self,
-        engine: Engine,
         table: Table,
         source: Input,
         kind: Kind,
@@ -96,9 +100,10 @@ class ParallelLoad:
         *,
         in_batches: bool = False,
     ) -> None:
-        self.failed = threading.Event()
-        self._engine = engine
         self._table = table
+        self._columns: Sequence[str] | None = None
+        if kind == "csv" and options.header:
+            self._columns, source = header_of(source, table)
         self._source = source
         self._kind = kind
         self._options = options
@@ -107,29 +112,34 @@ class ParallelLoad:
         self._rejects = HeldRejects(options)
         self._users: Users | None = None
         self._queue: Queue[Chunk | None] = Queue(1)
+        self._failed = threading.Event()
 
-    def run(self, jobs: int) -> LoadResult | None:
-        """Load over so many connections; return None if the content turns out to be known.
-
-        Raises:
-            LoadError: As `load_once` does; nothing is loaded then.
-            RejectedError: The server refuses a row, and the load is not in batches.
-        """
+    def run(self, engine: Engine, connections: int) -> LoadResult | None:
         content, tally = Content(), Tally()
         with closing(self._rejects), ExitStack() as stack:
             for_users, *others = (
-                stack.enter_context(self._engine.connect()) for _ in range(1 + jobs)
+                stack.enter_context(connected(engine)) for _ in range(1 + connections)
             )
+            without_timeouts(for_users)
             lock_together(others, self._table)
-            for connection in (for_users, *others):
-                without_timeouts(connection)
             if self._options.users and self._kind != "csv":
                 self._users = Users(for_users, self._options.buffers.users, shared=True)
-            workers = [_Worker(self, connection) for connection in others]
+            workers = [_Worker(self._load, connection) for connection in others]
             try:
                 for worker in workers:
                     worker.start()
-                self._feed(workers, content, tally)
+                with closing(self._source.content(tally)) as blocks:
+                    noted = map(content.noted, blocks)
+                    # Memory does not grow with the connections.
+                    most = self._options.buffers.part_size
+                    size = max(most // 8, 2 * most // connections)
+                    for chunk in cut(noted, self._kind, self._source.name, size=size):
+                        self._put(chunk)
+                        if self._failed.is_set():
+                            break
+                        self._show(sum(worker.lines for worker in workers), tally.bytes)
+                for _ in workers:
+                    self._put(None)
                 for worker in workers:
                     worker.join()
                 for worker in workers:
@@ -137,119 +147,104 @@ class ParallelLoad:
                         raise worker.error  # noqa: TRY301
             except BaseException:
                 # Also Ctrl-C, while a worker waits for the server.
-                self.failed.set()
+                self._failed.set()
                 started = [worker for worker in workers if worker.ident is not None]
                 for worker in started:
                     worker.cancel()
                 for worker in started:
                     worker.join()
-                    worker.forget_lost_connection()
                 raise
             result = replace(sum_of(worker.result for worker in workers), bytes=tally.bytes)
             self._rejects.require_some(self._source, result)
-            return self._commit(for_users, workers, content, result)
-
-    def _feed(self, workers: list[_Worker], content: Content, tally: Tally) -> None:
-        """Cut the source into chunks for the workers, until it ends or a worker fails."""
-        # Memory does not grow with the connections.
-        most = self._options.buffers.part_size
-        size = max(most // 8, 2 * most // len(workers))
-
-        def noted(blocks: Iterable[bytes]) -> Iterator[bytes]:
-            for block in blocks:
-                content.add(block)
-                yield block
-
-        with closing(self._source.content(tally)) as blocks:
-            for chunk in cut(noted(blocks), self._kind, self._source.name, size=size):
-                if not self._put(chunk):
-                    return
-                self._show(sum(worker.lines for worker in workers), tally.bytes)
-        for _ in workers:
-            self._put(None)
-
-    def _put(self, chunk: Chunk | None) -> bool:
-        while not self.failed.is_set():
-            try:
-                self._queue.put(chunk, timeout=_GLANCE)
-            except Full:
-                continue
-            return True
-        return False
-
-    def take(self) -> Chunk | None:
-        """Return the next chunk, each to one worker; None after the last or a failure."""
-        while not self.failed.is_set():
-            try:
-                return self._queue.get(timeout=_GLANCE)
-            except Empty:
-                continue
-        return None
-
-    def store(self, connection: Connection, chunks: Iterable[Chunk]) -> LoadResult:
-        """Store chunks as they come: in one COPY, or in batches."""
-        if self._kind != "csv":
-            from citus_analytics.github.convert import read_events
-
-            name = self._source.name
-            load = EventLoad(
-                connection,
-                self._table,
-                name,
-                self._rejects.options,
-                self._users,
-                in_batches=self._in_batches,
-            )
-            load.store(
-                chain.from_iterable(
-                    read_events(chunk.blocks, name, first_line=chunk.first_line) for chunk in chunks
-                )
-            )
-            return LoadResult(rows=load.rows, bytes=0, rejected=load.rejected)
-        parts = (
-            Input(
-                name=self._source.name,
-                blocks=partial(iter, chunk.blocks),
-                repeatable=True,
-                first_line=chunk.first_line,
-            )
-            for chunk in chunks
-        )
-        if self._in_batches:
-            return sum_of(CsvLoad(connection, self._table, part).run() for part in parts)
-        return CsvLoad(connection, self._table, self._source).attempt(parts)
-
-    def _commit(
-        self,
-        for_users: Connection,
-        workers: list[_Worker],
-        content: Content,
-        result: LoadResult,
-    ) -> LoadResult | None:
-        # Users without their events do no harm until the next try. They come first: another
-        # transaction may hold their lock, and wait for that of the content.
-        if self._users is not None:
-            self._users.store()
-            for_users.commit()
-        # The first worker holds the lock of the content, and so is the last one to commit. If this
-        # client is gone by then, whoever loads the content next waits for the others.
-        keeper, *others = workers
-        ledger = Ledger(keeper.connection, self._table)
-        if ledger.locked(content).parts:
-            return None
-        self._rejects.report()
-        for worker in others:
-            of_worker = Ledger(worker.connection, self._table)
-            of_worker.announce(content)
-            if worker.parts:
-                of_worker.record(content, self._source, worker.result, *worker.parts)
-        if keeper.parts or not content.bytes:
-            parts = keeper.parts or [Part(0, 0)]
-            ledger.record(content, self._source, keeper.result, *parts)
-        for worker in (*others, keeper):
-            worker.connection.commit()
+            # Users without their events do no harm until the next try. They come first: another
+            # transaction may hold their lock, and wait for that of the content.
+            if self._users is not None:
+                self._users.store()
+                for_users.commit()
+            # The first worker holds the lock of the content, and so is the last one to commit. If
+            # this client is gone by then, whoever loads the content next waits for the others.
+            keeper, *rest = workers
+            ledger = Ledger(keeper.connection, self._table)
+            if ledger.locked(content).parts:
+                return None
+            self._rejects.report()
+            for worker in rest:
+                of_worker = Ledger(worker.connection, self._table)
+                of_worker.announce(content)
+                of_worker.record(content, self._source, worker.result, worker.parts)
+            parts = keeper.parts if content.bytes else [Part(0, 0)]
+            ledger.record(content, self._source, keeper.result, parts)
+            for worker in (*rest, keeper):
+                worker.connection.commit()
         self._show(result.rows, result.bytes)
         return result
+
+    def _load(self, worker: _Worker) -> LoadResult:
+        """Load chunks as they come, in one COPY or in batches; called from a thread of its own."""
+        try:
+            if self._kind != "csv":
+                return self._load_events(worker)
+            parts = (
+                Input(
+                    name=self._source.name,
+                    blocks=partial(iter, chunk.blocks),
+                    repeatable=True,
+                    first_line=chunk.first_line,
+                )
+                for chunk in self._chunks(worker)
+            )
+            load = partial(
+                CsvLoad,
+                worker.connection,
+                self._table,
+                columns=self._columns,
+                require_time_zone=self._options.require_time_zone,
+            )
+            if self._in_batches:
+                return sum_of(load(part).run() for part in parts)
+            return load(self._source).attempt(parts)
+        except BaseException:
+            self._failed.set()
+            raise
+
+    def _load_events(self, worker: _Worker) -> LoadResult:
+        from citus_analytics.github.convert import read_events
+
+        name = self._source.name
+        load = EventLoad(
+            worker.connection,
+            self._table,
+            name,
+            self._rejects.options,
+            self._users,
+            in_batches=self._in_batches,
+        )
+        load.store(
+            chain.from_iterable(
+                read_events(chunk.blocks, name, first_line=chunk.first_line)
+                for chunk in self._chunks(worker)
+            )
+        )
+        return LoadResult(rows=load.rows, bytes=0, rejected=load.rejected)
+
+    def _chunks(self, worker: _Worker) -> Iterator[Chunk]:
+        """Yield chunks for one worker, until there are no more or something has failed."""
+        while not self._failed.is_set():
+            try:
+                chunk = self._queue.get(timeout=_GLANCE)
+            except Empty:
+                continue
+            if chunk is None:
+                return
+            worker.parts.append(Part(chunk.first, chunk.end))
+            worker.lines += chunk.lines
+            yield chunk
+
+    def _put(self, chunk: Chunk | None) -> None:
+        while not self._failed.is_set():
+            with suppress(Full):
+                self._queue.put(chunk, timeout=_GLANCE)
+                return
 
     def _show(self, rows: int, read: int) -> None:
         if self._progress:
@@ -258,21 +253,17 @@ class ParallelLoad:
 
 
 class _Worker(threading.Thread):
-    """One connection, and the thread that loads chunks through it.
-
-    Args:
-        load: What it is a part of.
-        connection: Where the table is.
+    """The thread that loads chunks through one connection.
 
     Attributes:
-        connection: The same.
+        connection: Where the table is.
         parts: The parts that it has taken so far.
         lines: How many lines end in them.
         result: What has been stored of them, in the end.
         error: What went wrong.
     """
 
-    def __init__(self, load: ParallelLoad, connection: Connection) -> None:
+    def __init__(self, load: Callable[[_Worker], LoadResult], connection: Connection) -> None:
         super().__init__(name="citus_analytics load", daemon=True)
         self.connection = connection
         self.parts: list[Part] = []
@@ -280,21 +271,14 @@ class _Worker(threading.Thread):
         self.result = LoadResult(rows=0, bytes=0)
         self.error: BaseException | None = None
         self._load = load
+        # That of the thread of the caller: `cancel` is called while the connection is in use.
         self._driver = driver_of(connection)
 
     def run(self) -> None:
-        """Load chunks until there are no more, or another worker has failed."""
         try:
-            self.result = self._load.store(self.connection, self._chunks())
-        except BaseException as error:  # noqa: BLE001 - raised again by the main thread
+            self.result = self._load(self)
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread of the caller
             self.error = error
-            self._load.failed.set()
-
-    def _chunks(self) -> Iterator[Chunk]:
-        while (chunk := self._load.take()) is not None:
-            self.parts.append(Part(chunk.first, chunk.end))
-            self.lines += chunk.lines
-            yield chunk
 
     def cancel(self) -> None:
         """End what the server does for this connection."""
@@ -302,11 +286,6 @@ class _Worker(threading.Thread):
             # A server that is gone has nothing to cancel.
             with suppress(psycopg.Error):
                 self._driver.cancel_safe(timeout=5.0)
-
-    def forget_lost_connection(self) -> None:
-        """Let go of a connection that is lost: closing it would raise another error."""
-        if self._driver.closed:
-            self.connection.invalidate()
 
 
 @dataclass(frozen=True, slots=True)

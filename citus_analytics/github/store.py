@@ -17,7 +17,7 @@ import hashlib
 import pickle
 import re
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from tempfile import SpooledTemporaryFile
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, FromClause
+    from sqlalchemy import ColumnElement, Connection, Engine, FromClause
 
     from citus_analytics.copy.source import Input
 
@@ -80,6 +80,12 @@ BUSY: Final = (LockNotAvailable, DeadlockDetected)
 LOCK_TIMEOUT: Final = "2s"
 """How long to wait for the lock of a table: meanwhile, all that come later wait behind it."""
 
+# What comes after the name of the table in CREATE INDEX.
+_INDEXES: Final = text(
+    "SELECT substr(def, strpos(def, ' USING ')) FROM pg_catalog.pg_index, "
+    "LATERAL pg_catalog.pg_get_indexdef(indexrelid) AS def "
+    "WHERE indrelid = CAST(:table AS regclass) AND indisvalid"
+)
 # After a refusal more rows may be refused, and for each of them the others are sent again.
 _SMALL_BATCH_SIZE: Final = 1 << 18
 _SHOWN: Final = 120
@@ -126,6 +132,9 @@ class LoadOptions:
         unique: Whether a row that is there already, or was earlier in the source, is left out. An
             event is the same if its id, its user and its time are, and none is missing; a user if
             the id is. Needs the isolation level READ COMMITTED.
+        header: Whether the first line of CSV names the columns, in any order.
+        require_time_zone: Whether times in CSV that have no zone are refused, and words such as
+            `now`; otherwise times without a zone are in UTC. JSON has to have zones anyway.
         strict: Whether the first event that is found that cannot be stored ends the load. A
             malformed row of CSV always does.
         rejects: Called with each event that cannot be stored: when all of a file has been read and
@@ -136,6 +145,8 @@ class LoadOptions:
     format: Format = "auto"
     users: bool = True
     unique: bool = False
+    header: bool = False
+    require_time_zone: bool = False
     strict: bool = False
     rejects: RejectCallback | None = None
     buffers: Buffers = Buffers()
@@ -163,18 +174,6 @@ class EventLoad:
         rows: How many have been sent, or stored in batches, so far.
         rejected: How many events could not be stored.
     """
-
-    __slots__ = (
-        "_batch_size",
-        "_connection",
-        "_in_batches",
-        "_name",
-        "_options",
-        "_table",
-        "_users",
-        "rejected",
-        "rows",
-    )
 
     def __init__(
         self,
@@ -361,8 +360,6 @@ class EventLoad:
 class Content:
     """The content of a source as it passes by: its size, and its fingerprint at the end."""
 
-    __slots__ = ("_hash", "bytes")
-
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self.bytes = 0
@@ -380,6 +377,11 @@ class Content:
         """Note the next block."""
         self._hash.update(block)
         self.bytes += len(block)
+
+    def noted(self, block: bytes) -> bytes:
+        """Note the next block, and return it."""
+        self.add(block)
+        return block
 
     @property
     def fingerprint(self) -> str:
@@ -426,8 +428,6 @@ class Known:
 class Ledger:
     """The files that are loaded into one table."""
 
-    __slots__ = ("_connection", "_table")
-
     def __init__(self, connection: Connection, table: Table) -> None:
         self._connection = connection
         self._table = table.name
@@ -444,7 +444,9 @@ class Ledger:
 
     def known(self, content: Content) -> Known:
         """Return what is known of a content."""
-        statement = select(loaded_files).where(*self._is(content))
+        # Without `loaded_at`, which the driver cannot read under every DateStyle.
+        columns = [column for column in loaded_files.c if column.name != "loaded_at"]
+        statement = select(*columns).where(*self._is(content))
         rows = self._connection.execute(statement.order_by(loaded_files.c.first_byte)).all()
         return Known(
             parts=tuple(Part(row.first_byte, row.end_byte) for row in rows),
@@ -475,13 +477,12 @@ class Ledger:
         self._connection.execute(select(func.pg_advisory_xact_lock_shared(key)))
 
     def record(
-        self, content: Content, source: Input, result: LoadResult, part: Part, *others: Part
+        self, content: Content, source: Input, result: LoadResult, parts: Sequence[Part]
     ) -> None:
-        """Note that a part is loaded, in the transaction that loads it.
+        """Note that parts are loaded, in the transaction that loads them.
 
         The rows of several parts, which are only known for all of them, are noted with the first.
         """
-        none = LoadResult(rows=0, bytes=0)
         rows = [
             {
                 "table_name": self._table,
@@ -491,13 +492,14 @@ class Ledger:
                 "name": source.name,
                 "first_byte": each.first,
                 "end_byte": each.end,
-                "row_count": counts.rows,
-                "rejected": counts.rejected,
-                "duplicates": counts.duplicates,
+                "row_count": 0 if number else result.rows,
+                "rejected": 0 if number else result.rejected,
+                "duplicates": 0 if number else result.duplicates,
             }
-            for each, counts in ((part, result), *((other, none) for other in others))
+            for number, each in enumerate(parts)
         ]
-        self._connection.execute(insert(loaded_files), rows)
+        if rows:
+            self._connection.execute(insert(loaded_files), rows)
 
     def forget(self, content: Content) -> None:
         """Note that nothing of a content is loaded."""
@@ -514,16 +516,17 @@ class Stage:
     Args:
         connection: Where the table is.
         table: `github_events` or `github_users`.
+        indexed: Whether what an index of the table refuses is refused by the temporary table, where
+            its row is known. Most rows are refused by none, and indexes cost time.
 
     Attributes:
         table: The temporary table.
     """
 
-    __slots__ = ("_connection", "_key", "_target", "table")
-
-    def __init__(self, connection: Connection, table: Table) -> None:
+    def __init__(self, connection: Connection, table: Table, *, indexed: bool) -> None:
         self._connection = connection
         self._target = table
+        self._indexed = indexed
         self._key = _KEYS[table]
         self.table = _temporary_table(f"{table.name}_staged", table.columns)
         # What a constraint of the table refuses is refused here, where it can be rejected.
@@ -532,6 +535,12 @@ class Stage:
             f"CREATE TEMPORARY TABLE {quote(self.table.name)} (LIKE {target} INCLUDING CONSTRAINTS "
             "INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING IDENTITY) ON COMMIT DROP"
         )
+        if indexed:
+            # A unique one would refuse the second of two rows, which is to be left out.
+            for definition in connection.execute(_INDEXES, {"table": target}).scalars():
+                connection.exec_driver_sql(
+                    f"CREATE INDEX ON pg_temp.{quote(self.table.name)} {definition}"
+                )
 
     def insert_missing(self) -> int:
         """Insert what the table does not have yet, each row once; return how many that are.
@@ -590,11 +599,18 @@ class Stage:
                 statement, execution_options={"preserve_rowcount": True}
             )
         except DBAPIError as error:
-            if isinstance(error.orig, psycopg.Error) and is_fault_of_data(error.orig):
+            said = error.orig
+            if not isinstance(said, psycopg.Error):
+                raise
+            if not self._indexed and (
+                is_fault_of_data(said) or may_be_from_worker(said, self.table)
+            ):
+                raise RejectedError(said) from error
+            if is_fault_of_data(said):
                 raise LoadError(
-                    f"{self._target.name} refuses a row: {error.orig.diag.message_primary}. "
-                    "Nothing of its source was loaded: load it without unique (--unique) or force "
-                    "(--force), and the row is rejected."
+                    f"{self._target.name} refuses a row: {said.diag.message_primary}. Nothing of "
+                    "its source was loaded: load it without unique (--unique) or force (--force), "
+                    "and the row is rejected."
                 ) from error
             raise
         self.table.drop(self._connection)
@@ -624,8 +640,6 @@ class Users:
         shared: Whether several threads add users, and the connection does nothing else, so that it
             is never busy.
     """
-
-    __slots__ = ("_connection", "_lock", "_most", "_newest", "_shared", "_waiting")
 
     def __init__(self, connection: Connection, most: int, *, shared: bool = False) -> None:
         self._connection = connection
@@ -746,8 +760,6 @@ class HeldRejects:
         options: The same, but that rejects are held.
     """
 
-    __slots__ = ("_callback", "_count", "_file", "_lock", "options")
-
     def __init__(self, options: LoadOptions) -> None:
         self.options = replace(options, rejects=self._hold)
         self._callback = options.rejects
@@ -800,7 +812,7 @@ def _lock_key(*names: str) -> int:
 
 
 def lock_together(connections: Sequence[Connection], table: Table) -> None:
-    """Let all connections write to a table, or none.
+    """Begin transactions that take their time and can write to a table: all of them, or none.
 
     If another transaction came between two of them, waiting to change the table, the second would
     wait for that one, that one for the first, and the first for the second, for they commit
@@ -809,13 +821,11 @@ def lock_together(connections: Sequence[Connection], table: Table) -> None:
     while True:
         try:
             for connection in connections:
-                connection.begin()
-                now = select(func.current_setting("lock_timeout"))
-                before = connection.execute(now).scalar_one()
+                without_timeouts(connection)
                 set_local(connection, "lock_timeout", LOCK_TIMEOUT)
                 name = qualify(table.name, schema_of(connection, table))
                 connection.exec_driver_sql(f"LOCK TABLE {name} IN ROW EXCLUSIVE MODE")
-                set_local(connection, "lock_timeout", before)
+                set_local(connection, "lock_timeout", "0")
         except OperationalError as error:
             for connection in connections:
                 connection.rollback()
@@ -825,9 +835,37 @@ def lock_together(connections: Sequence[Connection], table: Table) -> None:
             return
 
 
+@contextmanager
+def connected(engine: Engine) -> Iterator[Connection]:
+    """Connect at READ COMMITTED, whatever isolation level the engine or the server has.
+
+    After an error the connection is thrown away. What the server still holds of the transaction
+    ends with it, even where SQLAlchemy takes an interrupted commit for the end of the transaction.
+    """
+    with engine.execution_options(isolation_level="READ COMMITTED").connect() as connection:
+        try:
+            yield connection
+        except BaseException:
+            connection.invalidate()
+            raise
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """Connect as `connected` does, and commit at the end of the block."""
+    with connected(engine) as connection:
+        yield connection
+        connection.commit()
+
+
 def without_timeouts(connection: Connection) -> None:
     """Let a transaction take its time, as pg_dump does: a load is as long as its source."""
-    names = ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
+    names = (
+        "idle_in_transaction_session_timeout",
+        "lock_timeout",
+        "statement_timeout",
+        "transaction_timeout",
+    )
     settings = table("pg_settings", column("name"), schema="pg_catalog")
     statement = select(func.set_config(settings.c.name, "0", True))
     connection.execute(statement.where(settings.c.name.in_(names)))

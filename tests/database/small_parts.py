@@ -41,7 +41,7 @@ def load_files(
     calls = itertools.count()
 
     def slowly(so_far: Progress) -> None:
-        if next(calls) < 6 and arguments.get("jobs", 1) > 1:
+        if next(calls) < 6 and arguments.get("connections", 1) > 1:
             time.sleep(0.05)
         if progress is not None:
             progress(so_far)
@@ -57,7 +57,12 @@ def events(engine: Engine) -> int:
         return count(connection)
 
 
-def lose_after(engine: Engine, commits: int, path: Path) -> None:
+def lose_after(
+    engine: Engine,
+    commits: int,
+    path: Path,
+    options: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+) -> None:
     """Load a file over three connections, and lose them after so many commits."""
     left = [commits]
 
@@ -69,7 +74,7 @@ def lose_after(engine: Engine, commits: int, path: Path) -> None:
 
     event.listen(engine, "commit", lose)
     with pytest.raises(ConnectionResetError):
-        load_files(engine, github_events, [path], jobs=3)
+        load_files(engine, github_events, [path], options=options, connections=3)
     event.remove(engine, "commit", lose)
 
 

@@ -52,5 +52,5 @@ def test_the_call_in_python_is_the_same(
     path = tmp_path / "events.csv"
     path.write_bytes(EVENTS)
     assert load(database, str(path), "--force", "--connections", "2", "--indexes-later") == 0
-    call = f"load_files(engine, github_events, ['{path}'], force=True, jobs=2, indexes_later=True)"
-    assert call in capsys.readouterr().out
+    call = f"load_files(engine, github_events, ['{path}'], force=True, connections=2, "
+    assert f"{call}indexes_later=True)" in capsys.readouterr().out

@@ -56,7 +56,7 @@ def test_whoever_waits_to_change_the_table_waits_for_all_of_it(engine: Engine, p
             # Some connections have not begun to write yet.
             until(engine, WAITING)
 
-    (result,) = load_files(engine, github_events, [path], jobs=3, progress=begin_to_change)
+    (result,) = load_files(engine, github_events, [path], connections=3, progress=begin_to_change)
     changing.join(timeout=60)
     assert not changing.is_alive()
     assert result.rows == events(engine) == 1000
@@ -75,26 +75,26 @@ def test_a_table_that_is_locked_is_waited_for(engine: Engine, path: Path) -> Non
 
     locking = in_background(lock)
     locked.wait(timeout=60)
-    (result,) = load_files(engine, github_events, [path], jobs=2)
+    (result,) = load_files(engine, github_events, [path], connections=2)
     locking.join(timeout=60)
     assert result.rows == events(engine) == 1000
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("connections", [1, 3])
 @pytest.mark.parametrize("level", ["AUTOCOMMIT", "REPEATABLE READ"])
 def test_engines_at_other_isolation_levels(
-    database: URL, path: Path, jobs: int, level: str
+    database: URL, path: Path, connections: int, level: str
 ) -> None:
     engine = create_engine(database, poolclass=NullPool, isolation_level=level)
     path.write_bytes(hour(600) + refused_line(1))
-    (result,) = load_files(engine, github_events, [path], jobs=jobs)
+    (result,) = load_files(engine, github_events, [path], connections=connections)
     assert (result.rows, result.rejected, events(engine)) == (600, 1, 600)
-    (again,) = load_files(engine, github_events, [path], jobs=jobs)
+    (again,) = load_files(engine, github_events, [path], connections=connections)
     assert again.already_loaded
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_timeouts_do_not_apply_to_loads(database: URL, path: Path, jobs: int) -> None:
+@pytest.mark.parametrize("connections", [1, 3])
+def test_timeouts_do_not_apply_to_loads(database: URL, path: Path, connections: int) -> None:
     options = "-c statement_timeout=500ms -c idle_in_transaction_session_timeout=500ms"
     engine = create_engine(database, poolclass=NullPool, connect_args={"options": options})
     calls = []
@@ -104,7 +104,7 @@ def test_timeouts_do_not_apply_to_loads(database: URL, path: Path, jobs: int) ->
         if len(calls) < 5:
             time.sleep(0.3)
 
-    load_files(engine, github_events, [path], jobs=jobs, progress=sleep)
+    load_files(engine, github_events, [path], connections=connections, progress=sleep)
     assert events(engine) == 1000
 
 
@@ -128,14 +128,14 @@ def test_an_interrupt_is_raised_when_the_connections_are_lost_too(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load_files(engine, github_events, [path], jobs=3, progress=lose_all)
+        load_files(engine, github_events, [path], connections=3, progress=lose_all)
     assert threading.active_count() == 1
     assert events(engine) == 0
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("connections", [1, 3])
 def test_rejects_of_a_loaded_file_are_not_reported_again(
-    engine: Engine, path: Path, jobs: int
+    engine: Engine, path: Path, connections: int
 ) -> None:
     content = hour(600) + line(1, actor={}) * 3
     path.write_bytes(content)
@@ -144,13 +144,15 @@ def test_rejects_of_a_loaded_file_are_not_reported_again(
     packed.write_bytes(gzip.compress(content))
     told: list[Reject] = []
     options = LoadOptions(rejects=told.append)
-    (result,) = load_files(engine, github_events, [packed], options=options, jobs=jobs)
+    (result,) = load_files(
+        engine, github_events, [packed], options=options, connections=connections
+    )
     assert (result.already_loaded, result.rejected, told) == (True, 3, [])
 
 
 def test_more_users_than_are_kept_in_memory(engine: Engine, path: Path) -> None:
     options = LoadOptions(buffers=replace(SMALL, users=2))
-    load_files(engine, github_events, [path], options=options, jobs=3)
+    load_files(engine, github_events, [path], options=options, connections=3)
     with engine.connect() as connection:
         logins = connection.execute(text("SELECT login FROM github_users ORDER BY user_id"))
         assert logins.scalars().all() == [f"user-{number}" for number in range(1, 8)]
@@ -182,7 +184,9 @@ def test_a_commit_that_outlives_its_client_is_waited_for(engine: Engine, path: P
 
     def first() -> None:
         try:
-            load_files(engine, github_events, [path], jobs=2, options=LoadOptions(users=False))
+            load_files(
+                engine, github_events, [path], connections=2, options=LoadOptions(users=False)
+            )
         except DBAPIError as error:
             failed.append(error)
 
@@ -200,7 +204,7 @@ def test_a_commit_that_outlives_its_client_is_waited_for(engine: Engine, path: P
     (result,) = load_files(engine, github_events, [path])
     thread.join()
     assert failed
-    assert (result.rows, result.already_loaded) == (1000, False)
+    assert (0 < result.rows < 1000, result.already_loaded) == (True, False)
     assert events(engine) == 1000
     assert load_files(engine, github_events, [path])[0].already_loaded
 
@@ -223,7 +227,8 @@ def test_the_rest_of_a_file_has_its_lines_and_its_format(engine: Engine, path: P
     assert 0 < partly < 300
     options = LoadOptions(rejects=rejects.append)
     (result,) = load_files(engine, github_events, [path], options=options)
-    assert (result.rows, result.rejected, events(engine)) == (300, 2700, 300)
+    assert (result.rows, events(engine)) == (300 - partly, 300)
+    assert result.rejected == len(rejects) < 2700
     lines = path.read_bytes().splitlines()
     assert rejects
     assert all(lines[reject.line - 1] == reject.text == b"no event" for reject in rejects)
@@ -263,7 +268,7 @@ def test_a_transaction_with_two_files_beside_several_connections(
     other.write_bytes(hour(100))
     with engine.connect() as connection:
         load_once(connection, github_events, other)
-        thread = in_background(lambda: load_files(engine, github_events, [path], jobs=2))
+        thread = in_background(lambda: load_files(engine, github_events, [path], connections=2))
         assert until(engine, WAITING_CLIENT) == "advisory"
         assert load_once(connection, github_events, path).rows == 1000
         connection.commit()
@@ -277,7 +282,7 @@ def test_a_table_with_a_unique_index_is_loaded_over_one_connection(
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE UNIQUE INDEX ON github_events (event_id, user_id)")
     path.write_bytes(hour(1000) + line(1))
-    (result,) = load_files(engine, github_events, [path], jobs=2)
+    (result,) = load_files(engine, github_events, [path], connections=2)
     assert (result.rows, result.rejected) == (1000, 1)
 
 
@@ -291,23 +296,25 @@ def test_an_old_snapshot_is_refused(database: URL, path: Path, level: str) -> No
     assert events(engine) == 0
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_a_file_of_nothing_that_can_be_stored(engine: Engine, path: Path, jobs: int) -> None:
+@pytest.mark.parametrize("connections", [1, 3])
+def test_a_file_of_nothing_that_can_be_stored(engine: Engine, path: Path, connections: int) -> None:
     path.write_bytes(line(1, actor={}) * 1000)
     with pytest.raises(LoadError, match=r"1000 of 1000 were rejected\. Nothing of it was loaded"):
-        load_files(engine, github_events, [path], jobs=jobs)
+        load_files(engine, github_events, [path], connections=connections)
     path.write_bytes(hour(1000))
-    assert load_files(engine, github_events, [path], jobs=jobs)[0].rows == 1000
+    assert load_files(engine, github_events, [path], connections=connections)[0].rows == 1000
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("connections", [1, 2])
 def test_loads_that_build_indexes_later_beside_each_other(
-    engine: Engine, path: Path, jobs: int
+    engine: Engine, path: Path, connections: int
 ) -> None:
     rows: list[int] = []
 
     def load() -> None:
-        results = load_files(engine, github_events, [path], jobs=jobs, indexes_later=True)
+        results = load_files(
+            engine, github_events, [path], connections=connections, indexes_later=True
+        )
         rows.append(0 if results[0].already_loaded else results[0].rows)
 
     threads = [in_background(load) for _ in range(3)]

@@ -91,28 +91,28 @@ def wait_for_rows(engine: Engine, seconds: float) -> None:
     time.sleep(seconds)
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("connections", ["1", "2"])
 def test_a_client_that_is_killed_again_and_again(
-    database: URL, engine: Engine, file: Path, jobs: str
+    database: URL, engine: Engine, file: Path, connections: str
 ) -> None:
     for delay in (0.0, 0.05, 0.2, 0.5, 0.9, 1.3):
-        with loading(database, file, "--connections", jobs) as process:
+        with loading(database, file, "--connections", connections) as process:
             wait_for_rows(engine, delay)
             process.kill()
-    finish(database, file, "--connections", jobs)
+    finish(database, file, "--connections", connections)
     assert found(engine) == EXPECTED
-    finish(database, file, "--connections", jobs)
+    finish(database, file, "--connections", connections)
     assert found(engine) == EXPECTED
     with engine.begin() as connection:
         connection.execute(text("SELECT rollup_http_request()"))
         assert_adds_up(connection)
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("connections", ["1", "2"])
 def test_an_interrupted_client_says_where_it_stands(
-    database: URL, engine: Engine, file: Path, jobs: str
+    database: URL, engine: Engine, file: Path, connections: str
 ) -> None:
-    with loading(database, file, "--connections", jobs, "--json") as process:
+    with loading(database, file, "--connections", connections, "--json") as process:
         wait_for_rows(engine, 0.1)
         process.send_signal(signal.SIGINT)
         printed, said = process.communicate(timeout=60)
@@ -120,7 +120,7 @@ def test_an_interrupted_client_says_where_it_stands(
     assert printed == ""
     assert f"interrupted while loading {file}, after 0 of 1 file. Run the same command" in said
     assert found(engine) == (0, 0, 0, 0)
-    finish(database, file, "--connections", jobs)
+    finish(database, file, "--connections", connections)
     assert found(engine) == EXPECTED
 
 
@@ -192,22 +192,24 @@ def test_no_reject_is_lost(
         assert written() == ["1.json", "2.json"]
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("connections", ["1", "2"])
 def test_rejects_that_cannot_be_written(
-    database: URL, engine: Engine, tmp_path: Path, jobs: str
+    database: URL, engine: Engine, tmp_path: Path, connections: str
 ) -> None:
     path = tmp_path / "hour.json"
     path.write_bytes(hour(5) + line(1, actor={}))
-    with loading(database, path, "--connections", jobs, "--rejects", "/dev/full") as process:
+    with loading(database, path, "--connections", connections, "--rejects", "/dev/full") as process:
         _, said = process.communicate(timeout=120)
     assert (process.returncode, "No space left" in said) == (1, True), said
     assert found(engine) == (0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_connections_that_are_cut(database: URL, engine: Engine, file: Path, jobs: str) -> None:
+@pytest.mark.parametrize("connections", ["1", "2"])
+def test_connections_that_are_cut(
+    database: URL, engine: Engine, file: Path, connections: str
+) -> None:
     for delay in (0.0, 0.3):
-        with loading(database, file, "--connections", jobs) as process:
+        with loading(database, file, "--connections", connections) as process:
             wait_for_rows(engine, delay)
             execute(
                 database,
@@ -218,24 +220,24 @@ def test_connections_that_are_cut(database: URL, engine: Engine, file: Path, job
             assert process.returncode == 1, said
             assert "Traceback" not in said
         assert found(engine)[0] == 0
-    finish(database, file, "--connections", jobs)
+    finish(database, file, "--connections", connections)
     assert found(engine) == EXPECTED
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_a_killed_server(place: Path, file: Path, jobs: str) -> None:
+@pytest.mark.parametrize("connections", ["1", "2"])
+def test_a_killed_server(place: Path, file: Path, connections: str) -> None:
     """SIGKILL of the whole server, again and again; durable, so fsync is on."""
     with EmbeddedServer(place / "server") as server:
         upgrade(server.url)
         engine = create_engine(server.url, poolclass=NullPool)
         for delay in (0.0, 0.2, 0.6):
-            with loading(server.url, file, "--connections", jobs) as process:
+            with loading(server.url, file, "--connections", connections) as process:
                 wait_for_rows(engine, delay)
                 os.kill(server.pid, signal.SIGKILL)
                 process.communicate(timeout=60)
             server.stop()
             server.start()
-        finish(server.url, file, "--connections", jobs)
+        finish(server.url, file, "--connections", connections)
         assert found(engine) == EXPECTED
 
 
@@ -252,27 +254,27 @@ def small_disk(place: Path) -> Iterator[Path]:
 
 
 @ON_POSTGRESQL_ONLY
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("connections", [1, 2])
 def test_a_full_disk(
     server: DatabaseServer,
     database: URL,
     engine: Engine,
     file: Path,
     small_disk: Path,
-    jobs: int,
+    connections: int,
 ) -> None:
     owner = os.stat(f"/proc/{server.nodes[0].pid}")  # noqa: PTH116
     os.chown(small_disk, owner.st_uid, owner.st_gid)
-    name = f"small_{jobs}"
+    name = f"small_{connections}"
     execute(database, f"CREATE TABLESPACE {name} LOCATION '{small_disk}'")
     try:
         execute(database, f"ALTER TABLE github_events SET TABLESPACE {name}")
         for _ in range(2):
             with pytest.raises(psycopg.errors.DiskFull, match="No space left on device"):
-                load_files(engine, github_events, [file], jobs=jobs)
+                load_files(engine, github_events, [file], connections=connections)
             assert found(engine) == (0, 0, 0, 0)
     finally:
         execute(database, "ALTER TABLE github_events SET TABLESPACE pg_default")
         execute(database, f"DROP TABLESPACE {name}")
-    load_files(engine, github_events, [file], jobs=jobs)
+    load_files(engine, github_events, [file], connections=connections)
     assert found(engine) == EXPECTED

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +52,21 @@ def test_the_handlers_are_those_of_before() -> None:
     with Interrupts().handled():
         assert [signal.getsignal(number) for number in SIGNALS] != before
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_an_interrupt_while_the_program_starts_leaves_no_traceback() -> None:
+    script = """
+import sys
+import citus_analytics
+
+class Interrupt:
+    def find_spec(self, name, *rest):
+        if name == "citus_analytics.cli.main":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+from citus_analytics.__main__ import main
+sys.exit(main(["--version"]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "citus-analytics: interrupted\n")

@@ -57,7 +57,7 @@ def test_addresses_with_other_schemes_are_refused(address: str) -> None:
 def test_an_error_page_is_not_data(start: bytes) -> None:
     with pytest.raises(LoadError, match="the iterable begins with '<'"):
         recognise(open_source([start]), github_events, LoadOptions())
-    assert recognise(open_source([start]), github_events, LoadOptions(format="csv"))[1] == "csv"
+    assert recognise(open_source([start]), github_events, LoadOptions(format="csv"))[0] == "csv"
 
 
 def test_an_open_file_is_read_from_where_it_stands_and_stays_open(path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_file_named_gz_must_be_gzip(tmp_path: Path, content: bytes) -> None:
 def test_white_space_is_not_read_for_ever_to_recognise_a_source() -> None:
     taken = itertools.count()
     endless = (b" " * BLOCK_SIZE for _ in taken)
-    source, kind = recognise(open_source(endless), github_events, LoadOptions())
+    kind, source = recognise(open_source(endless), github_events, LoadOptions())
     assert kind == "csv"
     assert next(taken) <= 5
     # What has been read of it comes again.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gzip
 import os
+from base64 import b64encode
+from typing import Literal
+from urllib.parse import unquote
 
 import pytest
 
-from citus_analytics.copy.source import open_source
+from citus_analytics.copy.source import open_source, peek
 from citus_analytics.copy.web import Address
 from citus_analytics.errors import LoadError
 from tests.web_server import Site, served
@@ -202,3 +205,39 @@ def test_what_is_not_there_is_not_asked_for_twice() -> None:
 def test_a_server_that_is_down_is_reported_before_anything_is_read() -> None:
     with pytest.raises(LoadError, match="cannot be read"):
         Address("http://127.0.0.1:9/", pauses=(0.01,)).size()
+
+
+@pytest.mark.parametrize("form", ["length", "chunks", "connection"])
+def test_an_empty_answer_is_not_an_empty_file(
+    form: Literal["length", "chunks", "connection"],
+) -> None:
+    with (
+        served(Site(b"", form=form)) as site,
+        pytest.raises(LoadError, match=r"the server answers 200 OK, with nothing in it"),
+    ):
+        read(site)
+
+
+@pytest.mark.parametrize("password", ["secret", "p@ss:w%C3%B6rd", "%40", ""])
+def test_a_user_and_a_password_are_sent_and_not_shown(password: str) -> None:
+    with served(Site(CONTENT)) as site:
+        address = site.address.replace("//", f"//me%20:{password}@") + "/hour"
+        source = open_source(address)
+        assert source.name == f"{site.address}/hour"
+        assert b"".join(source.content()) == CONTENT
+        expected = b64encode(f"me :{unquote(password)}".encode()).decode()
+        assert site.authorizations == [f"Basic {expected}"] * 2
+        site.errors = [404]
+        with pytest.raises(LoadError) as caught:
+            list(source.content())
+        assert "me%20" not in str(caught.value)
+
+
+def test_a_source_is_asked_for_once_to_be_recognised_and_read() -> None:
+    with served(Site(CONTENT)) as site:
+        start, source = peek(open_source(site.address), lambda blocks: next(blocks)[:9])
+        assert start == CONTENT[:9]
+        assert b"".join(source.content()) == CONTENT
+        assert [method for method, _ in site.requests] == ["HEAD", "GET"]
+        # It can be read again all the same.
+        assert b"".join(source.content()) == CONTENT

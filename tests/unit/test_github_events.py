@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from citus_analytics.github.convert import convert, convert_event
+from citus_analytics.errors import LoadError
+from citus_analytics.github.convert import convert, convert_event, read_events
 from citus_analytics.github.events import EventRow, OldFormatError, Reject, Text, first_bytes, texts
 from tests.event_data import NOON, api_event, hour, line
 
@@ -101,6 +102,11 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "repo's id is text": (line(1, repo={"id": "x"}), "repo: Expected `int | null`, got `str`"),
     "repo is a list": (line(1, repo=[1]), "repo: Expected `object | null`, got `array`"),
     "no type": (line(1, type=None), "missing required field `type`"),
+    "an empty type": (line(1, type=""), "the event has no type"),
+    "a blank type": (line(1, type=" "), "the event has no type"),
+    "several lines": (b"{", "jq -c"),
+    "a leap second": (line(1, created_at="2016-12-31T23:59:60Z"), "Invalid RFC3339"),
+    "no such day": (line(1, created_at="2025-02-30T00:00:00Z"), "Invalid RFC3339"),
     "no time": (line(1, created_at="noon"), "Invalid RFC3339 encoded datetime"),
     "no time zone": (line(1, created_at="2025-01-01T12:00:00"), "created_at has no time zone"),
     "before the calendar": (line(1, created_at="0001-01-01T00:00:00+14:00"), "in UTC"),
@@ -166,6 +172,71 @@ def test_an_event_that_is_followed_by_a_part_of_one() -> None:
     assert isinstance(good, EventRow)
     assert isinstance(bad, Reject)
     assert bad.text == line(2)[:50]
+
+
+@pytest.mark.parametrize("after", ["", "several", "in an array"])
+@given(cut=st.integers(1, 360))
+def test_a_complete_event_after_a_part_of_one_is_kept(after: str, cut: int) -> None:
+    event = api_event(1, org={"id": 9}, payload={"commits": [{"id": 1}, {"a": "}{"}], "b": {}})
+    part = json.dumps(event).encode()[:cut].rstrip()
+    whole = line(2).strip()
+    if after == "in an array":
+        found = outcomes(b"[" + part + whole + b",\n" + line(3) + b"]")
+    else:
+        found = outcomes(
+            part + whole + (whole + b" " + part) * (after == "several") + b"\n" + line(3)
+        )
+    kinds = [EventRow, EventRow] if after != "several" else [EventRow, EventRow, Reject, EventRow]
+    assert [type(outcome) for outcome in found] == [Reject, *kinds]
+    assert found[0].text == part
+    assert {found[1].text, found[1].line} == {whole, 1}
+    assert found[-1].line == 2
+
+
+@given(cut=st.integers(1, 470))
+def test_what_a_part_of_an_event_holds_is_not_an_event(cut: int) -> None:
+    inner = api_event(2)
+    part = json.dumps(api_event(1, payload={"events": [inner, inner]})).encode()
+    part = part[: max(1, min(len(part) - 1, 3 * cut))]
+    # One that ends with the line is as one that was glued to it.
+    part += b"," * part.endswith(json.dumps(inner).encode())
+    (reject,) = outcomes(part)
+    assert isinstance(reject, Reject)
+
+
+def test_a_line_without_an_end_is_not_searched_for_ever() -> None:
+    for start in (b'{"a":', b'{"', b'{"a":["', b'{ "a": 1, '):
+        text = start * 200_000
+        assert isinstance(one(text), Reject)
+
+
+class Odd(dict[str, Any]):
+    """What an application may pass, and nobody expects."""
+
+    def items(self) -> Any:
+        """Fail."""
+        raise ZeroDivisionError
+
+    __iter__ = items
+
+
+def test_whatever_fails_rejects_one_event() -> None:
+    class Unknown:
+        def __repr__(self) -> str:
+            raise ZeroDivisionError
+
+    for event in (Odd(id=1), {"id": Unknown()}, {1: 2, (1, 2): 3}, "text", None):
+        assert isinstance(convert_event(event), Reject)  # type: ignore[arg-type]
+
+
+def test_an_event_over_several_lines_is_refused_with_a_hint() -> None:
+    pretty = b"".join(json.dumps(api_event(n), indent=2).encode() + b"\n" for n in range(3))
+    with pytest.raises(LoadError, match=r"some, line 1: an event of several lines.*`jq -c \.`"):
+        list(read_events([pretty], "some"))
+    *_, last = read_events([line(1) + b"{\n" + line(2)], "some")
+    assert isinstance(last, EventRow)
+    with pytest.raises(LoadError, match="cut short"):
+        list(read_events([line(1) + b"{"], "some"))
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 10**6])
