@@ -22,8 +22,9 @@ The same policy is for jobs where pg_cron is missing, and for columnar tables wh
 is. Each operation also knows what it needs of its transaction, `Transaction`, and refuses to run
 where it does not get that.
 
-An `env.py` is one call of `run_environment`, or says
-`context.configure(..., autogenerate_plugins=plugins())`.
+An `env.py` is one call of `run_environment`; or it says
+`context.configure(..., autogenerate_plugins=plugins())`, and `sequential_transactions(connection)`
+before it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from citus_analytics.migrations.env import (
     database_url,
     downgrade,
     run_environment,
+    sequential_transactions,
     upgrade,
 )
 from citus_analytics.migrations.ops import (
@@ -101,5 +103,6 @@ __all__ = [
     "op",
     "plugins",
     "run_environment",
+    "sequential_transactions",
     "upgrade",
 ]

@@ -12,7 +12,8 @@ distributed and rolled up, and puts all of it into an order that Citus accepts:
 Constraints without a name get the one that PostgreSQL would give them, so that they can be dropped.
 
 What is not declared is not compared: a table without a distribution, or without a
-`postgresql_using`, is left as it is. Write `Local()` or `postgresql_using="heap"` to have it so.
+`postgresql_using`, is left as it is. Declare `Local()` or `postgresql_using="heap"` to change it
+back.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ TableKey: TypeAlias = "tuple[str | None, str]"
 
 
 def plugins(*others: str) -> list[str]:
-    """Return what `autogenerate_plugins` is to be: Alembic's own plugins, `others`, and this one.
+    """Return the value of `autogenerate_plugins`: Alembic's own plugins, `others`, and this one.
 
         context.configure(..., autogenerate_plugins=plugins())
 
@@ -123,7 +124,7 @@ def _add_filters(
     context: AutogenContext,
     upgrade_ops: UpgradeOps,  # noqa: ARG001 - as Alembic calls it
 ) -> PriorityDispatchResult:
-    """Let Alembic's comparison pass over what nobody has declared and nobody may drop.
+    """Let Alembic's comparison ignore what no model declares and no migration may drop.
 
     These are the tables of `Live.internal`, and the foreign keys of `_inherited_foreign_keys`.
     """
@@ -268,7 +269,7 @@ class Live:
         """Return the key of a table: no schema for the first of the search path."""
         return (None if schema == self.schema else schema, name)
 
-    def decides(self, key: TableKey) -> bool:
+    def has_own_distribution(self, key: TableKey) -> bool:
         """Whether the table exists, and is not distributed because its schema is."""
         return key in self.tables and not self.tables[key].in_distributed_schema
 
@@ -278,7 +279,7 @@ class Live:
 
     @property
     def internal(self) -> frozenset[TableKey]:
-        """Tables that no model declares and that are not to be dropped either.
+        """Tables that are not dropped although no model declares them.
 
         Those of extensions, the partitions of tables, and the machinery of rollups.
         """
@@ -519,7 +520,7 @@ def plan(
     tables = _in_order_of_colocation(by_key, declared)
 
     for table in tables:
-        if live.citus and table.key in declared.tables and live.decides(table.key):
+        if live.citus and table.key in declared.tables and live.has_own_distribution(table.key):
             table.distribution = _change_distribution(
                 declared.tables[table.key], declared, live, by_key
             )
@@ -583,7 +584,7 @@ def _change_table(
 
     if table.drop is not None:
         lost: list[MigrateOperation] = []
-        if live.decides(table.key):
+        if live.has_own_distribution(table.key):
             was = DeclaredTable(
                 key=table.key,
                 distribution=_distribution_before(table.key, live, leaving),
@@ -885,7 +886,7 @@ def _detach_foreign_keys(
 
     def create(key: ForeignKey) -> CreateForeignKeyOp:
         return CreateForeignKeyOp(
-            # The name as it is: no naming convention shall make another one of it.
+            # Exempt from the naming convention, which would change the name.
             conv(key.name),
             key.table[1],
             key.referred[1],

@@ -191,8 +191,7 @@ def run_environment(metadata: MetaData | Sequence[MetaData], **options: Any) -> 
             guard.execute(_NO_TIMEOUTS)
             guard.execute(_LOCK)
             with engine.connect() as connection:
-                # Also when autocommit_block() begins a new transaction at its end.
-                event.listen(connection, "begin", _make_sequential)
+                sequential_transactions(connection)
                 context.configure(connection=connection, **options)
                 with context.begin_transaction():
                     context.run_migrations()
@@ -213,6 +212,16 @@ _NO_TIMEOUTS = text(
 # a distributed table, it refuses some commands until the transaction ends: foreign keys to
 # reference tables, new distributed tables, functions. This has to come before both.
 _SEQUENTIAL = on_citus(sequential())
+
+
+def sequential_transactions(connection: Connection) -> None:
+    """Begin every transaction of a connection in Citus's sequential mode, from now on.
+
+    For an `env.py` that does not call `run_environment`. Call it with the connection that
+    `context.configure` gets, before anything is executed.
+    """
+    # Also those that autocommit_block() begins at its end.
+    event.listen(connection, "begin", _make_sequential)
 
 
 def _make_sequential(connection: Connection) -> None:

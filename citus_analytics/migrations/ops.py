@@ -175,8 +175,8 @@ class _DistributeOp(TableOperation):
     colocate_schema: str | None = None
     shard_count: int | None = None
 
-    def steps(self) -> tuple[Step, ...]:
-        """Return the statements."""
+    def _step(self, needs: Extension, *, before: str = "") -> Guarded:
+        """Return the call of the function, after the statements in `before`."""
         distribution = self.distribution
         column, partner = distribution.column, distribution.colocate_with
         arguments = [literal(self.quoted), "NULL" if column is None else literal(column)]
@@ -191,14 +191,13 @@ class _DistributeOp(TableOperation):
             arguments.append(f"shard_count => {distribution.shard_count:d}")
             conditions.append(has_shards(distribution.shard_count))
         how = "put on a shard" if column is None else f"distributed by {column}"
-        step = Guarded(
+        return Guarded(
             call=f"{self.function}(column=None)" if column is None else self.function,
-            body=f"{self._before()}PERFORM {self.function}({', '.join(arguments)});",
+            body=f"{before}PERFORM {self.function}({', '.join(arguments)});",
             only_if=f"NOT {is_distributed(self.quoted, *conditions)}",
             otherwise=f"table {self.quoted} is not {how}, it stays local",
-            needs=(self._needs(),),
+            needs=(needs,),
         )
-        return (step,)
 
     @property
     def distribution(self) -> Distributed:
@@ -213,13 +212,6 @@ class _DistributeOp(TableOperation):
             colocate_schema=self.colocate_schema,
             shard_count=self.shard_count,
         )
-
-    @abstractmethod
-    def _needs(self) -> Extension: ...
-
-    def _before(self) -> str:
-        """Return statements that come first."""
-        return ""
 
 
 @Operations.register_operation("create_distributed_table")
@@ -297,11 +289,10 @@ class CreateDistributedTableOp(_DistributeOp):
             new=new,
         )
 
-    def _needs(self) -> Extension:
-        return Extension("citus", (12, 0)) if self.column is None else CITUS
-
-    def _before(self) -> str:
-        return undistribute_if_new(self.quoted)
+    def steps(self) -> tuple[Step, ...]:
+        """Return the statements."""
+        needs = Extension("citus", (12, 0)) if self.column is None else CITUS
+        return (self._step(needs, before=undistribute_if_new(self.quoted)),)
 
     def reverse(self) -> UndistributeTableOp:
         """Return the operation that makes the table local again, unless it is dropped anyway."""
@@ -370,10 +361,7 @@ class CreateDistributedTableConcurrentlyOp(_DistributeOp):
                 f"{self.function}({self.subject!r}) needs a distribution column. For a table of a "
                 "single shard use create_distributed_table, during which writers wait."
             )
-        return super().steps()
-
-    def _needs(self) -> Extension:
-        return Extension("citus", (11, 1))
+        return (self._step(Extension("citus", (11, 1))),)
 
     def reverse(self) -> UndistributeTableOp:
         """Return the operation that makes the table local again, while writers wait."""
@@ -972,7 +960,8 @@ class SetMultiShardModifyModeOp(CitusOperation):
         Alembic's own operations, such as `op.drop_constraint`, work on the shards of a table in
         parallel, after which Citus refuses foreign keys to reference tables, functions, triggers
         and new distributed tables in the same transaction. `run_environment` begins each
-        transaction in sequential mode; this is for other environments. Without Citus it does
+        transaction in sequential mode, and so does `sequential_transactions`; this is for
+        environments without either. Without Citus it does
         nothing.
 
         Definition: Citus documentation, "Configuration Reference".

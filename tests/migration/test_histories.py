@@ -41,16 +41,22 @@ down_revision = {down_revision!r}
 
 
 @st.composite
-def changes(draw: st.DrawFn, tables: Tables, number: int) -> tuple[list[str], list[str]]:
-    """Draw the lines of a revision that somebody has written by hand: upwards and downwards."""
+def changes(
+    draw: st.DrawFn, tables: Tables, number: int, *, first: bool
+) -> tuple[list[str], list[str]]:
+    """Draw the lines of a revision that somebody has written by hand: upwards and downwards.
+
+    What goes back to a fixed state is drawn for the first of them only.
+    """
     up: list[str] = []
     down: list[str] = []
     drawn = draw(st.lists(st.sampled_from(tables), min_size=1, max_size=3)) if tables else []
     seen = set()
     for table in drawn:
-        kinds: list[Kind] = ["index", "column", "default", "not null", "update", "unique"]
-        kinds += ["function", "table"]
-        if _can_change_shards(table, tables):
+        kinds: list[Kind] = ["index", "column", "update", "unique", "function", "table"]
+        if first:
+            kinds += ["default", "not null"]
+        if first and _can_change_shards(table, tables):
             kinds += ["shards", "shards"]
         kind = draw(st.sampled_from(kinds))
         if (table.name, kind) in seen:
@@ -170,7 +176,9 @@ def test_one_by_one_and_together(shop: URL, data: st.DataObject) -> None:
                 application.upgrade()
                 assert differences(shop, metadata_of(tables)) == []
             else:
-                up, down = data.draw(changes(tables, number))
+                up, down = data.draw(
+                    changes(tables, number, first="by hand" not in order[: number - 1])
+                )
                 down_revision, revision = revision, f"by_hand_{number}"
                 lines = [
                     HEAD.format(revision=revision, down_revision=down_revision),

@@ -198,6 +198,27 @@ def test_it_holds_in_a_script(server: DatabaseServer, empty_database: URL, tmp_p
     assert query_text(empty_database, "SELECT count(*) FROM alembic_version") == "0"
 
 
+OTHER_ENVIRONMENT = """
+from alembic import context
+from sqlalchemy import NullPool, create_engine
+from citus_analytics.migrations import sequential_transactions
+with create_engine(context.config.attributes["url"], poolclass=NullPool).connect() as connection:
+    sequential_transactions(connection)
+    context.configure(connection=connection, transaction_per_migration={per_migration})
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+
+
+@ON_CITUS_ONLY
+@pytest.mark.parametrize("per_migration", [False, True])
+def test_it_holds_in_another_environment(per_migration: bool, shop: URL, tmp_path: Path) -> None:
+    config = history(tmp_path, shop, BLOCK)
+    (tmp_path / "env.py").write_text(OTHER_ENVIRONMENT.format(per_migration=per_migration))
+    command.upgrade(config, "head")
+    command.downgrade(config, "base")
+
+
 @ON_CITUS_ONLY
 def test_it_holds_in_a_transaction_of_the_caller(shop: URL, tmp_path: Path) -> None:
     changes = (PARALLEL["index"], SEQUENTIAL["foreign key to a reference table"])
