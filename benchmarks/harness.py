@@ -15,8 +15,8 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy_utils import create_database
 
 from citus_analytics.errors import ArgumentError
+from citus_analytics.github.migrate import downgrade, upgrade
 from citus_analytics.github.sample import Sample
-from citus_analytics.migrations import downgrade, upgrade
 from citus_analytics.server import EmbeddedServer
 from citus_analytics.sql import on_citus
 

@@ -25,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Here, because they take a moment, in which Ctrl-C ends the program without a traceback.
         from citus_analytics import __version__
-        from citus_analytics.cli.commands import add_lint, add_migrate, add_rollup, add_status
+        from citus_analytics.cli.commands import add_lint, add_rollup, add_status
         from citus_analytics.cli.main import run
-        from citus_analytics.github.cli import add_follow, add_load, add_query
+        from citus_analytics.github.cli import add_follow, add_load, add_migrate, add_query
         from citus_analytics.github.demo import add_demo
 
         return run(

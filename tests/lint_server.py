@@ -9,10 +9,10 @@ from alembic.operations import Operations
 from sqlalchemy import NullPool, create_engine
 from sqlalchemy.schema import AddConstraint, CreateIndex, CreateSequence, CreateTable
 
+from citus_analytics.github.migrate import configuration
 from citus_analytics.migrations import (
     CreateDistributedTableOp,
     CreateReferenceTableOp,
-    configuration,
 )
 from citus_analytics.schema import Distributed, Reference, distribution_of
 

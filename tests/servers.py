@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import pytest
 from sqlalchemy import URL, Engine, NullPool, create_engine
 
-from citus_analytics.migrations import upgrade
+from citus_analytics.github.migrate import upgrade
 from citus_analytics.server import Binaries, EmbeddedServer, installed_binaries
 
 if TYPE_CHECKING:

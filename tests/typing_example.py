@@ -46,6 +46,7 @@ from sqlalchemy.orm import (
 import citus_analytics as ca
 from citus_analytics import catalog, lint, migrations
 from citus_analytics.copy import LoadResult, Progress, load_csv
+from citus_analytics.github import migrate
 from citus_analytics.github.events import OldFormatError, Reject
 from citus_analytics.github.follow import Feed, FollowOptions, Gap, Poll, follow
 from citus_analytics.github.load import (
@@ -397,17 +398,17 @@ async def state_of_a_cluster_from_asyncio(connection: AsyncConnection) -> None:
 
 def migrating(url: URL, connection: Connection) -> None:
     assert_type(migrations.database_url("postgresql://db"), URL)
-    assert_type(migrations.configuration(connection), Config)
+    assert_type(migrate.configuration(connection), Config)
     assert_type(migrations.plugins("alembic.autogenerate.*"), list[str])
     migrations.run_environment(Base.metadata)
     migrations.run_environment([Base.metadata, ca.Base.metadata], compare_type=False)
-    migrations.upgrade(url, citus="require")
-    migrations.upgrade(connection, "ca_0001")
-    migrations.downgrade("postgresql://db", "-1", citus="skip")
+    migrate.upgrade(url, citus="require")
+    migrate.upgrade(connection, "ca_0001")
+    migrate.downgrade("postgresql://db", "-1", citus="skip")
 
 
 async def migrating_from_asyncio(connection: AsyncConnection) -> None:
-    await connection.run_sync(migrations.upgrade, citus="require")
+    await connection.run_sync(migrate.upgrade, citus="require")
 
 
 def upgrade() -> None:
@@ -515,7 +516,7 @@ def wrong_calls(
     follow(engine, "citusdata/citus")  # type: ignore[arg-type]
     Feed("citusdata/citus")  # type: ignore[call-arg]
     catalog.tables(engine)  # type: ignore[arg-type]
-    migrations.upgrade("postgresql://db", citus="perhaps")  # type: ignore[arg-type]
+    migrate.upgrade("postgresql://db", citus="perhaps")  # type: ignore[arg-type]
     op.create_distributed_table("t")  # type: ignore[call-arg]
     op.create_distributed_table("t", "id", shard_count="4")  # type: ignore[arg-type]
     op.create_distributed_table_concurrently("t", None)  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
-"""The commands about GitHub's events: load, follow and query; `demo` is in a file of its own."""
+"""The commands about GitHub's events: migrate, load, follow and query; `demo` is beside them."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -12,8 +13,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias
+
+from alembic import command
+from alembic.runtime.migration import MigrationContext
+from psycopg.errors import DuplicateDatabase, UniqueViolation
+from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.cli.commands import in_utc, rolled_up
 from citus_analytics.cli.main import (
@@ -27,6 +34,7 @@ from citus_analytics.cli.main import (
     positive,
     printable,
     silenced,
+    url_of,
     was_interrupted,
 )
 from citus_analytics.cli.output import (
@@ -53,14 +61,16 @@ from citus_analytics.github.analytics import (
 )
 from citus_analytics.github.follow import GITHUB, Feed, FollowOptions, follow
 from citus_analytics.github.load import ENDINGS, LoadOptions, load_files, write_reject
+from citus_analytics.github.migrate import configuration, downgrade, upgrade
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN, github_events, github_users
 from citus_analytics.rollups.run import run_rollup
+from citus_analytics.sql import logger
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterator, Mapping
 
-    from sqlalchemy import Connection
+    from sqlalchemy import URL, Connection
 
     from citus_analytics.cli.main import Commands
     from citus_analytics.cli.output import Cell
@@ -68,6 +78,145 @@ if TYPE_CHECKING:
     from citus_analytics.github.events import Reject
     from citus_analytics.github.follow import Poll
     from citus_analytics.github.load import Source
+
+
+# migrate
+
+
+def add_migrate(commands: Commands) -> None:
+    """Add `migrate`, which runs the built-in migrations."""
+    parser = add_command(
+        commands,
+        "migrate",
+        migrate,
+        "create or change the tables",
+        "Bring the tables to a revision, in one transaction, and print which one they are at.",
+    )
+    add_database_url(parser)
+    parser.add_argument(
+        "--create", action="store_true", help="create the database first if it does not exist"
+    )
+    revisions = parser.add_mutually_exclusive_group()
+    revisions.add_argument(
+        "--revision", default="head", metavar="REV", help="upgrade to this one (default: head)"
+    )
+    revisions.add_argument(
+        "--downgrade",
+        metavar="REV",
+        help="go back to this one; base drops all tables and their data",
+    )
+    parser.add_argument(
+        "--citus",
+        choices=("auto", "require", "skip"),
+        default="auto",
+        help="distribute the tables if the database has Citus (auto, the default), fail if it does "
+        "not (require), or never distribute (skip)",
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument(
+        "--sql", action="store_true", help="print the SQL for psql instead; needs no database"
+    )
+    add_json(output)
+
+
+def migrate(arguments: Namespace) -> None:
+    """Bring the tables to a revision, or print the SQL that would.
+
+    Raises:
+        ArgumentError: A database is to be created for `--sql`, or the address names none.
+    """
+    back = arguments.downgrade
+    if arguments.sql:
+        if arguments.create:
+            raise ArgumentError("--sql connects to no database, and so cannot --create one.")
+        config = configuration("postgresql://", citus=arguments.citus)
+        # Printed at the end: nobody should run a script that an error has cut short.
+        config.output_buffer = script = StringIO()
+        with _migrations_announced():
+            if back:
+                # Without a database Alembic does not know the revision to start from.
+                command.downgrade(config, back if ":" in back else f"head:{back}", sql=True)
+            else:
+                command.upgrade(config, arguments.revision, sql=True)
+        write(script.getvalue().rstrip())
+        return
+    created = arguments.create and _create_database(url_of(arguments))
+    with (
+        _migrations_announced(),
+        engine_of(arguments).begin() as connection,
+        timed() as watch,
+    ):
+        context = MigrationContext.configure(connection)
+        before = context.get_current_heads()
+        if back:
+            downgrade(connection, back, citus=arguments.citus)
+        else:
+            upgrade(connection, arguments.revision, citus=arguments.citus)
+        after = context.get_current_heads()
+    # Several, where an application has its own revisions beside the built-in ones.
+    previous, now = (", ".join(sorted(heads)) or None for heads in (before, after))
+    if arguments.json:
+        write_json(
+            {
+                "revision": now,
+                "previous_revision": previous,
+                "created": created,
+                "seconds": watch.seconds,
+            }
+        )
+        return
+    state = f"at revision {now}" if now else "without the built-in tables"
+    change = "as before" if previous == now else f"previously at {previous or 'none'}"
+    call = f"downgrade(url, {back!r})" if back else f"upgrade(url, {arguments.revision!r})"
+    write(
+        f"The database is {state}, {change} ({duration(watch.seconds)}).",
+        f"Python: citus_analytics.github.migrate.{call}",
+    )
+
+
+def _create_database(url: URL) -> bool:
+    """Create a database if there is none of its name; return whether it was created."""
+    # Imported here, because nothing else of the command line needs it.
+    from sqlalchemy_utils import create_database, database_exists
+
+    if url.database is None:
+        raise ArgumentError(
+            "the database URL names no database to create: postgresql://user@host/name."
+        )
+    if database_exists(url):
+        return False
+    try:
+        create_database(url)
+    except DBAPIError as error:
+        # Another process has been faster.
+        if isinstance(error.orig, DuplicateDatabase | UniqueViolation):
+            return False
+        raise
+    sys.stderr.write(f"Created the database {printable(url.database)}.\n")
+    return True
+
+
+@contextmanager
+def _migrations_announced() -> Iterator[None]:
+    """Say on standard error which migrations run, and what the server says about them."""
+    handler = logging.StreamHandler(sys.stderr)
+    # Alembic also logs which dialect it uses.
+    handler.addFilter(
+        lambda record: (
+            record.levelno >= logging.WARNING or record.getMessage().startswith("Running")
+        )
+    )
+    alembic, own = logging.getLogger("alembic.runtime"), logger()
+    level = alembic.level
+    alembic.setLevel(logging.INFO)
+    for each in (alembic, own):
+        each.addHandler(handler)
+    try:
+        yield
+    finally:
+        alembic.setLevel(level)
+        for each in (alembic, own):
+            each.removeHandler(handler)
 
 
 # load

@@ -26,9 +26,10 @@ from citus_analytics.copy import LoadResult
 from citus_analytics.github.analytics import count_events
 from citus_analytics.github.cli import QUESTIONS, call_of, loaded
 from citus_analytics.github.load import load_events, load_users
+from citus_analytics.github.migrate import upgrade
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN, Base, github_events, github_users
 from citus_analytics.github.sample import Sample
-from citus_analytics.migrations import database_url, upgrade
+from citus_analytics.migrations import database_url
 from citus_analytics.rollups.run import RollupRun, run_rollup
 from citus_analytics.rollups.sql import RollupSpec
 from citus_analytics.server import EmbeddedServer
@@ -176,7 +177,7 @@ def demo(arguments: Namespace) -> None:
         story.say(f"Server: {server}; {place}.")
 
         story.heading("Create the tables")
-        story.step("Migrations", "migrations.upgrade(url)", partial(_migrate, server))
+        story.step("Migrations", "migrate.upgrade(url)", partial(_migrate, server))
 
         story.heading("Load made-up users and events")
         load = partial(_load, load_users, "users", sample.users, sample.users_csv)

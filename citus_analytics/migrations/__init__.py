@@ -33,12 +33,9 @@ from citus_analytics.migrations import render as _  # noqa: F401 - registers the
 from citus_analytics.migrations.blocks import Policy, Transaction
 from citus_analytics.migrations.compare import plugins
 from citus_analytics.migrations.env import (
-    configuration,
     database_url,
-    downgrade,
     run_environment,
     sequential_transactions,
-    upgrade,
 )
 from citus_analytics.migrations.ops import (
     AddLocalTableToMetadataOp,
@@ -97,12 +94,9 @@ __all__ = [
     "UndistributeTableOp",
     "UnscheduleOp",
     "UpdateDistributedTableColocationOp",
-    "configuration",
     "database_url",
-    "downgrade",
     "op",
     "plugins",
     "run_environment",
     "sequential_transactions",
-    "upgrade",
 ]

@@ -14,7 +14,7 @@ from sqlalchemy import NullPool, create_engine, text
 
 from citus_analytics import catalog, commits_per_hour, count_events, top_repository_creators
 from citus_analytics.__main__ import main
-from citus_analytics.migrations import downgrade, upgrade
+from citus_analytics.github.migrate import downgrade, upgrade
 from tests.event_data import NOON, api_event
 from tests.servers import ON_SINGLE_NODE_CITUS, SHARD_COUNT, execute
 

@@ -19,8 +19,8 @@ from sqlalchemy import Engine, NullPool, create_engine, event, text
 import citus_analytics
 from citus_analytics.__main__ import main
 from citus_analytics.github.load import load_files
+from citus_analytics.github.migrate import upgrade
 from citus_analytics.github.models import github_events
-from citus_analytics.migrations import upgrade
 from citus_analytics.server import EmbeddedServer
 from tests.event_data import hour, line
 from tests.processes import IS_ROOT

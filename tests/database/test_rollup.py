@@ -11,13 +11,13 @@ from sqlalchemy import Engine, NullPool, create_engine, text
 from sqlalchemy.orm import Session
 
 from citus_analytics.errors import RollupError
+from citus_analytics.github.migrate import downgrade, upgrade
 from citus_analytics.github.models import (
     GITHUB_ROLLUP_1MIN,
     GithubEvent,
     github_events,
     github_rollup_1min,
 )
-from citus_analytics.migrations import downgrade, upgrade
 from citus_analytics.rollups.run import RollupRun, run_rollup
 from tests.rollups import NOON, add, assert_adds_up, event, rolled_up_groups
 from tests.servers import ON_POSTGRESQL_ONLY

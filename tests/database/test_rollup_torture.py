@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
+from citus_analytics.github.migrate import upgrade
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
-from citus_analytics.migrations import upgrade
 from citus_analytics.rollups.run import run_rollup
 from citus_analytics.server import EmbeddedServer
 from tests.rollups import NOON, add, assert_adds_up, event

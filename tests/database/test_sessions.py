@@ -15,6 +15,7 @@ from citus_analytics.catalog import cluster_status
 from citus_analytics.copy import load_csv
 from citus_analytics.github import analytics
 from citus_analytics.github.load import load_api_events, load_events, load_once, load_users
+from citus_analytics.github.migrate import downgrade, upgrade
 from citus_analytics.github.models import (
     GITHUB_ROLLUP_1MIN,
     Base,
@@ -24,7 +25,6 @@ from citus_analytics.github.models import (
     github_events,
     github_rollup_1min,
 )
-from citus_analytics.migrations import downgrade, upgrade
 from citus_analytics.rollups.run import run_rollup
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from alembic import command
 from sqlalchemy import URL, BigInteger, Column, MetaData, Table, create_engine, select, text
 from sqlalchemy.exc import ProgrammingError
 
-from citus_analytics.migrations import configuration, downgrade, upgrade
+from citus_analytics.github.migrate import configuration, downgrade, upgrade
 from citus_analytics.schema import Distributed
 from tests.autogenerate import Application, differences
 from tests.servers import free_ports, query_text

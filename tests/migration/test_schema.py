@@ -13,8 +13,8 @@ from sqlalchemy import URL, NullPool, create_engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import ArgumentError, OperationError
+from citus_analytics.github.migrate import configuration, downgrade, upgrade
 from citus_analytics.github.models import Base
-from citus_analytics.migrations import configuration, downgrade, upgrade
 from citus_analytics.server import EmbeddedServer, installed_binaries
 from tests import tutorial
 from tests.programs import psql, schema_dump

@@ -7,7 +7,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import make_url
 
 from citus_analytics.errors import ArgumentError
-from citus_analytics.migrations import configuration, database_url, downgrade, upgrade
+from citus_analytics.github.migrate import configuration, downgrade, upgrade
+from citus_analytics.migrations import database_url
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
