@@ -343,6 +343,9 @@ def most_active_users_statement(
     return _ACTIVE.where(*in_window).limit(_limit(limit))
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def _in_window(
     time: InstrumentedAttribute[datetime | None], since: datetime | None, until: datetime | None
 ) -> list[ColumnElement[bool]]:
@@ -361,8 +364,9 @@ def _in_window(
                 f"{name} must be an aware datetime; found {bound!r}, which has no time zone: "
                 f"pass {name}.replace(tzinfo=UTC), or the zone that it was meant in"
             )
-    # Within one zone Python compares clock readings, which are wrong when summer time ends.
-    if since and until and since.astimezone(UTC) >= until.astimezone(UTC):
+    # Within one zone Python compares clock readings, which are wrong when summer time ends; and
+    # the first and last of its moments cannot be converted to another zone.
+    if since and until and since - _EPOCH >= until - _EPOCH:
         raise ArgumentError(
             f"the window [since, until) is empty: since is {since.isoformat()}, until is "
             f"{until.isoformat()}; pass a since that is earlier than until"

@@ -126,10 +126,12 @@ def _add_filters(
 ) -> PriorityDispatchResult:
     """Let Alembic's comparison ignore what no model declares and no migration may drop.
 
-    These are the tables of `Live.internal`, and the foreign keys of `_inherited_foreign_keys`.
+    These are the tables of `Live.internal`, and the foreign keys that PostgreSQL has made of
+    others: of one to a partitioned table there is a copy for each partition, and of one that a
+    partitioned table has, one in each partition. They come and go with the original.
     """
     internal = _live(context).internal - _declared(context).tables.keys()
-    inherited = _inherited_foreign_keys(context)
+    inherited = _foreign_keys_that(context, "k.conparentid <> 0")
 
     def include_name(
         name: str | None, kind: NameFilterType, parents: NameFilterParentNames
@@ -369,7 +371,8 @@ def _live(context: AutogenContext) -> Live:
     connection = context.connection
     assert connection is not None  # noqa: S101 - there is nothing to compare with `--sql`
     tables = catalog.tables(connection)
-    inherited = _inherited_foreign_keys(context)
+    inherited = _foreign_keys_that(context, "k.conparentid <> 0")
+    not_valid = _foreign_keys_that(context, "NOT k.convalidated")
     foreign_keys: list[ForeignKey] = []
     primary_keys: dict[TableKey, PrimaryKey] = {}
     for schema in sorted({table.schema for table in tables}):
@@ -387,10 +390,13 @@ def _live(context: AutogenContext) -> Live:
                     columns=tuple(key["constrained_columns"]),
                     referred=(_schema(context, key["referred_schema"]), key["referred_table"]),
                     referred_columns=tuple(key["referred_columns"]),
-                    options=key.get("options", {}),
+                    options={
+                        **key.get("options", {}),
+                        **({"postgresql_not_valid": True} if where in not_valid else {}),
+                    },
                 )
                 for key in keys
-                if ((_schema(context, schema), name), key["name"]) not in inherited
+                if (where := ((_schema(context, schema), name), key["name"])) not in inherited
             )
     rollups = [
         replace(rollup, spec=replace(rollup.spec, schema=_schema(context, rollup.spec.schema)))
@@ -440,26 +446,20 @@ WHERE a.attidentity <> '' OR EXISTS (
   WHERE p.refclassid = 'pg_class'::regclass AND (d.adrelid, d.adnum) = (a.attrelid, a.attnum))
 """)
 
-_INHERITED_FOREIGN_KEYS = text("""
+
+def _foreign_keys_that(context: AutogenContext, condition: str) -> set[tuple[TableKey, str | None]]:
+    """Return the tables and names of the foreign keys `k` of which a condition holds."""
+    assert context.connection is not None  # noqa: S101 - there is nothing to compare with `--sql`
+    found = context.connection.execute(
+        text(f"""
 SELECT n.nspname, c.relname, k.conname
 FROM pg_catalog.pg_constraint AS k
 JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE k.contype = 'f' AND k.conparentid <> 0
+WHERE k.contype = 'f' AND {condition}
 """)
-
-
-def _inherited_foreign_keys(context: AutogenContext) -> set[tuple[TableKey, str]]:
-    """Return the tables and names of foreign keys that PostgreSQL has made of others.
-
-    Of a foreign key to a partitioned table there is a copy for each partition, and of one that a
-    partitioned table has, one in each partition. They come and go with the original.
-    """
-    assert context.connection is not None  # noqa: S101 - there is nothing to compare with `--sql`
-    return {
-        ((_schema(context, schema), table), name)
-        for schema, table, name in context.connection.execute(_INHERITED_FOREIGN_KEYS)
-    }
+    )
+    return {((_schema(context, schema), table), name) for schema, table, name in found}
 
 
 def _schema(context: AutogenContext, schema: str | None) -> str | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, TypeAlias
 from zoneinfo import ZoneInfo
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert
 
+from citus_analytics.errors import ArgumentError
 from citus_analytics.github import analytics
 from citus_analytics.github.models import github_rollup_1min, github_users
 from tests.database.analytics_data import (
@@ -225,6 +227,15 @@ def test_builders_and_functions_agree(session: Session) -> None:
     assert [analytics.RepositoryCreator(*each) for each in creators] == (
         analytics.top_repository_creators(session, limit=4, since=since, until=until)
     )
+
+
+def test_a_window_from_the_first_to_the_last_moment(connection: Connection) -> None:
+    since = datetime.min.replace(tzinfo=timezone(timedelta(hours=5)))
+    until = datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))
+    add_events(connection, [push(CLOCK_CHANGES[0])])
+    assert analytics.count_events(connection, since=since, until=until) == 1
+    with pytest.raises(ArgumentError, match="is empty"):
+        analytics.count_events(connection, since=until, until=since)
 
 
 times = st.one_of(

@@ -338,6 +338,31 @@ def test_a_foreign_key_to_and_from_partitioned_tables(application: Application) 
     application.downgrade("base")
 
 
+def test_a_foreign_key_that_is_not_valid_stays_so(application: Application) -> None:
+    """What it would refuse may be there: it comes back after the tables have moved, as it was."""
+    keys = "SELECT string_agg(pg_get_constraintdef(oid), '') FROM pg_constraint WHERE contype = 'f'"
+    migrated(application, partitioned(key=False))
+    execute(
+        application.url,
+        "INSERT INTO notes VALUES (1, 1, 1)",
+        "ALTER TABLE notes ADD CONSTRAINT notes_tenant_id_at_fkey FOREIGN KEY (tenant, id, at) "
+        "REFERENCES days (tenant, id, at) ON DELETE CASCADE NOT VALID",
+    )
+    before = query_text(application.url, keys)
+    assert before.endswith("NOT VALID")
+    metadata = partitioned(key=False, shard_count=6)
+    notes = metadata.tables["notes"]
+    notes.append_constraint(
+        ForeignKeyConstraint(
+            ["tenant", "id", "at"], ["days.tenant", "days.id", "days.at"], ondelete="CASCADE"
+        )
+    )
+    migrated(application, metadata)
+    assert query_text(application.url, keys) == before
+    application.downgrade()
+    assert query_text(application.url, keys) == before
+
+
 def typed(column_type: type[Integer], *, shard_count: int | None = None) -> MetaData:
     metadata = MetaData()
     Table("plans", metadata, Column("id", BigInteger, primary_key=True), Reference())
