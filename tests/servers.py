@@ -38,6 +38,9 @@ Content: TypeAlias = Literal["empty", "migrated"]
 ON_POSTGRESQL_ONLY = pytest.mark.parametrize("server", ["postgresql"], indirect=True)
 ON_CITUS_ONLY = pytest.mark.parametrize("server", ["citus"], indirect=True)
 ON_SINGLE_NODE_CITUS = pytest.mark.parametrize("server", ["single_node_citus"], indirect=True)
+ON_EVERY_SERVER = pytest.mark.parametrize(
+    "server", ["postgresql", "citus", "single_node_citus"], indirect=True
+)
 # For tests that kill nodes: a cluster that no other process uses.
 ON_BREAKABLE_CITUS = pytest.mark.parametrize("server", ["breakable_citus"], indirect=True)
 

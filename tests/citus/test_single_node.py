@@ -1,7 +1,6 @@
 """A Citus of one node, most people's first: `CREATE EXTENSION citus`, and nothing else.
 
-The coordinator has the shards itself. Migrations, loading, analytics and status work there; rollups
-are left out, because the first version of their engine does not run where shards are local.
+The coordinator has the shards itself, and hides them from its clients.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from citus_analytics import catalog, commits_per_hour, count_events, top_reposit
 from citus_analytics.__main__ import main
 from citus_analytics.github.migrate import downgrade, upgrade
 from tests.event_data import NOON, api_event
-from tests.servers import ON_SINGLE_NODE_CITUS, SHARD_COUNT, execute
+from tests.rollups import assert_adds_up
+from tests.servers import ON_SINGLE_NODE_CITUS, SHARD_COUNT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,13 +41,6 @@ def hour(tmp_path: Path) -> Path:
     path = tmp_path / "hour.json"
     path.write_text("".join(json.dumps(event) + "\n" for event in events))
     return path
-
-
-@pytest.fixture
-def without_rollup(database: URL) -> URL:
-    """The address of a migrated database whose events no rollup follows."""
-    execute(database, "DROP FUNCTION github_rollup_1min_capture CASCADE")
-    return database
 
 
 def distributed(connection: Connection) -> set[str]:
@@ -75,9 +68,9 @@ def test_migrations_there_and_back(empty_database: URL) -> None:
 
 @pytest.mark.parametrize("connections", ["1", "3"])
 def test_what_is_loaded_is_analyzed(
-    without_rollup: URL, connection: Connection, hour: Path, connections: str
+    database: URL, connection: Connection, hour: Path, connections: str
 ) -> None:
-    database = address(without_rollup)
+    url = address(database)
     command = [
         "load",
         "events",
@@ -85,7 +78,7 @@ def test_what_is_loaded_is_analyzed(
         "--connections",
         connections,
         "--database-url",
-        database,
+        url,
     ]
     assert main(command) == 0
     assert count_events(connection) == EVENTS
@@ -101,6 +94,8 @@ def test_what_is_loaded_is_analyzed(
     connection.rollback()
     assert main(command) == 0
     assert count_events(connection) == EVENTS
+    assert main(["rollup", "--database-url", url]) == 0
+    assert_adds_up(connection)
 
 
 def test_the_status(database: URL, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,10 +20,12 @@ from citus_analytics.github.models import (
 )
 from citus_analytics.rollups.run import RollupRun, run_rollup
 from tests.rollups import NOON, add, assert_adds_up, event, rolled_up_groups
-from tests.servers import ON_POSTGRESQL_ONLY
+from tests.servers import ON_CITUS_ONLY, ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
+
+    from tests.servers import DatabaseServer
 
 
 MINUTE = timedelta(minutes=1)
@@ -192,6 +194,22 @@ def test_events_without_a_user_are_a_group_too(connection: Connection) -> None:
     connection.execute(text("DELETE FROM github_events WHERE user_id IS NULL AND repo_id = 2"))
     assert run_rollup(connection, GITHUB_ROLLUP_1MIN).groups_removed == 1
     assert_adds_up(connection)
+
+
+@ON_CITUS_ONLY
+def test_clients_of_workers_write(
+    server: DatabaseServer, engine: Engine, connection: Connection
+) -> None:
+    """A worker hides its shards from its clients, and writes to them itself."""
+    for node in server.nodes:
+        url = node.url_for(str(engine.url.database))
+        with create_engine(url, poolclass=NullPool).begin() as writer:
+            add(writer, *(event(user) for user in range(20)))
+            writer.execute(text("UPDATE github_events SET repo_id = 2 WHERE user_id = 3"))
+            writer.execute(text("DELETE FROM github_events WHERE user_id = 5"))
+        run_rollup(connection, GITHUB_ROLLUP_1MIN)
+        assert_adds_up(connection)
+        connection.commit()
 
 
 def test_a_rolled_back_change_is_no_change(connection: Connection) -> None:

@@ -14,9 +14,12 @@ from sqlalchemy import Connection, Engine, text
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
 from citus_analytics.rollups.run import run_rollup
 from tests.rollups import NOON, add, assert_adds_up, event
+from tests.servers import ON_EVERY_SERVER
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
+
+pytestmark = ON_EVERY_SERVER
 
 WRITERS = 3
 # Each writer changes only the rows of its own users, so that none waits for another's locks.

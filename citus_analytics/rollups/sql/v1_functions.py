@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 _COLOCATED: Final = """
 -- The shard of `wanted` that is colocated with the shard `relation`; outside of a shard, `wanted`.
+-- Citus hides the shards of a node in pg_class from those who are connected to it.
 DECLARE
   own bigint;
   shard text;
 BEGIN
   IF to_regclass('pg_catalog.pg_dist_shard') IS NOT NULL THEN
     SELECT s.shardid INTO own FROM pg_dist_shard AS s
-    WHERE s.shardid = (SELECT substring(relname FROM '_([0-9]+)$')::bigint
-                       FROM pg_class WHERE oid = relation)
+    WHERE s.shardid = substring(relation::regclass::text FROM '_([0-9]+)"?$')::bigint
       AND to_regclass(shard_name(s.logicalrelid, s.shardid)) = relation;
   END IF;
   IF own IS NULL THEN
