@@ -253,6 +253,7 @@ class Live:
         numbered_columns: Its columns with a sequence as default, or an identity, by their tables.
         identities: Its tables with an identity column.
         distributes_new_tables: Whether it distributes tables by itself when they are created.
+        shards: Its shards, where Citus shows them.
     """
 
     citus: bool
@@ -266,6 +267,7 @@ class Live:
     numbered_columns: frozenset[tuple[TableKey, str]] = frozenset()
     identities: frozenset[TableKey] = frozenset()
     distributes_new_tables: bool = False
+    shards: frozenset[TableKey] = frozenset()
 
     def key(self, schema: str | None, name: str) -> TableKey:
         """Return the key of a table: no schema for the first of the search path."""
@@ -283,16 +285,18 @@ class Live:
     def internal(self) -> frozenset[TableKey]:
         """Tables that are not dropped although no model declares them.
 
-        Those of extensions, the partitions of tables, and the machinery of rollups.
+        Those of extensions, the partitions and shards of tables, and the machinery of rollups.
         """
         machinery = {
             (schema, name)
             for (schema, _), rollup in self.rollups.items()
             for name in (rollup.spec.changes, rollup.spec.outcome)
         }
-        return frozenset(machinery) | {
-            key for key, table in self.tables.items() if table.extension or table.partition_of
-        }
+        return (
+            self.shards
+            | machinery
+            | {key for key, table in self.tables.items() if table.extension or table.partition_of}
+        )
 
     def group_of(self, key: TableKey) -> list[TableKey]:
         """Return the tables colocated with one, itself included; none if it is not distributed."""
@@ -408,8 +412,10 @@ def _live(context: AutogenContext) -> Live:
         for schema, table, column, identity in connection.execute(_NUMBERED_COLUMNS)
     ]
     policy = context.opts.get("citus", "auto")
+    citus = catalog.citus_version(connection) is not None
+    shards = connection.execute(_SHARDS) if citus else ()
     return Live(
-        citus=policy != "skip" and catalog.citus_version(connection) is not None,
+        citus=policy != "skip" and citus,
         schema=connection.dialect.default_schema_name,
         access_methods=catalog.access_methods(connection),
         tables={(_schema(context, table.schema), table.name): table for table in tables},
@@ -420,11 +426,20 @@ def _live(context: AutogenContext) -> Live:
         numbered_columns=frozenset((key, column) for key, column, _ in numbered),
         identities=frozenset(key for key, _, identity in numbered if identity),
         distributes_new_tables=bool(connection.scalar(_DISTRIBUTION_COLUMNS)),
+        shards=frozenset((_schema(context, schema), name) for schema, name in shards),
     )
 
 
 # A setting of coming versions of Citus.
 _DISTRIBUTION_COLUMNS = text("SELECT current_setting('citus.distribution_columns', true)")
+
+# Hidden from most clients on the nodes that have them; `citus.override_table_visibility` and
+# `citus.show_shards_for_app_name_prefixes` show them.
+_SHARDS = text("""
+SELECT n.nspname, c.relname
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND pg_catalog.relation_is_a_known_shard(c.oid)
+""")
 
 _NAMES = text("""
 SELECT n.nspname, c.relname

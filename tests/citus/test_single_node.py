@@ -14,6 +14,8 @@ from sqlalchemy import NullPool, create_engine, text
 from citus_analytics import catalog, commits_per_hour, count_events, top_repository_creators
 from citus_analytics.__main__ import main
 from citus_analytics.github.migrate import downgrade, upgrade
+from citus_analytics.github.models import Base
+from tests.autogenerate import differences
 from tests.event_data import NOON, api_event
 from tests.rollups import assert_adds_up
 from tests.servers import ON_SINGLE_NODE_CITUS, SHARD_COUNT
@@ -112,3 +114,14 @@ def test_the_status(database: URL, capsys: pytest.CaptureFixture[str]) -> None:
     assert document["findings"] == []
     assert main(["status", "--database-url", address(database)]) == 0
     assert "Nothing needs attention." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "setting", ["citus.override_table_visibility=off", "citus.show_shards_for_app_name_prefixes=*"]
+)
+def test_shards_that_are_shown_are_not_dropped(database: URL, setting: str) -> None:
+    url = database.update_query_dict({"options": f"-c {setting} -c application_name=somebody"})
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        shown = text("SELECT count(*) FROM pg_class WHERE relname ~ '^github_users_[0-9]+$'")
+        assert connection.execute(shown).scalar_one() == SHARD_COUNT
+    assert differences(url, Base.metadata) == []
