@@ -56,13 +56,13 @@ distribute(placed, Distributed(column="tenant", colocate_with="users"))
 """
 
 
-def documented_lines() -> tuple[str, str]:
-    """Return the import and the argument that docs/migrations.md adds to an `env.py`."""
+def documented_lines() -> tuple[str, str, str]:
+    """Return the import, the call and the argument that docs/migrations.md adds to an `env.py`."""
     document = (ROOT / "docs" / "migrations.md").read_text("utf-8")
     [text] = [block.text for block in blocks(document) if "autogenerate_plugins=" in block.text]
-    imported, configured = (line for line in text.splitlines() if line)
-    argument = configured.strip().removeprefix("context.configure(..., ").removesuffix(")")
-    return imported, argument
+    imported, call, configured = (line.strip() for line in text.splitlines() if line)
+    argument = configured.removeprefix("context.configure(connection=connection, ..., ")
+    return imported, call, argument.removesuffix(")")
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def config(empty_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     config.set_main_option("path_separator", "os")
     url = empty_database.render_as_string(hide_password=False)
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
-    imported, argument = documented_lines()
+    imported, call, argument = documented_lines()
     environment = folder / "env.py"
     text = environment.read_text()
     text = text.replace(
@@ -87,7 +87,11 @@ def config(empty_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     # It would switch off every logger of this process, for good, and not just ours for a while.
     switch = 'import logging; logging.getLogger("citus_analytics").disabled = True'
     text = text.replace("fileConfig(config.config_file_name)", switch)
-    text = text.replace("connection=connection,", f"connection=connection, {argument},")
+    indent = " " * 8
+    text = text.replace(
+        f"{indent}context.configure(\n{indent}    connection=connection,",
+        f"{indent}{call}\n{indent}context.configure(connection=connection, {argument},",
+    )
     text = text.replace(
         "target_metadata = None",
         "import shop_models\ntarget_metadata = [shop_models.accounts, shop_models.orders]",

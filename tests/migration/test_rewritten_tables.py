@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
@@ -260,6 +261,7 @@ def test_partitions_keep_their_comments(empty_database: URL) -> None:
 def test_the_details_of_a_notice_are_logged(
     empty_database: URL, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     execute(
         empty_database,
         "CREATE TABLE clicks (tenant bigint)",

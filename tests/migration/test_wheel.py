@@ -26,9 +26,9 @@ import sys
 folder, repository, url = sys.argv[1:]
 sys.path[:] = [folder, *(entry for entry in sys.path if entry != repository)]
 import citus_analytics
-from citus_analytics import migrations
+from citus_analytics.github import migrate
 assert citus_analytics.__file__.startswith(folder), citus_analytics.__file__
-migrations.{call}(url)
+migrate.{call}(url)
 """
 
 
