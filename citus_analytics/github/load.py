@@ -270,9 +270,19 @@ def _load_file(
                 )
                 if result is not None:
                     return result
-    with transaction(engine) as connection:
-        without_timeouts(connection)
-        return _OnceLoad(connection, table, opened, options, progress, force=force).run()
+
+    def load(*, in_batches: bool) -> LoadResult:
+        with transaction(engine) as connection:
+            without_timeouts(connection)
+            once = _OnceLoad(connection, table, opened, options, progress, force=force)
+            return once.run(in_batches=in_batches)
+
+    # A transaction for each attempt: where INSERT ... SELECT fails within a savepoint, Citus may
+    # leave the transaction of a worker aborted.
+    if opened.repeatable:
+        with suppress(RejectedError):
+            return load(in_batches=False)
+    return load(in_batches=True)
 
 
 def load_once(
@@ -310,7 +320,11 @@ def load_once(
     table = table_of(table)
     opened = connection_of(connection, table)
     read = open_source(source, block_size=options.buffers.block_size)
-    return _OnceLoad(opened, table, read, options, progress, force=force).run()
+    once = _OnceLoad(opened, table, read, options, progress, force=force)
+    if read.repeatable:
+        with suppress(RejectedError):
+            return once.run(in_batches=False)
+    return once.run(in_batches=True)
 
 
 class _KnownError(Exception):
@@ -349,7 +363,13 @@ class _OnceLoad:
         self._ledger = Ledger(connection, table)
         self._users = Users(connection, options.buffers.users)
 
-    def run(self) -> LoadResult:
+    def run(self, *, in_batches: bool) -> LoadResult:
+        """Load the source, or what is missing of it; an attempt that fails is undone.
+
+        Args:
+            in_batches: Whether rows can be found that the server refuses; `RejectedError` is raised
+                otherwise.
+        """
         if not self._force and self._ledger.may_know(self._source):
             content = Content.of(self._source)
             known = self._ledger.known(content)
@@ -358,11 +378,8 @@ class _OnceLoad:
             if known.parts:
                 return self._complete(content)
         try:
-            if self._source.repeatable:
-                with suppress(RejectedError), savepoint(self._connection):
-                    return self._load(in_batches=False)
             with savepoint(self._connection):
-                return self._load(in_batches=True)
+                return self._load(in_batches=in_batches)
         except _KnownError as error:
             # Another loader has been faster, or the file has another size when it is compressed.
             if error.known.complete:
@@ -370,12 +387,7 @@ class _OnceLoad:
             return self._complete(error.content)
 
     def _load(self, *, in_batches: bool) -> LoadResult:
-        """Load all of the source.
-
-        Args:
-            in_batches: Whether rows can be found that the server refuses; `RejectedError` is raised
-                otherwise.
-        """
+        """Load all of the source."""
         content = Content()
         self._users = Users(self._connection, self._options.buffers.users)
         stage = self._stage(indexed=in_batches)
