@@ -94,7 +94,9 @@ def add_migrate(commands: Commands) -> None:
     )
     add_database_url(parser)
     parser.add_argument(
-        "--create", action="store_true", help="create the database first if it does not exist"
+        "--create",
+        action="store_true",
+        help="create the database first if it does not exist; with --citus require, with Citus",
     )
     revisions = parser.add_mutually_exclusive_group()
     revisions.add_argument(
@@ -141,6 +143,9 @@ def migrate(arguments: Namespace) -> None:
         write(script.getvalue().rstrip())
         return
     created = arguments.create and _create_database(url_of(arguments))
+    if created and arguments.citus == "require":
+        with engine_of(arguments).begin() as connection:
+            connection.exec_driver_sql("CREATE EXTENSION citus")
     with (
         _migrations_announced(),
         engine_of(arguments).begin() as connection,

@@ -170,11 +170,14 @@ def _compare(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispat
             table = live.tables.get((operation.schema, operation.table_name))
             if table is not None and table.estimated_rows:
                 logger().warning(
-                    "%s moves about %s rows of %s, and writers wait meanwhile. For a large table "
-                    "that is written to, see create_distributed_table_concurrently.",
+                    "%s moves about %s rows of %s, and writers wait meanwhile.%s",
                     operation.function,
                     table.estimated_rows,
                     operation.subject,
+                    " For a large table that is written to, see "
+                    "create_distributed_table_concurrently."
+                    if isinstance(operation, CreateDistributedTableOp)
+                    else "",
                 )
     return PriorityDispatchResult.CONTINUE
 

@@ -25,7 +25,7 @@ from tests.database.load_data import EVENTS, GOOD, SAMPLE, USERS
 from tests.processes import is_alive
 from tests.programs import psql, schema_dump
 from tests.rollups import assert_adds_up
-from tests.servers import ON_POSTGRESQL_ONLY, execute
+from tests.servers import ON_POSTGRESQL_ONLY, ON_SINGLE_NODE_CITUS, execute, query_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,6 +174,19 @@ def test_a_database_is_created_if_it_is_missing(run: Run, server: DatabaseServer
         again = read_json(done)
         assert (again["created"], again["previous_revision"]) == (False, "ca_0004")
         assert "Created" not in done.stderr
+    finally:
+        drop_database(url)
+
+
+@ON_SINGLE_NODE_CITUS
+def test_a_database_is_created_with_citus_if_it_is_required(
+    run: Run, server: DatabaseServer
+) -> None:
+    url = server.url.set(database="shop")
+    try:
+        succeed(run("migrate", "--create", "--citus", "require", database=url))
+        distributed = "SELECT count(*) > 3 FROM pg_dist_partition WHERE partmethod = 'h'"
+        assert query_text(url, distributed) == "True"
     finally:
         drop_database(url)
 
