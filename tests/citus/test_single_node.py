@@ -14,11 +14,12 @@ from sqlalchemy import NullPool, create_engine, text
 from citus_analytics import catalog, commits_per_hour, count_events, top_repository_creators
 from citus_analytics.__main__ import main
 from citus_analytics.github.migrate import downgrade, upgrade
-from citus_analytics.github.models import Base
-from tests.autogenerate import differences
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN, Base
+from citus_analytics.rollups.run import run_rollup
+from tests.autogenerate import Application, differences
 from tests.event_data import NOON, api_event
-from tests.rollups import assert_adds_up
-from tests.servers import ON_SINGLE_NODE_CITUS, SHARD_COUNT
+from tests.rollups import add, assert_adds_up, event
+from tests.servers import ON_SINGLE_NODE_CITUS, SHARD_COUNT, execute
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,3 +126,23 @@ def test_shards_that_are_shown_are_not_dropped(database: URL, setting: str) -> N
         shown = text("SELECT count(*) FROM pg_class WHERE relname ~ '^github_users_[0-9]+$'")
         assert connection.execute(shown).scalar_one() == SHARD_COUNT
     assert differences(url, Base.metadata) == []
+
+
+def test_a_single_postgresql_outgrows_its_machine(empty_database: URL, tmp_path: Path) -> None:
+    execute(empty_database, "DROP EXTENSION citus CASCADE")
+    application = Application(empty_database, tmp_path / "migrations")
+    application.revise(Base.metadata)
+    application.upgrade()
+    with create_engine(empty_database, poolclass=NullPool).begin() as connection:
+        add(connection, event(1), event(2))
+        run_rollup(connection, GITHUB_ROLLUP_1MIN)
+        add(connection, event(2), event(3))
+    execute(empty_database, "CREATE EXTENSION citus")
+    application.revise(Base.metadata)
+    application.upgrade()
+    assert differences(empty_database, Base.metadata) == []
+    with create_engine(empty_database, poolclass=NullPool).begin() as connection:
+        assert distributed(connection) >= {"github_events", "github_users", "github_rollup_1min"}
+        add(connection, event(1))
+        run_rollup(connection, GITHUB_ROLLUP_1MIN)
+        assert_adds_up(connection)
