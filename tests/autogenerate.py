@@ -104,6 +104,14 @@ def repair(url: URL, metadata: MetaData) -> None:
             operations.invoke(operation)
 
 
+def migrated(application: Application, metadata: MetaData) -> str:
+    """Generate a revision, run it, and see that nothing is left to do; return its text."""
+    source = application.revise(metadata)
+    application.upgrade()
+    assert differences(application.url, metadata) == []
+    return source
+
+
 def differences(url: URL, metadata: MetaData, **options: Any) -> list[Any]:
     """Return what `alembic check` finds."""
     with create_engine(url, poolclass=NullPool).connect() as connection:

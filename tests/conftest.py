@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import NullPool, create_engine
 from sqlalchemy.orm import Session
 
+from tests.autogenerate import Application
 from tests.citus_report import REPORT, CitusReport
 from tests.github_api import GitHub, playing
 from tests.servers import citus_binaries, one_node_of, running_citus, running_postgres
@@ -112,6 +113,12 @@ def empty_database(server: DatabaseServer) -> Iterator[URL]:
     """The address of a new, empty database."""
     with server.database("empty") as url:
         yield url
+
+
+@pytest.fixture
+def application(empty_database: URL, tmp_path: Path) -> Application:
+    """An application on a new, empty database, without a migration yet."""
+    return Application(empty_database, tmp_path / "migrations")
 
 
 @pytest.fixture

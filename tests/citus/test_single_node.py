@@ -128,20 +128,19 @@ def test_shards_that_are_shown_are_not_dropped(database: URL, setting: str) -> N
     assert differences(url, Base.metadata) == []
 
 
-def test_a_single_postgresql_outgrows_its_machine(empty_database: URL, tmp_path: Path) -> None:
-    execute(empty_database, "DROP EXTENSION citus CASCADE")
-    application = Application(empty_database, tmp_path / "migrations")
+def test_a_single_postgresql_outgrows_its_machine(application: Application) -> None:
+    execute(application.url, "DROP EXTENSION citus CASCADE")
     application.revise(Base.metadata)
     application.upgrade()
-    with create_engine(empty_database, poolclass=NullPool).begin() as connection:
+    with create_engine(application.url, poolclass=NullPool).begin() as connection:
         add(connection, event(1), event(2))
         run_rollup(connection, GITHUB_ROLLUP_1MIN)
         add(connection, event(2), event(3))
-    execute(empty_database, "CREATE EXTENSION citus")
+    execute(application.url, "CREATE EXTENSION citus")
     application.revise(Base.metadata)
     application.upgrade()
-    assert differences(empty_database, Base.metadata) == []
-    with create_engine(empty_database, poolclass=NullPool).begin() as connection:
+    assert differences(application.url, Base.metadata) == []
+    with create_engine(application.url, poolclass=NullPool).begin() as connection:
         assert distributed(connection) >= {"github_events", "github_users", "github_rollup_1min"}
         add(connection, event(1))
         run_rollup(connection, GITHUB_ROLLUP_1MIN)

@@ -30,6 +30,7 @@ from tests.database.analytics_data import (
     random_users,
     set_zone,
 )
+from tests.tutorial import COMMITS_PER_HOUR, COUNT, MOST_ACTIVE_USERS, REPOSITORY_CREATORS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,33 +41,6 @@ if TYPE_CHECKING:
 Window: TypeAlias = tuple[datetime | None, datetime | None]
 
 EVER = datetime.max.replace(tzinfo=UTC)
-
-COUNT = "SELECT count(*) from github_events;"
-COMMITS_PER_HOUR = """
-SELECT date_trunc('hour', created_at) AS hour,
-       sum((payload->>'distinct_size')::int) AS num_commits
-FROM github_events
-WHERE event_type = 'PushEvent'
-GROUP BY hour
-ORDER BY hour;
-"""
-REPOSITORY_CREATORS = """
-SELECT login, count(*)
-FROM github_events ge
-JOIN github_users gu
-ON ge.user_id = gu.user_id
-WHERE event_type = 'CreateEvent' AND
-      payload @> '{"ref_type": "repository"}'
-GROUP BY login
-ORDER BY count(*) DESC;
-"""
-MOST_ACTIVE = """
-SELECT user_id,ingest_time,sum(total_events)
-FROM github_rollup_1min 
-GROUP by 1,2 
-ORDER by 3 desc 
-LIMIT 5;
-"""  # noqa: W291
 
 
 def test_empty_tables(session: Session) -> None:
@@ -142,7 +116,7 @@ def test_creators_are_the_tutorials(connection: Connection) -> None:
 def test_most_active_are_the_tutorials(connection: Connection) -> None:
     rows = rollup_rows()
     connection.execute(insert(github_rollup_1min), rows)
-    expected = connection.exec_driver_sql(MOST_ACTIVE).all()
+    expected = connection.exec_driver_sql(MOST_ACTIVE_USERS).all()
     found = analytics.most_active_users(connection)
     assert [each.events for each in found] == [row[2] for row in expected]
     totals: dict[tuple[Any, Any], int] = defaultdict(int)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -18,28 +17,14 @@ from sqlalchemy import (
 
 from citus_analytics.rollups.declare import Rollup, count, declare_rollup, maximum
 from citus_analytics.schema import Distributed, Local, Reference, distribute
-from tests.autogenerate import Application, differences, found
+from tests.autogenerate import Application, differences, found, migrated
 from tests.servers import ON_CITUS_ONLY, execute, query_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    import pytest
     from sqlalchemy import URL
 
     from citus_analytics.rollups.declare import Measure
-
-
-@pytest.fixture
-def application(empty_database: URL, tmp_path: Path) -> Application:
-    return Application(empty_database, tmp_path / "migrations")
-
-
-def migrated(application: Application, metadata: MetaData) -> str:
-    """Generate a revision, run it, and see that nothing is left to do; return its text."""
-    source = application.revise(metadata)
-    application.upgrade()
-    assert differences(application.url, metadata) == []
-    return source
 
 
 def clicks(**options: Any) -> tuple[MetaData, Table]:

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pytest
 from alembic.operations.ops import CreateTableOp, DropTableOp, ExecuteSQLOp
 from sqlalchemy import BigInteger, Column, ForeignKeyConstraint, MetaData, Table
 
 from citus_analytics.migrations.compare import Declared, Live, plan
 from citus_analytics.schema import Distributed, Reference, distribute
-from tests.autogenerate import Application, differences
+from tests.autogenerate import Application, differences, migrated
 from tests.servers import ON_CITUS_ONLY, execute, query_text
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from sqlalchemy import URL
-
-
-@pytest.fixture
-def application(empty_database: URL, tmp_path: Path) -> Application:
-    return Application(empty_database, tmp_path / "migrations")
 
 
 def table(metadata: MetaData, name: str, *constraints: Any) -> Table:
@@ -33,12 +22,6 @@ def table(metadata: MetaData, name: str, *constraints: Any) -> Table:
         Column("other", BigInteger),
         *constraints,
     )
-
-
-def migrated(application: Application, metadata: MetaData) -> None:
-    application.revise(metadata)
-    application.upgrade()
-    assert differences(application.url, metadata) == []
 
 
 def test_the_default_schema_by_its_name(application: Application) -> None:

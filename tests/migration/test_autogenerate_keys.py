@@ -32,27 +32,12 @@ from citus_analytics.errors import OperationError
 from citus_analytics.migrations import CitusOperation, CreateDistributedTableOp
 from citus_analytics.rollups.declare import Rollup, count, declare_rollup
 from citus_analytics.schema import Distributed, Local, Reference
-from tests.autogenerate import Application, differences
+from tests.autogenerate import Application, differences, migrated
 from tests.servers import ON_CITUS_ONLY, execute, query_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from alembic.operations.ops import MigrateOperation
     from sqlalchemy import URL
-
-
-@pytest.fixture
-def application(empty_database: URL, tmp_path: Path) -> Application:
-    return Application(empty_database, tmp_path / "migrations")
-
-
-def migrated(application: Application, metadata: MetaData) -> str:
-    """Generate a revision, run it, and see that nothing is left to do; return its text."""
-    source = application.revise(metadata)
-    application.upgrade()
-    assert differences(application.url, metadata) == []
-    return source
 
 
 def shop(*key: str, parent: bool = False) -> MetaData:

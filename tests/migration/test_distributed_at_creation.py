@@ -14,14 +14,14 @@ from sqlalchemy import BigInteger, Column, ForeignKeyConstraint, MetaData, Table
 from citus_analytics.migrations import CitusOperation, SetMultiShardModifyModeOp
 from citus_analytics.migrations.compare import Declared, DeclaredTable, Live, plan
 from citus_analytics.schema import Distributed, Local, Reference
-from tests.autogenerate import Application, differences
+from tests.autogenerate import differences, migrated
 from tests.operations import values
 from tests.servers import ON_CITUS_ONLY, execute
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sqlalchemy import URL
+
+    from tests.autogenerate import Application
 
 DISTRIBUTE_NEW_TABLES = (
     """
@@ -63,13 +63,10 @@ def shop(*, others: bool) -> MetaData:
 
 
 @ON_CITUS_ONLY
-def test_declarations_decide(empty_database: URL, tmp_path: Path) -> None:
+def test_declarations_decide(application: Application, empty_database: URL) -> None:
     execute(empty_database, *DISTRIBUTE_NEW_TABLES)
-    application = Application(empty_database, tmp_path / "migrations")
     for metadata in (shop(others=False), shop(others=True)):
-        application.revise(metadata)
-        application.upgrade()
-        assert differences(empty_database, metadata) == []
+        migrated(application, metadata)
     application.downgrade()
     assert differences(empty_database, shop(others=False)) == []
     application.downgrade("base")
