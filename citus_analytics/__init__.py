@@ -54,14 +54,17 @@ from citus_analytics.github.models import (
     loaded_files,
 )
 from citus_analytics.rollups.declare import (
+    Every,
     Measure,
     Rollup,
+    average,
     count,
-    declare_rollup,
     maximum,
     minimum,
     rollups_of,
+    stddev,
     total,
+    variance,
 )
 from citus_analytics.rollups.run import RollupRun, run_rollup
 from citus_analytics.schema import (
@@ -104,16 +107,19 @@ __all__ = [
     "distribution_of",
     # Rollups
     "GITHUB_ROLLUP_1MIN",
+    "Every",
     "Measure",
     "Rollup",
     "RollupRun",
+    "average",
     "count",
-    "declare_rollup",
     "maximum",
     "minimum",
     "rollups_of",
     "run_rollup",
+    "stddev",
     "total",
+    "variance",
     # Questions
     "HourlyCommits",
     "RepositoryCreator",

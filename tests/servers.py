@@ -52,12 +52,12 @@ _COMMON_SETTINGS = {
     "full_page_writes": "off",
     "max_connections": "400",
     "max_wal_size": "128MB",
+    "max_prepared_transactions": "100",
     "shared_buffers": "64MB",
 }
 _CITUS_SETTINGS = {
     **_COMMON_SETTINGS,
     "citus.shard_count": str(SHARD_COUNT),
-    "max_prepared_transactions": "100",
     # A maintenance daemon for each database, and the workers of moving shards.
     "max_worker_processes": "64",
     "shared_preload_libraries": "citus",

@@ -61,6 +61,14 @@ from citus_analytics.github.load import (
 )
 from citus_analytics.github.sample import Sample
 from citus_analytics.migrations import Job, RollupSpec, op
+from citus_analytics.rollups.run import (
+    Difference,
+    backfill,
+    expire,
+    repair,
+    rollup_status,
+    verify,
+)
 from citus_analytics.server import Binaries, EmbeddedServer, find_binaries, installed_binaries
 
 if TYPE_CHECKING:
@@ -95,32 +103,6 @@ class PageView(Base):
     )
 
 
-class PageViews5Min(Base):
-    """How often a page was seen in the five minutes from `bucket` on."""
-
-    __tablename__ = "page_views_5min"
-
-    __table_args__ = (ca.Distributed("site_id", colocate_with=PageView),)
-
-    site_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    bucket: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
-    path: Mapped[str] = mapped_column(Text, primary_key=True)
-    views: Mapped[int] = mapped_column(BigInteger)
-    seconds: Mapped[int] = mapped_column(BigInteger)
-    shortest: Mapped[int] = mapped_column(Integer)
-    longest: Mapped[int] = mapped_column(Integer)
-
-
-class PageViews5MinLatest(Base):
-    """When the rollup last ran."""
-
-    __tablename__ = "page_views_5min_latest"
-
-    __table_args__ = (ca.Local(),)
-
-    bucket: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
-
-
 class Country(Base):
     """A small table with a copy on every node."""
 
@@ -137,23 +119,49 @@ languages = Table("languages", Base.metadata, Column("code", Text), ca.Reference
 elsewhere = Table("elsewhere", Base.metadata, Column("site_id", BigInteger))
 ca.distribute(elsewhere, ca.Distributed(elsewhere.c.site_id, colocate_with="page_views"))
 
-PAGE_VIEWS_5MIN = ca.declare_rollup(
-    ca.Rollup(
-        source=PageView,
-        target=PageViews5Min,
-        state=PageViews5MinLatest,
-        function="roll_up_page_views",
-        time_column=PageView.viewed_at,
-        bucket=timedelta(minutes=5),
-        bucket_column=PageViews5Min.bucket,
-        dimensions=(PageView.site_id, "path"),
-        measures=(
-            ca.count("views"),
-            ca.total("seconds", PageView.seconds),
-            ca.minimum("shortest", page_views.c.seconds),
-            ca.maximum("longest", "seconds"),
-        ),
-    )
+PAGE_VIEWS = ca.Rollup(
+    "page_views_rollup",
+    PageView,
+    time=PageView.viewed_at,
+    every=["5 minutes", timedelta(days=1), "1 month at Europe/Berlin"],
+    by=[PageView.site_id, "path", (PageView.seconds > 60).label("long")],
+    measures={
+        "views": ca.count(),
+        "seconds": ca.total(PageView.seconds),
+        "mean": ca.average(page_views.c.seconds),
+        "spread": ca.stddev("seconds"),
+        "variance": ca.variance("seconds"),
+        "shortest": ca.minimum(page_views.c.seconds),
+        "longest": ca.maximum("seconds"),
+    },
+    where=PageView.path != "/health",
+    undated=False,
+    ranked="views",
+)
+
+
+class PageViewsByDay(Base):
+    """A table that a rollup is kept in."""
+
+    __tablename__ = "page_views_by_day"
+
+    __table_args__ = (ca.Distributed("site_id", colocate_with=PageView),)
+
+    site_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    day: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+    views: Mapped[int] = mapped_column(BigInteger)
+
+
+BY_DAY = ca.Rollup(
+    "by_day",
+    page_views,
+    time="viewed_at",
+    every=timedelta(days=1),
+    by=["site_id"],
+    measures={"views": ca.count()},
+    target=PageViewsByDay,
+    bucket="day",
+    function="roll_up_page_views",
 )
 
 
@@ -164,10 +172,12 @@ def declarations(metadata: MetaData) -> None:
     if isinstance(distribution, ca.Distributed):
         assert_type(distribution.column, str | None)
         assert_type(distribution.shard_count, int | None)
-    assert_type(PAGE_VIEWS_5MIN, ca.Rollup)
+    assert_type(PAGE_VIEWS, ca.Rollup)
     assert_type(ca.rollups_of(metadata), tuple[ca.Rollup, ...])
     assert_type(ca.count("views"), ca.Measure)
-    assert_type(ca.GITHUB_ROLLUP_1MIN.key, str)
+    assert_type(ca.GITHUB_ROLLUP_1MIN.key, str | None)
+    assert_type(PAGE_VIEWS.source, Table)
+    assert_type(BY_DAY.name, str)
 
 
 # Models
@@ -267,22 +277,32 @@ async def analytics_from_asyncio(session: AsyncSession, connection: AsyncConnect
 
 def rollups(connection: Connection, session: Session, *, wait: bool) -> None:
     # Only callers that do not wait need to handle None.
-    assert_type(ca.run_rollup(session, PAGE_VIEWS_5MIN), ca.RollupRun)
+    assert_type(ca.run_rollup(session, PAGE_VIEWS), ca.RollupRun)
     assert_type(ca.run_rollup(connection, ca.GITHUB_ROLLUP_1MIN, wait=True), ca.RollupRun)
-    assert_type(ca.run_rollup(session, PAGE_VIEWS_5MIN, wait=False), ca.RollupRun | None)
-    assert_type(ca.run_rollup(session, PAGE_VIEWS_5MIN, wait=wait), ca.RollupRun | None)
-    run = ca.run_rollup(session, PAGE_VIEWS_5MIN)
-    assert_type(run.groups_written, int)
-    assert_type(run.groups_removed, int)
-    assert_type(run.since, datetime | None)
-    assert_type(run.until, datetime | None)
+    assert_type(ca.run_rollup(session, PAGE_VIEWS, wait=False), ca.RollupRun | None)
+    assert_type(ca.run_rollup(session, PAGE_VIEWS, wait=wait), ca.RollupRun | None)
+    run = ca.run_rollup(session, PAGE_VIEWS)
+    assert_type(run.changes, int)
+
+
+def moves(engine: Engine, session: Session) -> None:
+    for since, until in backfill(engine, PAGE_VIEWS, window=timedelta(days=7)):
+        assert_type(since, datetime | None)
+        assert_type(until, datetime | None)
+    assert_type(verify(session, PAGE_VIEWS, since=NOON), tuple[Difference, ...])
+    assert_type(repair(session, PAGE_VIEWS, until=NOON)[0].groups, int)
+    assert_type(expire(engine, PAGE_VIEWS, NOON, window=timedelta(hours=6)), int)
+    (status, *_) = rollup_status(session, PAGE_VIEWS)
+    assert_type(status.horizon, datetime | None)
+    assert_type(status.pending, int)
+    assert_type(status.complete, bool)
 
 
 async def rollups_from_asyncio(session: AsyncSession, connection: AsyncConnection) -> None:
-    assert_type(await session.run_sync(ca.run_rollup, PAGE_VIEWS_5MIN), ca.RollupRun)
-    assert_type(await connection.run_sync(ca.run_rollup, PAGE_VIEWS_5MIN), ca.RollupRun)
+    assert_type(await session.run_sync(ca.run_rollup, PAGE_VIEWS), ca.RollupRun)
+    assert_type(await connection.run_sync(ca.run_rollup, PAGE_VIEWS), ca.RollupRun)
     # mypy takes the first overload of a function that is passed on; a lambda has them all.
-    run = await session.run_sync(lambda sync: ca.run_rollup(sync, PAGE_VIEWS_5MIN, wait=False))
+    run = await session.run_sync(lambda sync: ca.run_rollup(sync, PAGE_VIEWS, wait=False))
     assert_type(run, ca.RollupRun | None)
 
 
@@ -434,10 +454,9 @@ def upgrade() -> None:
     op.set_multi_shard_modify_mode("sequential")
     op.schedule("nightly", "0 3 * * *", "SELECT roll_up_page_views()")
     op.unschedule("nightly", was=Job("0 3 * * *", "SELECT roll_up_page_views()"))
-    spec = RollupSpec.of(PAGE_VIEWS_5MIN)
-    op.create_rollup_function(spec, version=1)
-    op.replace_rollup_function(spec, version=2, was_spec=spec, was_version=1)
-    op.drop_rollup_function(spec, version=2)
+    spec: RollupSpec = BY_DAY.spec()
+    op.create_rollups(spec)
+    op.drop_rollups(spec, keep_state=True, clear=("page_views_by_day",))
 
 
 # The linter
@@ -497,7 +516,10 @@ def wrong_calls(
 ) -> None:
     ca.Distributed(column=7)  # type: ignore[arg-type]
     ca.distribute(page_views, "site_id")  # type: ignore[arg-type]
-    ca.total("seconds")  # type: ignore[call-arg]
+    ca.total()  # type: ignore[call-arg]
+    ca.Rollup("r", PageView)  # type: ignore[call-arg]
+    ca.Rollup("r", PageView, measures=[ca.count()])  # type: ignore[arg-type]
+    ca.Rollup("r", PageView, every=5, measures={"n": ca.count()})  # type: ignore[arg-type]
     ca.count_events(engine)  # type: ignore[arg-type]
     ca.count_events(async_session)  # type: ignore[arg-type]
     ca.count_events(session, NOON)  # type: ignore[call-arg]
@@ -506,8 +528,8 @@ def wrong_calls(
     ca.commits_per_hour(session, limit=5)  # type: ignore[call-arg]
     ca.most_active_users(session, limit="5")  # type: ignore[arg-type]
     ca.most_active_users(session)[0].events = 7  # type: ignore[misc]
-    ca.run_rollup(session, PAGE_VIEWS_5MIN, False)  # type: ignore[call-overload]
-    ca.run_rollup(session, PAGE_VIEWS_5MIN, wait=False).groups_written  # type: ignore[union-attr]  # noqa: B018
+    ca.run_rollup(session, PAGE_VIEWS, False)  # type: ignore[call-overload]
+    ca.run_rollup(session, PAGE_VIEWS, wait=False).changes  # type: ignore[union-attr]  # noqa: B018
     ca.run_rollup(session, page_views)  # type: ignore[call-overload]
     load_events(session, 7)  # type: ignore[arg-type]
     load_events(session, "events.csv", progress=7)  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ def upgrade() -> None:
         postgresql_using="gin",
         postgresql_ops={"payload": "jsonb_path_ops"},
     )
-    op.create_index("user_created_at_index", "github_events", ["user_id", "created_at"])
+    op.create_index("created_at_index", "github_events", ["created_at"])
     op.create_distributed_table("github_events", "user_id")
     op.create_distributed_table("github_users", "user_id", colocate_with="github_events")
 

@@ -6,30 +6,32 @@ Revises: ca_0001
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import sqlalchemy as sa
 
-from citus_analytics.migrations import RollupSpec, op
+from citus_analytics.migrations import RollupSpec, TargetSpec, op
 
 revision = "ca_0002"
 down_revision = "ca_0001"
 branch_labels = None
 depends_on = None
 
-ROLLUP = RollupSpec(
-    function="rollup_http_request",
+ROLLUPS = RollupSpec(
     source="github_events",
-    target="github_rollup_1min",
-    state="latest_rollup",
-    state_column="minute",
     key="user_id",
-    key_type="BIGINT",
-    time_column="created_at",
-    bucket=timedelta(minutes=1),
-    bucket_column="ingest_time",
-    dimensions=("event_type", "repo_id", "user_id"),
-    measures={"total_events": "count(*)"},
+    time="created_at",
+    columns={"event_type": "r.event_type", "repo_id": "r.repo_id"},
+    targets=(
+        TargetSpec(
+            rollup="github_rollup_1min",
+            table="github_rollup_1min",
+            every="1 minute",
+            bucket="ingest_time",
+            by={"event_type": "event_type", "repo_id": "repo_id", "user_id": "key"},
+            rows="total_events",
+        ),
+    ),
+    functions=("rollup_http_request",),
+    states={"latest_rollup": "minute"},
 )
 
 
@@ -56,11 +58,11 @@ def upgrade() -> None:
         sa.Column("minute", sa.DateTime(timezone=True), primary_key=True),
         sa.CheckConstraint("minute = date_trunc('minute', minute)"),
     )
-    op.create_rollup_function(ROLLUP, version=1)
+    op.create_rollups(ROLLUPS)
 
 
 def downgrade() -> None:
     """Drop the function and the tables."""
-    op.drop_rollup_function(ROLLUP, version=1)
+    op.drop_rollups(ROLLUPS)
     op.drop_table("latest_rollup")
     op.drop_table("github_rollup_1min")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from sqlalchemy import text
 
-from citus_analytics.errors import ArgumentError, DeclarationError
-from citus_analytics.rollups.sql import RollupSpec, Shape, read_description, render
+from citus_analytics.errors import ArgumentError
+from citus_analytics.rollups.sql import RollupSpec, functions, triggers
 from citus_analytics.sql import qualify
 
 if TYPE_CHECKING:
@@ -581,12 +581,12 @@ def colocation_groups(session: Executor) -> tuple[ColocationGroup, ...]:
 
 _ROLLUPS = text("""
 SELECT n.nspname AS schema, d.description
-FROM pg_catalog.pg_proc AS p
-JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_description AS d
-  ON d.classoid = 'pg_catalog.pg_proc'::regclass AND d.objoid = p.oid AND d.objsubid = 0
-WHERE d.description LIKE 'Rollup of citus\\_analytics,%'
-ORDER BY n.nspname, p.proname
+  ON d.classoid = 'pg_catalog.pg_class'::regclass AND d.objoid = c.oid AND d.objsubid = 0
+WHERE c.relkind = 'r' AND d.description LIKE 'Rollups of citus\\_analytics: %'
+ORDER BY n.nspname, c.relname
 """)
 
 _FUNCTIONS = text("""
@@ -607,40 +607,48 @@ WHERE n.nspname = :schema AND t.tgname = ANY(CAST(:names AS text[])) AND t.tgena
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogRollup:
-    """A rollup as the catalogs have it.
+    """The rollups of one source as the catalogs have them.
 
     Attributes:
-        spec: What it was created from, its schema named also where the search path would find it.
-        version: The version of its SQL.
-        faults: What of its machinery is missing, disabled or changed, in words; empty if all of it
-            is as it was created, or if this release does not know the version.
+        spec: What they were created from, the schema named also where the search path would find
+            it.
+        faults: What of their machinery is missing, disabled or changed, in words; empty if all of
+            it is as it was created.
     """
 
     spec: RollupSpec
-    version: int
     faults: tuple[str, ...]
 
 
 def rollups(session: Executor) -> tuple[CatalogRollup, ...]:
-    """Return the rollups of a database, ordered by schema and name.
+    """Return the rollups of a database by their sources, ordered by schema and name.
 
-    A rollup is recognised by the description that its function `<target>_run` carries.
+    They are recognised by the description that the log of the source carries.
     """
     found = []
     for row in session.execute(_ROLLUPS).all():
-        described = read_description(row.description, schema=row.schema)
-        if described is None:
+        spec = RollupSpec.read(row.description, schema=row.schema)
+        if spec is None:
             continue
-        spec, version = described
-        try:
-            expected = render(spec, version=version).shape
-        except DeclarationError:
-            faults: tuple[str, ...] = ()
-        else:
-            names = {"schema": spec.schema, "names": list(expected.functions)}
-            functions = {f.proname: f.prosrc for f in session.execute(_FUNCTIONS, names)}
-            names["names"] = [name for _, name in expected.triggers]
-            triggers = frozenset((t.relname, t.tgname) for t in session.execute(_TRIGGERS, names))
-            faults = expected.faults(Shape(functions, triggers))
-        found.append(CatalogRollup(spec=spec, version=version, faults=faults))
+        shapes = [
+            {function.name: function.body for function in functions(spec, sharded=sharded)}
+            for sharded in (False, True)
+        ]
+        names = {"schema": spec.schema, "names": [*shapes[0], *shapes[1]]}
+        bodies = {f.proname: f.prosrc for f in session.execute(_FUNCTIONS, names)}
+        # Those of a table on shards are told by the function that finds shards.
+        expected = shapes[f"{spec.source}_sibling" in bodies]
+        wanted = triggers(spec)
+        names["names"] = [name for _, name in wanted]
+        enabled = {(t.relname, t.tgname) for t in session.execute(_TRIGGERS, names)}
+        faults = [
+            f"function {name} {'has been changed' if name in bodies else 'is missing'}"
+            for name, body in expected.items()
+            if bodies.get(name) != body
+        ]
+        faults += (
+            f"trigger {name} on {table} is missing or disabled"
+            for table, name in sorted(wanted - enabled)
+        )
+        found.append(CatalogRollup(spec=spec, faults=tuple(faults)))
     return tuple(found)

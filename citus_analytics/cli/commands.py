@@ -1,36 +1,48 @@
-"""The commands of the core: rollup, status and lint."""
+"""The commands of the core: rollups, status and lint."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
+import time
 from argparse import ArgumentTypeError
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError, coerce_resource_to_filename
-from sqlalchemy import MetaData, text
+from sqlalchemy import MetaData, create_engine, func, select, text
 
 from citus_analytics.catalog import cluster_status
 from citus_analytics.cli.main import (
+    EXPECTED,
     Exit,
     ExitError,
+    Interrupts,
     add_command,
     add_database_url,
     add_json,
     engine_of,
+    explain,
+    interval,
+    moment,
+    positive,
     printable,
+    url_of,
+    was_interrupted,
 )
 from citus_analytics.cli.output import (
+    ProgressBar,
     Screen,
     duration,
-    minute,
     plural,
     size,
     timed,
@@ -41,18 +53,29 @@ from citus_analytics.cli.output import (
 from citus_analytics.errors import ArgumentError
 from citus_analytics.lint import RULES, lint_metadata, lint_migrations
 from citus_analytics.rollups.declare import rollups_of
-from citus_analytics.rollups.run import run_rollup
+from citus_analytics.rollups.run import (
+    backfill,
+    expire,
+    record_failure,
+    repair,
+    rollup_status,
+    run_rollup,
+    verify,
+)
+from citus_analytics.sql import qualify
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
 
     from citus_analytics.catalog import ClusterStatus, Node
     from citus_analytics.cli.main import Commands
     from citus_analytics.cli.output import Cell
     from citus_analytics.lint import Finding
-    from citus_analytics.rollups.run import RollupRun
+    from citus_analytics.rollups.declare import Rollup
+    from citus_analytics.rollups.run import Difference, RollupRun, RollupStatus
 
 
 def metadata_of(target: str) -> MetaData:
@@ -89,52 +112,146 @@ def metadata_of(target: str) -> MetaData:
     return metadata
 
 
-# rollup
+# rollups
 
 
-def add_rollup(commands: Commands, *, metadata: str | None = None) -> None:
-    """Add `rollup`.
+def add_rollups(commands: Commands, *, metadata: str | None = None) -> None:
+    """Add `rollups`.
 
     Args:
         commands: Where it is added.
-        metadata: Whose rollups it runs unless `--metadata` is given; None if that is required.
+        metadata: Whose rollups they are unless `--metadata` is given; None if that is required.
     """
     parser = add_command(
         commands,
-        "rollup",
-        rollup,
-        "bring rollups up to date",
-        "Roll up what has changed since the last run, however old it is. Each rollup is a "
-        "transaction of its own.",
+        "rollups",
+        rollups_status,
+        "run, verify, repair, backfill and expire rollups",
+        "Keep rollups, and see that they add up. All rollups of a source share its log: run, "
+        "backfill and expire are about sources, and a rollup that is named stands for its own.",
     )
-    parser.add_argument(
-        "name", nargs="*", metavar="NAME", help="the table of a rollup (default: all of them)"
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", title="actions")
+
+    def add(
+        name: str, function: Callable[[Namespace], object], summary: str, description: str
+    ) -> ArgumentParser:
+        action = add_command(actions, name, function, summary, description)
+        action.add_argument("name", nargs="*", metavar="NAME", help="a rollup (default: all)")
+        action.add_argument(
+            "--metadata",
+            default=metadata,
+            required=metadata is None,
+            metavar="MODULE:NAME",
+            help="the metadata, or the declarative base, that declares the rollups"
+            + (f" (default: {metadata})" if metadata else ""),
+        )
+        add_database_url(action)
+        return action
+
+    run = add(
+        "run",
+        rollups_run,
+        "add up what has changed",
+        "Add up what has changed since the last run, however old it is: each source in a "
+        "transaction of its own. With --every it goes on until a signal comes, prints a line for "
+        "each run, leaves a source alone while another run of it is in progress, and after an "
+        "error tries again, later and later. Ctrl-C and SIGTERM let a run finish, and end the "
+        "service with exit code 0; a second one rolls the run back.",
     )
-    parser.add_argument(
-        "--metadata",
-        default=metadata,
-        required=metadata is None,
-        metavar="MODULE:NAME",
-        help="the metadata, or the declarative base, that declares the rollups"
-        + (f" (default: {metadata})" if metadata else ""),
+    run.add_argument(
+        "--every", type=interval, metavar="TIME", help="run again and again, such as 10s or 1m"
     )
-    add_database_url(parser)
-    parser.add_argument(
+    run.add_argument(
         "--no-wait",
         action="store_true",
-        help="leave a rollup alone, and end with exit code 3, if another run of it is in progress",
+        help="leave a source alone, and end with exit code 3, if another run is in progress",
     )
-    add_json(parser)
+    run.add_argument(
+        "--metrics",
+        type=positive,
+        metavar="PORT",
+        help="with --every: metrics for Prometheus at http://127.0.0.1:PORT/metrics",
+    )
+    run.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON document; with --every one for each run, on a line of its own",
+    )
+    add_json(
+        add(
+            "status",
+            rollups_status,
+            "show how far rollups are",
+            "Show for each table of a rollup when it was run, what is pending, whether it is "
+            "complete, from when on its source is, and the error of the last run.",
+        )
+    )
+    for name, function, summary, description in (
+        (
+            "verify",
+            rollups_verify,
+            "compare rollups with their sources",
+            "Compare rollups with the raw rows, exactly and group by group, while others write. "
+            "Changes nothing, and ends with exit code 1 if something differs.",
+        ),
+        (
+            "repair",
+            rollups_repair,
+            "add what is missing in rollups",
+            "Add to rollups what they differ by from the raw rows, while others write.",
+        ),
+    ):
+        action = add(name, function, summary, description)
+        for bound, meaning in (("since", "from this time on"), ("until", "before this time")):
+            action.add_argument(
+                f"--{bound}",
+                type=moment,
+                metavar="TIME",
+                help=f"only buckets {meaning}, such as 2026-03-01T12:00Z",
+            )
+        add_json(action)
+    action = add(
+        "backfill",
+        rollups_backfill,
+        "add up what was there before the rollups",
+        "Add up the rows that were there when rollups were created: window by window, newest "
+        "first, each in a transaction of its own that keeps no writer out. It can be interrupted "
+        "at any time, and goes on from there.",
+    )
+    action.add_argument(
+        "--window",
+        type=interval,
+        default=timedelta(days=1),
+        metavar="TIME",
+        help="how much one transaction covers, at least a day and a bucket (default: 1d)",
+    )
+    add_json(action)
+    action = add(
+        "expire",
+        rollups_expire,
+        "delete old raw rows and keep their aggregates",
+        "Delete raw rows from before a time, in many transactions, and keep what rollups hold of "
+        "them. Rows that come for that time later are added; verify and repair look no further "
+        "back. Where there are rollups of several sources, one has to be named.",
+    )
+    action.add_argument(
+        "--before",
+        type=moment,
+        required=True,
+        metavar="TIME",
+        help="delete what happened before this time, such as 2026-01-01T00:00Z",
+    )
+    action.add_argument(
+        "--window",
+        type=interval,
+        default=timedelta(hours=1),
+        metavar="TIME",
+        help="how much one transaction covers (default: 1h)",
+    )
+    add_json(action)
 
 
-def rollup(arguments: Namespace) -> None:
-    """Bring rollups up to date.
-
-    Raises:
-        ExitError: Another run is in progress and should not be waited for, or the metadata cannot
-            be imported.
-        ArgumentError: There is no such rollup.
-    """
+def _rollups_of(arguments: Namespace) -> list[Rollup]:
     declared = {each.name: each for each in rollups_of(metadata_of(arguments.metadata))}
     unknown = [name for name in arguments.name if name not in declared]
     if unknown or not declared:
@@ -142,58 +259,429 @@ def rollup(arguments: Namespace) -> None:
             f"{arguments.metadata} declares no rollup{f' {unknown[0]!r}' if unknown else ''}; "
             f"its rollups are: {', '.join(declared) or 'none'}."
         )
-    engine, runs, busy = engine_of(arguments), list[dict[str, Any]](), list[str]()
-    chosen = [declared[name] for name in arguments.name or declared]
-    for each in chosen:
-        with engine.begin() as connection, timed() as watch, waiting(f"Rolling up {each.name}"):
-            run = run_rollup(connection, each, wait=not arguments.no_wait)
-        if run is None:
-            busy.append(each.name)
-            continue
-        run = in_utc(run)
-        runs.append({"rollup": each.name, **asdict(run), "seconds": watch.seconds})
-        if not arguments.json:
-            write(f"{each.name}: {rolled_up(run, watch.seconds)}")
+    return [declared[name] for name in arguments.name or declared]
+
+
+def _sources_of(arguments: Namespace) -> dict[str, Rollup]:
+    """Return the sources of the rollups, each with one of them, which stands for all."""
+    return {each.source.key: each for each in _rollups_of(arguments)}
+
+
+@contextmanager
+def _rollup_engine(arguments: Namespace) -> Iterator[Engine]:
+    """Lend an engine with one connection, which keeps the plans of the functions."""
+    engine = create_engine(
+        url_of(arguments),
+        # What is computed from raw rows needs those of now, whatever the database's default is.
+        isolation_level="READ COMMITTED",
+        pool_size=1,
+        max_overflow=0,
+        pool_pre_ping=True,
+    )
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def rollups_run(arguments: Namespace) -> None:
+    """Bring rollups up to date, once or again and again.
+
+    Raises:
+        ExitError: Another run is in progress and should not be waited for, or the metadata cannot
+            be imported.
+        ArgumentError: There is no such rollup, or --metrics without --every.
+    """
+    sources = _sources_of(arguments)
+    if arguments.every is not None:
+        _serve(arguments, sources)
+        return
+    if arguments.metrics:
+        raise ArgumentError("--metrics is for a service: add --every.")
+    runs, busy = list[dict[str, Any]](), list[str]()
+    with _rollup_engine(arguments) as engine:
+        for source, rollup in sources.items():
+            with timed() as watch, waiting(f"Rolling up {source}"):
+                run = _run_once(engine, rollup, wait=not arguments.no_wait)
+            if run is None:
+                busy.append(source)
+                continue
+            runs.append({"source": source, **asdict(run), "seconds": watch.seconds})
+            if not arguments.json:
+                write(f"{source}: {rolled_up(run, watch.seconds)}")
     if busy:
         raise ExitError(
             f"another run of {', '.join(busy)} is in progress; this one changed nothing there.",
             Exit.BUSY,
         )
     if arguments.json:
-        edges = [(run["since"], run["until"]) for run in runs if run["since"] and run["until"]]
-        document = {
-            "groups_written": sum(run["groups_written"] for run in runs),
-            "groups_removed": sum(run["groups_removed"] for run in runs),
-            "since": min((since for since, _ in edges), default=None),
-            "until": max((until for _, until in edges), default=None),
-            "seconds": sum(run["seconds"] for run in runs),
-        }
-        write_json({**document, "rollups": runs})
+        sums = {name: sum(run[name] for run in runs) for name in ("changes", "seconds")}
+        write_json({**sums, "sources": runs})
         return
-    statements = " ".join(f"SELECT {each.function}();" for each in chosen)
+    tables = (each.source for each in sources.values())
+    calls = (f"SELECT {qualify(f'{table.name}_run', table.schema)}();" for table in tables)
     write(
         f"Python: run_rollup(session, rollup{', wait=False' if arguments.no_wait else ''}); "
-        f"any client: {statements}"
+        f"any client: {' '.join(calls)}"
     )
 
 
-def in_utc(run: RollupRun) -> RollupRun:
-    """Return a run with its times in UTC instead of the time zone of the connection."""
-    return replace(
-        run,
-        since=run.since and run.since.astimezone(UTC),
-        until=run.until and run.until.astimezone(UTC),
-    )
+def _run_once(engine: Engine, rollup: Rollup, *, wait: bool) -> RollupRun | None:
+    """Run a rollup in a transaction of its own, and note in the database if that fails."""
+    try:
+        with engine.begin() as connection:
+            return run_rollup(connection, rollup, wait=wait)
+    except EXPECTED as error:
+        if not was_interrupted(error):
+            # The database may be what has failed, or have no such rollup.
+            with suppress(*EXPECTED), engine.begin() as connection:
+                record_failure(connection, rollup, explain(error))
+        raise
 
 
 def rolled_up(run: RollupRun, seconds: float) -> str:
     """Return what a run of a rollup did."""
-    if run.since is None or run.until is None:
+    if not run.changes:
         return f"nothing has changed since the last run ({duration(seconds)})."
-    return (
-        f"{run.groups_written:,} groups written, {run.groups_removed:,} removed, "
-        f"from {minute(run.since)} to {minute(run.until)}, in {duration(seconds)}."
-    )
+    return f"{plural(run.changes, 'change')} added up, in {duration(seconds)}."
+
+
+# After errors a service waits twice as long each time, up to so many seconds.
+_LONGEST_PAUSE: Final = 300.0
+
+
+def _serve(arguments: Namespace, sources: Mapping[str, Rollup]) -> None:
+    """Run rollups again and again until a signal comes."""
+    every = arguments.every.total_seconds()
+    interrupts, metrics = Interrupts(), Metrics(sources)
+    due = dict.fromkeys(sources, time.monotonic())
+    failures = Counter[str]()
+    with ExitStack() as stack:
+        stack.enter_context(interrupts.handled())
+        engine = stack.enter_context(_rollup_engine(arguments))
+        if arguments.metrics:
+            stack.enter_context(metrics.served(arguments.metrics))
+        try:
+            while True:
+                source = min(due, key=lambda each: due[each])
+                if interrupts.wait(max(0.0, due[source] - time.monotonic())):
+                    break
+                start, at = time.monotonic(), datetime.now(UTC)
+                document: dict[str, Any] = {"source": source, "at": at}
+                error = run = None
+                try:
+                    with interrupts.held():
+                        run = _run_once(engine, sources[source], wait=False)
+                except EXPECTED as failure:
+                    if was_interrupted(failure):
+                        raise
+                    error = explain(failure)
+                    document |= {"outcome": "failed", "error": error}
+                    failures[source] += 1
+                else:
+                    failures[source] = 0
+                    outcome = "busy" if run is None else "added up"
+                    document |= {"outcome": outcome, "changes": run and run.changes}
+                seconds = time.monotonic() - start
+                document["seconds"] = round(seconds, 6)
+                metrics.add(source, run, at=at, seconds=seconds, failed=error is not None)
+                pause = every
+                if failures[source]:
+                    pause = max(
+                        every, min(every * 2.0 ** min(failures[source], 30), _LONGEST_PAUSE)
+                    )
+                due[source] = start + pause
+                if arguments.json:
+                    write_json(document, indent=None)
+                elif error is not None:
+                    words = f"failed: {error} Next run in {duration(pause)}."
+                    write(printable(f"{at:%F %T %Z} {source}: {words}"))
+                elif run is None:
+                    write(f"{at:%F %T %Z} {source}: another run is in progress.")
+                else:
+                    write(f"{at:%F %T %Z} {source}: {rolled_up(run, seconds)}")
+                # Whoever reads along, through a pipe or in a file, sees it now.
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            if interrupts.forced:
+                raise
+
+
+class Metrics:
+    """What a service has done, counted for Prometheus.
+
+    The format is Prometheus' text exposition format, version 0.0.4.
+    """
+
+    _HELP: Final = {
+        "runs_total": ("counter", "Runs that have ended well."),
+        "changes_total": ("counter", "Changed rows of the source that were added up."),
+        "busy_total": ("counter", "Runs left out, because another one was in progress."),
+        "failures_total": ("counter", "Runs that have failed."),
+        "last_run_timestamp_seconds": ("gauge", "When the last run started that ended well."),
+        "last_run_duration_seconds": ("gauge", "How long it took."),
+    }
+
+    def __init__(self, sources: Iterable[str]) -> None:
+        self._values = {source: dict.fromkeys(self._HELP, 0.0) for source in sources}
+
+    def add(
+        self, source: str, run: RollupRun | None, *, at: datetime, seconds: float, failed: bool
+    ) -> None:
+        """Count a run of a source, or that there was none because another one was in progress."""
+        values = self._values[source].copy()
+        if failed:
+            values["failures_total"] += 1
+        elif run is None:
+            values["busy_total"] += 1
+        else:
+            values["runs_total"] += 1
+            values["changes_total"] += run.changes
+            values |= {
+                "last_run_timestamp_seconds": at.timestamp(),
+                "last_run_duration_seconds": seconds,
+            }
+        # In one step, because the server reads it in another thread.
+        self._values[source] = values
+
+    def text(self) -> str:
+        """Return the metrics as Prometheus reads them."""
+        lines = []
+        for name, (kind, words) in self._HELP.items():
+            full = f"citus_analytics_rollup_{name}"
+            lines += [f"# HELP {full} {words}", f"# TYPE {full} {kind}"]
+            for source, values in self._values.items():
+                label = source.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+                lines.append(f'{full}{{source="{label}"}} {values[name]!r}')
+        return "\n".join(lines) + "\n"
+
+    @contextmanager
+    def served(self, port: int) -> Iterator[None]:
+        """Serve them on the loopback interface while the block runs."""
+        text = self.text
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path != "/metrics":
+                    self.send_error(404)
+                    return
+                body = text().encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Log no request: a line is printed for each run."""
+
+        with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+            Thread(target=server.serve_forever, daemon=True).start()
+            try:
+                yield
+            finally:
+                server.shutdown()
+
+
+def rollups_status(arguments: Namespace) -> None:
+    """Show how far rollups are."""
+    chosen = _rollups_of(arguments)
+    screen = None if arguments.json else Screen()
+    with _rollup_engine(arguments) as engine, engine.connect() as connection:
+        found = [
+            (rollup.source.key, each)
+            for rollup in chosen
+            for each in rollup_status(connection, rollup)
+        ]
+    now = datetime.now(UTC)
+    lags = [
+        (now - each.last_run).total_seconds() if each.pending and each.last_run else None
+        for _, each in found
+    ]
+    if screen is None:
+        write_json(
+            {
+                "tables": [
+                    {
+                        "source": source,
+                        **asdict(each),
+                        "duration": None
+                        if each.duration is None
+                        else each.duration.total_seconds(),
+                        "lag_seconds": 0.0 if each.last_run and lag is None else lag,
+                    }
+                    for (source, each), lag in zip(found, lags, strict=True)
+                ]
+            }
+        )
+        return
+
+    def shown(each: RollupStatus) -> tuple[Cell, ...]:
+        return (
+            each.table,
+            f"{each.last_run.astimezone(UTC):%F %T %Z}" if each.last_run else "never",
+            _NOTHING if each.duration is None else duration(each.duration.total_seconds()),
+            each.pending,
+            "yes" if each.complete else "backfill it",
+            _NOTHING if each.horizon is None else f"{each.horizon.astimezone(UTC):%F %T %Z}",
+        )
+
+    headers = ("table", "last run", "took", "changes pending", "complete", "raw rows since")
+    rows = [shown(each) for _, each in found]
+    screen.table(headers, rows, numeric=("took", "changes pending"))
+    for source, (failed_at, error) in {s: (e.failed_at, e.error) for s, e in found}.items():
+        if failed_at is not None:
+            at = f"{failed_at.astimezone(UTC):%F %T %Z}"
+            screen.warn(printable(f"The last run of {source} failed at {at}: {error}"))
+    screen.note("Python: rollup_status(session, rollup)")
+
+
+def rollups_verify(arguments: Namespace) -> None:
+    """Compare rollups with their sources.
+
+    Raises:
+        ExitError: Something differs.
+    """
+    found = _reconciled(arguments, verify, "Comparing")
+    wrong = [each for each in found if each["groups"]]
+    if arguments.json:
+        write_json({"adds_up": not wrong, "tables": found})
+    for each in () if arguments.json else found:
+        words = _reconciled_words(each, off="differ", right="adds up")
+        write(words + (", and lack:" if each["examples"] else ""))
+        write(*(printable(f"  {example}") for example in each["examples"]))
+        if each["examples"] and each["groups"] > len(each["examples"]):
+            write("  ...")
+    if wrong:
+        advice = "`citus-analytics rollups repair` adds what is missing."
+        if not all(each["complete"] for each in wrong):
+            advice = "Not all rows have been added up yet: run `citus-analytics rollups backfill`."
+        names = ", ".join(f"{each['table']} ({each['groups']:,})" for each in wrong)
+        raise ExitError(f"groups differ from their source in {names}. {advice}")
+    if not arguments.json:
+        write("Python: verify(session, rollup)")
+
+
+def rollups_repair(arguments: Namespace) -> None:
+    """Add to rollups what they differ by from their sources."""
+    found = _reconciled(arguments, repair, "Repairing")
+    if arguments.json:
+        write_json({"groups": sum(each["groups"] or 0 for each in found), "tables": found})
+        return
+    for each in found:
+        write(_reconciled_words(each, off="repaired", right="adds up as it is"))
+    write("Python: repair(session, rollup)")
+
+
+def _reconciled(
+    arguments: Namespace, move: Callable[..., tuple[Difference, ...]], doing: str
+) -> list[dict[str, Any]]:
+    found = list[dict[str, Any]]()
+    with _rollup_engine(arguments) as engine:
+        for rollup in _rollups_of(arguments):
+            with engine.begin() as connection, timed() as watch, waiting(f"{doing} {rollup.name}"):
+                states = {each.table: each for each in rollup_status(connection, rollup)}
+                differences: tuple[Difference, ...] = ()
+                if rollup.time is not None:
+                    window = {"since": arguments.since, "until": arguments.until}
+                    differences = move(connection, rollup, **window)
+                # Totals over all time are compared as a whole, while their source is complete.
+                elif all(each.horizon is None for each in states.values()):
+                    differences = move(connection, rollup)
+            groups = {each.table: each for each in differences}
+            found += (
+                {
+                    "rollup": rollup.name,
+                    "source": rollup.source.key,
+                    "table": table,
+                    "groups": groups[table].groups if table in groups else None,
+                    "examples": groups[table].examples if table in groups else (),
+                    "complete": state.complete,
+                    "horizon": state.horizon,
+                    "seconds": round(watch.seconds / len(states), 6),
+                }
+                for table, state in states.items()
+            )
+    return found
+
+
+def _reconciled_words(each: Mapping[str, Any], *, off: str, right: str) -> str:
+    took = duration(each["seconds"])
+    if each["groups"] is None:
+        horizon = f"{each['horizon'].astimezone(UTC):%F %T %Z}"
+        return f"{each['table']}: cannot be compared: rows from before {horizon} have been expired."
+    if not each["groups"]:
+        return f"{each['table']}: {right} ({took})."
+    return f"{each['table']}: {plural(each['groups'], 'group')} {off} ({took})"
+
+
+def rollups_backfill(arguments: Namespace) -> None:
+    """Add up the rows that were there when rollups were created."""
+    done = list[dict[str, Any]]()
+    with _rollup_engine(arguments) as engine:
+        for source, rollup in _sources_of(arguments).items():
+            with timed() as watch:
+                windows = _backfill_source(engine, rollup, arguments.window)
+            done.append({"source": source, "windows": windows, "seconds": watch.seconds})
+            if not arguments.json:
+                what = f"{plural(windows, 'window')} added up" if windows else "complete already"
+                write(f"{source}: {what}, in {duration(watch.seconds)}.")
+    if arguments.json:
+        write_json({"windows": sum(each["windows"] for each in done), "sources": done})
+        return
+    write("Python: for window in backfill(engine, rollup): ...")
+
+
+def _backfill_source(engine: Engine, rollup: Rollup, window: timedelta) -> int:
+    """Backfill the rollups of a source with a progress bar; return the number of windows."""
+    rollups = rollups_of(rollup.source.metadata)
+    times = (each.time for each in rollups if each.source is rollup.source)
+    time_column = next(filter(None, times), None)
+    windows, newest, total = 0, None, None
+    with ProgressBar() as bar:
+        for since, until in backfill(engine, rollup, window=window):
+            windows += 1
+            if windows == 1 and since is not None and time_column is not None:
+                newest = until or since + window
+                column = rollup.source.c[time_column]
+                first = select(func.min(column)).where(func.isfinite(column))
+                with engine.connect() as connection:
+                    oldest = connection.scalar(first)
+                total = max((newest - oldest) / window, 1.0)
+            reached = 0.0
+            if newest is not None and total is not None:
+                reached = total if since is None else min((newest - since) / window, total)
+            back = "the beginning" if since is None else f"{since.astimezone(UTC):%F %H:%M %Z}"
+            words = f"{plural(windows, 'window')}, back to {back}"
+            bar.advance(f"Backfilling {rollup.source.key}", reached, total, words=words)
+    return windows
+
+
+def rollups_expire(arguments: Namespace) -> None:
+    """Delete old raw rows of a source, and keep their aggregates.
+
+    Raises:
+        ArgumentError: There are several sources, and none is named.
+    """
+    sources = _sources_of(arguments)
+    if len(sources) > 1 and not arguments.name:
+        raise ArgumentError(
+            f"{arguments.metadata} has rollups of {', '.join(sources)}: name a rollup, so that "
+            "only the rows of its source are deleted."
+        )
+    done = list[dict[str, Any]]()
+    with _rollup_engine(arguments) as engine:
+        for source, rollup in sources.items():
+            with timed() as watch, waiting(f"Expiring {source}"):
+                rows = expire(engine, rollup, arguments.before, window=arguments.window)
+            done.append({"source": source, "deleted": rows, "seconds": watch.seconds})
+            if not arguments.json:
+                took = duration(watch.seconds)
+                write(f"{source}: {plural(rows, 'row')} deleted; rollups keep theirs ({took}).")
+    if arguments.json:
+        write_json({"deleted": sum(each["deleted"] for each in done), "sources": done})
+        return
+    write(f"Python: expire(engine, rollup, {arguments.before!r})")
 
 
 # status

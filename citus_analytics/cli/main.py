@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import textwrap
 import time
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -44,16 +46,16 @@ _EXIT_CODES: Final = """\
 exit codes:
   0    success
   1    the command failed: the server, the data or the installation is at fault, and standard
-       error says why; or lint has findings
+       error says why; or lint has findings, or rollups verify has found a difference
   2    the arguments are wrong, or no database was given
-  3    another run of a rollup is in progress (rollup --no-wait)
+  3    another run of a rollup is in progress (rollups run --no-wait)
   130  interrupted by Ctrl-C or SIGTERM
 
-With --json, standard output is one JSON document after success, and empty otherwise.
+With --json, standard output is one JSON document, and empty where the command failed.
 """
 
 # Anything else is a bug, and should come with its traceback.
-_EXPECTED: Final = (CitusAnalyticsError, CommandError, DBAPIError, psycopg.Error, OSError)
+EXPECTED: Final = (CitusAnalyticsError, CommandError, DBAPIError, psycopg.Error, OSError)
 
 
 class Exit(IntEnum):
@@ -118,11 +120,11 @@ def run(
         code, message = error.code, str(error)
     except ArgumentError as error:
         code, message = Exit.USAGE, str(error)
-    except _EXPECTED as error:
+    except EXPECTED as error:
         if was_interrupted(error):
             code, message = Exit.INTERRUPTED, "interrupted"
         else:
-            code, message = Exit.FAILED, _explain(error)
+            code, message = Exit.FAILED, explain(error)
     else:
         return Exit.OK
     finally:
@@ -139,7 +141,8 @@ def was_interrupted(error: BaseException) -> bool:
     return cause is not None
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
+    """Return what is said of an error that ends a command."""
     # SQLAlchemy's message repeats the statement and its values; the driver's is enough.
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
     if not isinstance(cause, psycopg.Error):
@@ -236,6 +239,33 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
+
+
+def moment(text: str) -> datetime:
+    """Return the aware datetime that an argument is."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ArgumentTypeError(
+            f"{text!r} is not a time: write it like 2026-03-01T12:00Z or 2026-03-01T12:00+02:00"
+        ) from error
+    if moment.utcoffset() is None:
+        written = moment.isoformat(timespec="minutes")
+        raise ArgumentTypeError(
+            f"{text!r} has no time zone: write {written}Z for UTC, or {written}+02:00"
+        )
+    return moment
+
+
+_SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def interval(text: str) -> timedelta:
+    """Return the length of time that an argument is: 500ms, 10s, 5m, 1h, 7d."""
+    match = re.fullmatch(r"(\d{1,6})(ms|s|m|h|d)", text, re.ASCII)
+    if match is None or not int(match[1]):
+        raise ArgumentTypeError(f"{text!r} is not a length of time: write it like 10s, 5m or 1d")
+    return timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
 
 
 def url_of(arguments: Namespace) -> URL:

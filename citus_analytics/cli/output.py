@@ -214,9 +214,9 @@ class Amount(Protocol):
 
 
 class ProgressBar:
-    """A bar that shows how far a load has come, for one source after another.
+    """A bar that shows how far a load or the like has come, for one source after another.
 
-    It appears with the first `show`, and goes with `clear` or at the end of the block.
+    It appears when it is first shown, and goes with `clear` or at the end of the block.
     """
 
     def __init__(self) -> None:
@@ -230,19 +230,29 @@ class ProgressBar:
 
     def show(self, what: str, amount: Amount, *, total_rows: int | None = None) -> None:
         """Show a bar of bytes, or of rows where only their number is known."""
-        if self._progress is None:
-            if not _visible():
-                return
-            self._progress = _started(what)
-        (task,) = self._progress.tasks
-        rate = amount.rows / task.elapsed if task.elapsed else 0
+        elapsed = self.elapsed
+        rate = amount.rows / elapsed if elapsed else 0
         read = f"{amount.rows:,} rows, {rate:,.0f}/s, {size(amount.bytes)}"
         if amount.total_bytes is None:
             done, total = amount.rows, total_rows
         else:
             done, total = amount.bytes, amount.total_bytes
             read += f" of {size(amount.total_bytes)}"
-        self._progress.update(task.id, total=total, completed=done, read=read)
+        self.advance(what, done, total, words=read)
+
+    @property
+    def elapsed(self) -> float:
+        """The seconds since the bar appeared."""
+        return 0 if self._progress is None else self._progress.tasks[0].elapsed or 0
+
+    def advance(self, what: str, done: float, total: float | None, *, words: str) -> None:
+        """Show a bar of anything that can be counted, with words behind it."""
+        if self._progress is None:
+            if not _visible():
+                return
+            self._progress = _started(what)
+        (task,) = self._progress.tasks
+        self._progress.update(task.id, total=total, completed=done, read=words)
 
     def clear(self) -> None:
         """Remove the bar, so that lines can be written."""

@@ -23,7 +23,6 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    Integer,
     Select,
     Text,
     bindparam,
@@ -34,7 +33,7 @@ from sqlalchemy import (
 )
 
 from citus_analytics.errors import ArgumentError
-from citus_analytics.github.models import GithubEvent, GithubRollup1Min, GithubUser
+from citus_analytics.github.models import DISTINCT_SIZE, GithubEvent, GithubRollup1Min, GithubUser
 
 if TYPE_CHECKING:
     from sqlalchemy import BindParameter
@@ -48,23 +47,7 @@ if TYPE_CHECKING:
 # bound, so that even a generic plan knows them.
 _COUNT: Final = select(func.count().label("events")).select_from(GithubEvent)
 
-# `(payload->>'distinct_size')::int`, with NULL where that cast would fail. A single jsonpath,
-# because each further access to a large payload would fetch and decompress it again. `strict` keeps
-# arrays from being searched, `double()` reads a number that is written as a string, and the last
-# argument suppresses errors about anything else.
-_DISTINCT_SIZE: Final[ColumnElement[int | None]] = cast(
-    func.jsonb_path_query_first(
-        GithubEvent.payload,
-        literal_column(
-            "'strict $.distinct_size.double()"
-            " ? (@ >= -2147483648 && @ <= 2147483647 && @ == @.floor())'"
-        ),
-        literal_column("'{}'"),
-        literal_column("true"),
-    ),
-    Integer,
-)
-_COMMITS: Final = func.sum(_DISTINCT_SIZE).label("commits")
+_COMMITS: Final = func.sum(DISTINCT_SIZE).label("commits")
 _IS_PUSH: Final = GithubEvent.event_type == literal_column("'PushEvent'")
 
 _REPOSITORIES: Final = func.count().label("repositories")

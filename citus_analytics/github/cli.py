@@ -6,12 +6,12 @@ import logging
 import os
 import sys
 import time
-from argparse import SUPPRESS, ArgumentTypeError
+from argparse import SUPPRESS
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -22,7 +22,7 @@ from alembic.runtime.migration import MigrationContext
 from psycopg.errors import DuplicateDatabase, UniqueViolation
 from sqlalchemy.exc import DBAPIError
 
-from citus_analytics.cli.commands import in_utc, rolled_up
+from citus_analytics.cli.commands import rolled_up
 from citus_analytics.cli.main import (
     Exit,
     ExitError,
@@ -31,6 +31,7 @@ from citus_analytics.cli.main import (
     add_database_url,
     add_json,
     engine_of,
+    moment,
     positive,
     printable,
     silenced,
@@ -557,7 +558,7 @@ def follow_feed(arguments: Namespace) -> None:
                 with timed() as watch:
                     if arguments.rollup and poll.new:
                         with interrupts.held(), engine.begin() as connection:
-                            run = in_utc(run_rollup(connection, GITHUB_ROLLUP_1MIN))
+                            run = run_rollup(connection, GITHUB_ROLLUP_1MIN)
                 if arguments.json:
                     document = {
                         **asdict(poll),
@@ -688,7 +689,7 @@ QUESTIONS: Final = {
         function=most_active_users,
         title="Most active users, by the minute",
         headers=("user", "minute", "events"),
-        nothing="Nothing found in the rollup. `citus-analytics rollup` brings it up to date.",
+        nothing="Nothing found in the rollup. `citus-analytics rollups run` brings it up to date.",
     ),
 }
 
@@ -712,7 +713,7 @@ def add_query(commands: Commands) -> None:
         for bound, meaning in (("since", "at this time or later"), ("until", "before this time")):
             question.add_argument(
                 f"--{bound}",
-                type=_moment,
+                type=moment,
                 default=SUPPRESS,
                 metavar="TIME",
                 help=f"consider what happened {meaning}, such as 2026-03-01T12:00Z",
@@ -749,21 +750,6 @@ def add_query(commands: Commands) -> None:
 
 def _limit(text: str) -> int | None:
     return None if text == "all" else positive(text)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ArgumentTypeError(
-            f"{text!r} is not a time: write it like 2026-03-01T12:00Z or 2026-03-01T12:00+02:00"
-        ) from error
-    if moment.utcoffset() is None:
-        written = moment.isoformat(timespec="minutes")
-        raise ArgumentTypeError(
-            f"{text!r} has no time zone: write {written}Z for UTC, or {written}+02:00"
-        )
-    return moment
 
 
 def query(arguments: Namespace) -> None:

@@ -48,20 +48,18 @@ from citus_analytics import catalog
 from citus_analytics.catalog import CatalogRollup, CatalogTable
 from citus_analytics.errors import OperationError
 from citus_analytics.migrations.ops import (
-    LASTING,
     AlterDistributedTableOp,
     AlterTableSetAccessMethodOp,
     CitusOperation,
     CreateDistributedTableOp,
     CreateReferenceTableOp,
-    CreateRollupFunctionOp,
-    DropRollupFunctionOp,
-    ReplaceRollupFunctionOp,
+    CreateRollupsOp,
+    DropRollupsOp,
     SetMultiShardModifyModeOp,
     UndistributeTableOp,
 )
-from citus_analytics.rollups.declare import rollups_of
-from citus_analytics.rollups.sql import LATEST_VERSION, RollupSpec
+from citus_analytics.rollups.declare import rollups_of, specs_of
+from citus_analytics.rollups.sql import RollupSpec
 from citus_analytics.schema import (
     Distributed,
     Distribution,
@@ -249,7 +247,7 @@ class Live:
             leave it alone.
         access_methods: How its tables can be stored.
         tables: Its tables.
-        rollups: Its rollups, by their targets.
+        rollups: Its rollups, by their sources.
         primary_keys: Its primary keys, by their tables.
         foreign_keys: Its foreign keys.
         names: The names of its constraints and relations, which new constraints cannot have.
@@ -293,7 +291,7 @@ class Live:
         machinery = {
             (schema, name)
             for (schema, _), rollup in self.rollups.items()
-            for name in (rollup.spec.changes, rollup.spec.outcome)
+            for name in rollup.spec.machinery
         }
         return (
             self.shards
@@ -357,10 +355,12 @@ def _declared(context: AutogenContext) -> Declared:
     rollups = [
         replace(spec, schema=_schema(context, spec.schema))
         for metadata in metadatas
-        for rollup in rollups_of(metadata)
-        for spec in [RollupSpec.of(rollup)]
+        for spec in specs_of(metadata)
         if all(
-            _is_compared(context, table) for table in (rollup.source, rollup.target, rollup.state)
+            _is_compared(context, table)
+            for rollup in rollups_of(metadata)
+            if (rollup.source.schema, rollup.source.name) == (spec.schema, spec.source)
+            for table in (rollup.source, *rollup.targets.values())
         )
     ]
     return Declared(tables=tables, rollups=tuple(rollups))
@@ -422,7 +422,7 @@ def _live(context: AutogenContext) -> Live:
         schema=connection.dialect.default_schema_name,
         access_methods=catalog.access_methods(connection),
         tables={(_schema(context, table.schema), table.name): table for table in tables},
-        rollups={(rollup.spec.schema, rollup.spec.target): rollup for rollup in rollups},
+        rollups={(rollup.spec.schema, rollup.spec.source): rollup for rollup in rollups},
         primary_keys=primary_keys,
         foreign_keys=tuple(foreign_keys),
         names=frozenset((_schema(context, schema), name) for schema, name in names),
@@ -642,10 +642,20 @@ def _change_table(
             and operation.column_name == live.tables[table.key].column
         )
         (late if then and (keys or distributed_by) else early).append(operation)
+    # Alembic drops columns in any order, after everything else. Generated ones depend on others.
+    early.sort(key=lambda change: isinstance(change, DropColumnOp) + _is_plain(change))
     storage: list[MigrateOperation] = []
     if live.citus and table.key in declared.tables:
         storage = _change_storage(declared.tables[table.key], live)
     return [*first, *modify(early), *storage, *then, *modify(late)]
+
+
+def _is_plain(change: MigrateOperation) -> bool:
+    """Whether a change drops a column that is not generated from others."""
+    if not isinstance(change, DropColumnOp):
+        return False
+    again = change._reverse  # noqa: SLF001 - the only way to it
+    return again is None or again.column.computed is None
 
 
 def _create_distribution(table: DeclaredTable, live: Live, *, new: bool) -> list[CitusOperation]:
@@ -1018,48 +1028,30 @@ def _change_rollups(
 ) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
     """Return what brings the rollups to what is declared: what comes first, and what comes last.
 
-    The tables in `changed` are distributed differently from now on, or dropped. A change log joins
-    the shards of its source when it is created: their rollups are created anew.
+    Rollups that change are dropped before the tables change, and created after: what is pending is
+    added up in between. So are those of the tables in `changed`, which are distributed differently
+    from now on, or dropped: a log joins the shards of its source when it is created.
     """
     first: list[MigrateOperation] = []
     last: list[MigrateOperation] = []
-    wanted = {(spec.schema, spec.target): spec for spec in declared.rollups}
+    wanted = {(spec.schema, spec.source): spec for spec in declared.rollups}
     for key, found in live.rollups.items():
-        spec = wanted.pop(key, None)
-        was = found.spec
-        tables = {(was.schema, was.source), (was.schema, was.target)}
-        reshaped = spec is not None and (
-            set(spec.dimensions) != set(was.dimensions)
-            or (spec.bucket, spec.bucket_column) != (was.bucket, was.bucket_column)
-        )
-        if found.version > LATEST_VERSION:
-            logger().warning(
-                "rollup %s has version %s, of a later release of citus_analytics; this one leaves "
-                "it alone",
-                was.function,
-                found.version,
-            )
-        elif spec is None:
+        spec, was = wanted.pop(key, None), found.spec
+        tables = {key, *((was.schema, target.table) for target in was.targets)}
+        if spec is None:
             # Other applications may have rollups of their own in the database.
-            if tables & changed or (was.schema, was.source) in declared.tables:
-                first.append(DropRollupFunctionOp(was, version=found.version))
-        elif (
-            reshaped
-            or tables & changed
-            or any(getattr(spec, name) != getattr(was, name) for name in LASTING)
-        ):
-            # Groups of other dimensions are other groups: the old ones cannot stay.
-            first.append(DropRollupFunctionOp(was, version=found.version, clear=reshaped))
-            last.append(CreateRollupFunctionOp(spec, version=LATEST_VERSION, clears=reshaped))
-        elif spec != was or found.version != LATEST_VERSION or found.faults:
-            last.append(
-                ReplaceRollupFunctionOp(
-                    spec,
-                    version=LATEST_VERSION,
-                    was_spec=was,
-                    was_version=found.version,
-                    faults=found.faults,
-                )
+            if tables & changed or key in declared.tables:
+                first.append(DropRollupsOp(was))
+        elif spec != was or found.faults or tables & changed:
+            groups = {target.table: {*target.by, target.bucket} for target in was.targets}
+            # Rows of other groups may be the same group by the new key.
+            clear = tuple(
+                target.table
+                for target in spec.targets
+                if groups.get(target.table, {*target.by, target.bucket})
+                != {*target.by, target.bucket}
             )
-    last += (CreateRollupFunctionOp(spec, version=LATEST_VERSION) for spec in wanted.values())
+            first.append(DropRollupsOp(was, keep_state=True, clear=clear))
+            last.append(CreateRollupsOp(spec, again=True, clear=clear, faults=found.faults))
+    last += (CreateRollupsOp(spec) for spec in wanted.values())
     return first, last

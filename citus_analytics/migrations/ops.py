@@ -33,7 +33,7 @@ import alembic.op
 from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection
 
-from citus_analytics.errors import ArgumentError, DeclarationError, OperationError
+from citus_analytics.errors import ArgumentError, OperationError
 from citus_analytics.migrations.blocks import (
     ALLOW_TRIGGERS,
     CITUS,
@@ -57,7 +57,7 @@ from citus_analytics.migrations.blocks import (
     just,
     undistribute_if_new,
 )
-from citus_analytics.rollups.sql import RollupSpec, render
+from citus_analytics.rollups.sql import RollupSpec, create, drop
 from citus_analytics.schema import Distributed, Distribution, Local, Reference
 from citus_analytics.sql import literal, on_citus, qualify, quote
 
@@ -1529,197 +1529,119 @@ class UnscheduleOp(CitusOperation):
 
 # Rollups.
 
-# What the tables of a rollup hold stands and falls with these.
-LASTING = ("source", "target", "key", "key_type", "schema")
-
 
 @dataclass(eq=False)
-class _RollupOp(CitusOperation):
-    """Base class of the operations on rollups."""
+class _RollupsOp(CitusOperation):
+    """What both operations on rollups are about."""
 
     transaction: ClassVar = Transaction.REQUIRED
 
     spec: RollupSpec
-    _: KW_ONLY
-    version: int
 
     @property
     def subject(self) -> str:
-        """The function."""
-        return _dotted(self.spec.function, self.spec.schema)
+        """The source."""
+        return _dotted(self.spec.source, self.spec.schema)
 
 
-@Operations.register_operation("create_rollup_function")
+@Operations.register_operation("create_rollups")
 @dataclass(eq=False)
-class CreateRollupFunctionOp(_RollupOp):
-    """Create a rollup's function, its change log and its triggers.
+class CreateRollupsOp(_RollupsOp):
+    """Create what keeps the rollups of a source.
 
     Attributes:
-        clears: Whether the reverse deletes the rows of the target.
+        again: Whether the same migration drops the rollups that were there before.
+        clear: The tables whose groups are others than those before, which the reverse empties.
+        faults: What is wrong with the rollups in the database, for `alembic check` to tell.
     """
 
-    function: ClassVar = "create_rollup_function"
+    function: ClassVar = "create_rollups"
 
     _: KW_ONLY
-    clears: bool = _internal()
-
-    @classmethod
-    def create_rollup_function(
-        cls, operations: Operations, spec: RollupSpec, *, version: int
-    ) -> None:
-        """Create a rollup's function, its change log and its triggers.
-
-        The source, the target and the state table exist already, and the source and the target
-        are distributed if they are to be: the change log joins their shards. Rows that the source
-        has are logged as changed, so that the first run rolls them up. Writers of the source wait
-        until the migration has committed.
-
-        Args:
-            operations: Filled in by Alembic.
-            spec: The rollup in plain names.
-            version: The version of the SQL, which renders the same for ever.
-
-        Raises:
-            OperationError: The migration runs without a transaction.
-            DeclarationError: There is no such version.
-        """
-        operations.invoke(cls(spec, version=version))
-
-    def steps(self) -> tuple[Step, ...]:
-        """Return the statements."""
-        return render(self.spec, version=self.version).create
-
-    def reverse(self) -> DropRollupFunctionOp:
-        """Return the operation that drops what this one creates."""
-        return DropRollupFunctionOp(self.spec, version=self.version, clear=self.clears)
-
-
-@Operations.register_operation("drop_rollup_function")
-@dataclass(eq=False)
-class DropRollupFunctionOp(_RollupOp):
-    """Drop a rollup's function, its change log and its triggers."""
-
-    function: ClassVar = "drop_rollup_function"
-
-    _: KW_ONLY
-    clear: bool = False
-
-    @classmethod
-    def drop_rollup_function(
-        cls, operations: Operations, spec: RollupSpec, *, version: int, clear: bool = False
-    ) -> None:
-        """Drop a rollup's function, its change log and its triggers; keep its tables.
-
-        Parts of it that are missing are no hindrance.
-
-        Args:
-            operations: Filled in by Alembic.
-            spec: The rollup in plain names.
-            version: The version that it was created with.
-            clear: Whether the rows of the target are deleted, because a rollup of other dimensions
-                is about to be created on it.
-
-        Raises:
-            OperationError: The migration runs without a transaction.
-            DeclarationError: There is no such version.
-        """
-        operations.invoke(cls(spec, version=version, clear=clear))
-
-    def steps(self) -> tuple[Step, ...]:
-        """Return the statements."""
-        drop = render(self.spec, version=self.version).drop
-        if not self.clear:
-            return drop
-        return (*drop, f"DELETE FROM {qualify(self.spec.target, self.spec.schema)}")
-
-    def reverse(self) -> CreateRollupFunctionOp:
-        """Return the operation that creates what this one drops."""
-        return CreateRollupFunctionOp(self.spec, version=self.version, clears=self.clear)
-
-
-@Operations.register_operation("replace_rollup_function")
-@dataclass(eq=False)
-class ReplaceRollupFunctionOp(_RollupOp):
-    """Replace a rollup's function, its change log and its triggers, in place.
-
-    Attributes:
-        faults: What is wrong with the rollup in the database, for `alembic check` to tell.
-    """
-
-    function: ClassVar = "replace_rollup_function"
-
-    _: KW_ONLY
-    was_spec: RollupSpec
-    was_version: int
+    again: bool = _internal()
+    clear: tuple[str, ...] = field(
+        default=(), compare=False, repr=False, metadata={"internal": True}
+    )
     faults: tuple[str, ...] = field(
         default=(), compare=False, repr=False, metadata={"internal": True}
     )
 
     @classmethod
-    def replace_rollup_function(
+    def create_rollups(cls, operations: Operations, spec: RollupSpec) -> None:
+        """Create what keeps the rollups of a source: its log, triggers, functions and views.
+
+        The source and the tables of the rollups exist already, and are distributed if they are to
+        be: the log joins the shards of the source. On a source that has rows the rollups are
+        complete once they have been backfilled. Writers of the source wait until the migration
+        has committed.
+
+        Args:
+            operations: Filled in by Alembic.
+            spec: All rollups of the source, in plain names.
+
+        Raises:
+            OperationError: The migration runs without a transaction, or the tables do not suit.
+        """
+        operations.invoke(cls(spec))
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """Return the operation as `alembic check` prints it."""
+        return (*super().to_diff_tuple(), *self.faults)
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return what is to be executed."""
+        return create(self.spec)
+
+    def reverse(self) -> DropRollupsOp:
+        """Return the operation that drops what this one creates."""
+        return DropRollupsOp(self.spec, keep_state=self.again, clear=self.clear)
+
+
+@Operations.register_operation("drop_rollups")
+@dataclass(eq=False)
+class DropRollupsOp(_RollupsOp):
+    """Drop what keeps the rollups of a source, and keep their tables."""
+
+    function: ClassVar = "drop_rollups"
+
+    _: KW_ONLY
+    keep_state: bool = False
+    clear: tuple[str, ...] = ()
+
+    @classmethod
+    def drop_rollups(
         cls,
         operations: Operations,
         spec: RollupSpec,
         *,
-        version: int,
-        was_spec: RollupSpec,
-        was_version: int,
+        keep_state: bool = False,
+        clear: tuple[str, ...] = (),
     ) -> None:
-        """Replace a rollup's function, its change log and its triggers, in place.
+        """Drop what keeps the rollups of a source; keep their tables.
 
-        Its tables stay as they are, and everything is logged as changed, so that the next run
-        makes the target exact; but for groups older than the oldest row of the source, which were
-        expired on purpose. With twice the same rollup it repairs: triggers that are missing, a
-        function that was edited. Writers of the source wait until the migration has committed.
+        What is pending is added up first. Parts of it that are missing are no hindrance.
 
         Args:
             operations: Filled in by Alembic.
-            spec: The rollup in plain names, of the same source, target and key as before.
-            version: The version of the SQL, which renders the same for ever.
-            was_spec: The rollup until now.
-            was_version: The version until now.
+            spec: All rollups of the source, in plain names.
+            keep_state: Whether what is known of them stays, such as what has been expired, for
+                rollups that the same migration creates again.
+            clear: Tables of rollups that are emptied, because the same migration changes what their
+                rows are grouped by. They are backfilled afterwards; aggregates of rows that have
+                been expired are lost.
 
         Raises:
             OperationError: The migration runs without a transaction.
-            DeclarationError: There is no such version, or it is another source, target or key.
         """
-        operations.invoke(cls(spec, version=version, was_spec=was_spec, was_version=was_version))
+        operations.invoke(cls(spec, keep_state=keep_state, clear=clear))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return the statements.
+        """Return what is to be executed."""
+        return drop(self.spec, keep=self.keep_state, clear=self.clear)
 
-        Raises:
-            DeclarationError: It is another source, target or key.
-        """
-        for name in LASTING:
-            now, was = getattr(self.spec, name), getattr(self.was_spec, name)
-            if now != was:
-                raise DeclarationError(
-                    f"rollup function {self.subject!r} cannot be replaced by one whose {name} is "
-                    f"{now!r}, and not {was!r}. Drop it, and create the other with a new target."
-                )
-        before = render(self.was_spec, version=self.was_version)
-        after = render(self.spec, version=self.version)
-        return (*before.keep, *before.drop, *after.create, *after.relog)
-
-    def reverse(self) -> ReplaceRollupFunctionOp:
-        """Return the operation that replaces it back."""
-        return ReplaceRollupFunctionOp(
-            self.was_spec,
-            version=self.was_version,
-            was_spec=self.spec,
-            was_version=self.version,
-        )
-
-    def to_diff_tuple(self) -> tuple[Any, ...]:
-        """Return the operation as `alembic check` prints it."""
-        changes = (
-            f"{item.name} becomes {now!r}, and was {was!r}"
-            for item in fields(self.spec)
-            for now, was in [(getattr(self.spec, item.name), getattr(self.was_spec, item.name))]
-            if now != was
-        )
-        return (self.function, self.subject, f"version={self.version}", *self.faults, *changes)
+    def reverse(self) -> CreateRollupsOp:
+        """Return the operation that creates what this one drops."""
+        return CreateRollupsOp(self.spec, again=self.keep_state, clear=self.clear)
 
 
 _P = ParamSpec("_P")
@@ -1769,9 +1691,8 @@ class CitusOperations(Operations):
     undistribute_schema = _Function(UndistributeSchemaOp.undistribute_schema)
     schedule = _Function(ScheduleOp.schedule)
     unschedule = _Function(UnscheduleOp.unschedule)
-    create_rollup_function = _Function(CreateRollupFunctionOp.create_rollup_function)
-    drop_rollup_function = _Function(DropRollupFunctionOp.drop_rollup_function)
-    replace_rollup_function = _Function(ReplaceRollupFunctionOp.replace_rollup_function)
+    create_rollups = _Function(CreateRollupsOp.create_rollups)
+    drop_rollups = _Function(DropRollupsOp.drop_rollups)
 
 
 op = cast("CitusOperations", alembic.op)

@@ -14,8 +14,8 @@ from alembic.autogenerate import renderers
 from alembic.operations.ops import CreatePrimaryKeyOp
 
 from citus_analytics.migrations.blocks import Transaction
-from citus_analytics.migrations.ops import CitusOperation, Job, ReplaceRollupFunctionOp
-from citus_analytics.rollups.sql import RollupSpec
+from citus_analytics.migrations.ops import CitusOperation, CreateRollupsOp, Job
+from citus_analytics.rollups.sql import RollupSpec, TargetSpec
 from citus_analytics.schema import Distributed, Local, Reference
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _render(context: AutogenContext, operation: CitusOperation) -> str | list[st
     # Whatever module the template calls `op`.
     prefix = context.opts.get("alembic_module_prefix", "op.")
     call = _call(f"{prefix}{operation.function}", arguments)
-    if isinstance(operation, ReplaceRollupFunctionOp) and operation.faults:
+    if isinstance(operation, CreateRollupsOp) and operation.faults:
         return [*(f"# Repairs: {' '.join(fault.split())}." for fault in operation.faults), call]
     if operation.transaction is Transaction.FORBIDDEN:
         # The empty line tells Alembic's printer that the block ends.
@@ -78,16 +78,18 @@ def _value(context: AutogenContext, value: object) -> str:
         case Distributed() | Reference() | Local():
             context.imports.add(f"from citus_analytics.schema import {type(value).__name__}")
             return repr(value)
-        case Job() | RollupSpec():
+        case Job() | RollupSpec() | TargetSpec():
             name = type(value).__name__
             context.imports.add(f"from citus_analytics.migrations import {name}")
-            arguments = [
-                f"{field.name}={_value(context, found)}"
-                for field in fields(value)
-                for found in [getattr(value, field.name)]
-                if field.default is MISSING or found != field.default
-            ]
-            return _call(name, arguments, over_lines=isinstance(value, RollupSpec))
+            arguments = []
+            for field in fields(value):
+                found = getattr(value, field.name)
+                factory = field.default_factory
+                if found != (field.default if factory is MISSING else factory()):
+                    arguments.append(f"{field.name}={_value(context, found)}")
+            return _call(name, arguments, over_lines=not isinstance(value, Job))
+        case tuple() if any(isinstance(each, TargetSpec) for each in value):
+            return _call("", [_value(context, each) for each in value], over_lines=True)
         case _:
             return repr(value)
 

@@ -1,4 +1,4 @@
-"""Write some page views, roll them up, and ask which pages hold their readers longest."""
+"""Write some page views, and ask which pages and which countries were seen, at any moment."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session
 
 from citus_analytics import run_rollup
 from citus_analytics.migrations import database_url
-from examples.page_views.models import PAGE_VIEWS_5MIN, PageView, PageViews5Min
+from citus_analytics.rollups.read import fresh
+from examples.page_views.models import COUNTRIES, PAGES, PageView
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-PAGES = ("/", "/prices", "/docs")
+PATHS = ("/", "/prices", "/docs")
 
 
 def add_views(session: Session, site_id: int, count: int) -> None:
@@ -22,8 +23,9 @@ def add_views(session: Session, site_id: int, count: int) -> None:
         PageView(
             site_id=site_id,
             view_id=number,
-            path=PAGES[number % len(PAGES)],
+            path=PATHS[number % len(PATHS)],
             seconds=number % 40,
+            visitor={"country": "DE" if number % 4 else "FR"},
             viewed_at=NOON + timedelta(seconds=10 * number),
         )
         for number in range(count)
@@ -31,38 +33,47 @@ def add_views(session: Session, site_id: int, count: int) -> None:
 
 
 def print_pages(session: Session, site_id: int) -> None:
-    """Print the pages of one site: the answer comes from one shard of the rollup."""
-    pages = (
-        select(
-            PageViews5Min.path,
-            func.sum(PageViews5Min.views),
-            func.max(PageViews5Min.longest),
-        )
-        .where(PageViews5Min.site_id == site_id)
-        .group_by(PageViews5Min.path)
-        .order_by(PageViews5Min.path)
+    """Print the pages of one site: the answer comes from one shard."""
+    pages = fresh(PAGES, "1 day at Europe/Berlin").c
+    statement = (
+        select(pages.path, pages.views, pages.average, pages.longest)
+        .where(pages.site_id == site_id)
+        .order_by(pages.path)
     )
-    for path, views, longest in session.execute(pages):
-        print(f"site {site_id} {path:8} {views:3} views, the longest {longest} s")
+    for path, views, average, longest in session.execute(statement):
+        print(f"{path:8} {views:3} views, {average:.1f} s on average, the longest {longest} s")
+
+
+def print_countries(session: Session) -> None:
+    """Print the countries of all sites: the answer comes from a small reference table."""
+    countries = fresh(COUNTRIES).c
+    statement = (
+        select(countries.country, func.sum(countries.views))
+        .group_by(countries.country)
+        .order_by(countries.country)
+    )
+    print(", ".join(f"{country}: {views}" for country, views in session.execute(statement)))
 
 
 def main() -> None:
-    """Write, roll up, ask; then change the past, and ask again."""
+    """Write, ask, change the past, and ask again: before a run, and after it."""
     engine = create_engine(database_url(os.environ["DATABASE_URL"]))
     with Session(engine) as session:
         for site_id in (1, 2):
             add_views(session, site_id, 90)
         session.commit()
-        print(run_rollup(session, PAGE_VIEWS_5MIN).groups_written, "groups written")
+        print(run_rollup(session, PAGES).changes, "views added up")
         session.commit()
         print_pages(session, 1)
 
-        # A visitor asks to be forgotten: the rollup follows.
+        # A visitor asks to be forgotten. Fresh answers know it at once.
         session.execute(delete(PageView).where(PageView.site_id == 1, PageView.path == "/prices"))
         session.commit()
-        print(run_rollup(session, PAGE_VIEWS_5MIN).groups_removed, "groups removed")
-        session.commit()
         print_pages(session, 1)
+        print_countries(session)
+        print(run_rollup(session, PAGES).changes, "changes added up")
+        session.commit()
+        print_countries(session)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import URL, Connection, NullPool, create_engine, text
-from sqlalchemy.exc import DBAPIError
 
-from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
-from citus_analytics.rollups.run import run_rollup
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN, Base
+from citus_analytics.migrations import AlterDistributedTableOp, CreateRollupsOp, DropRollupsOp
+from citus_analytics.rollups.declare import rollups_of, specs_of
+from citus_analytics.rollups.run import run_rollup, verify
+from citus_analytics.schema import Distributed
+from tests.operations import run
 from tests.rollups import NOON, add, assert_adds_up, event
 from tests.servers import ON_CITUS_ONLY, SHARD_COUNT
 
@@ -25,6 +28,14 @@ SHARDS = """
 SELECT shardid, shardminvalue::int, shardmaxvalue::int, nodeid, groupid
 FROM pg_dist_shard JOIN pg_dist_placement USING (shardid) JOIN pg_dist_node USING (groupid)
 WHERE logicalrelid = 'github_events'::regclass ORDER BY shardid
+"""
+
+# The tables that are colocated with the events, and those that rollups have beside them.
+WITHOUT_A_KEY = """
+SELECT logicalrelid::text FROM pg_dist_partition
+WHERE partmethod = 'h' AND NOT EXISTS (
+  SELECT FROM pg_index WHERE indrelid = logicalrelid AND indisprimary)
+ORDER BY 1
 """
 
 
@@ -47,20 +58,38 @@ def assert_still_adds_up(connection: Connection) -> None:
     run_rollup(connection, GITHUB_ROLLUP_1MIN)
     assert_adds_up(connection)
     change_something(connection)
-    assert run_rollup(connection, GITHUB_ROLLUP_1MIN).groups_written >= USERS - 1
+    assert run_rollup(connection, GITHUB_ROLLUP_1MIN).changes >= USERS - 1
     assert_adds_up(connection)
+
+
+def assert_truncates(connection: Connection) -> None:
     connection.execute(text("TRUNCATE github_events"))
     add(connection, event(1, at=NOON))
     run_rollup(connection, GITHUB_ROLLUP_1MIN)
     assert_adds_up(connection)
+    for rollup in rollups_of(Base.metadata):
+        assert [each for each in verify(connection, rollup) if each.groups] == []
 
 
 @pytest.mark.parametrize("mode", ["block_writes", "force_logical"])
 def test_moved_shards(cluster: Connection, mode: str) -> None:
     change_something(cluster)
+    move_shards(cluster, mode)
+    assert_still_adds_up(cluster)
+
+
+@pytest.mark.xfail(strict=True, reason="TRUNCATE deadlocks with itself")
+def test_truncate_after_shards_have_moved(cluster: Connection) -> None:
+    change_something(cluster)
+    move_shards(cluster, "block_writes")
+    assert_still_adds_up(cluster)
+    assert_truncates(cluster)
+
+
+def move_shards(cluster: Connection, mode: str) -> None:
     if mode == "force_logical":
         # Rows that are deleted from tables without a key must be named as a whole.
-        for table in ("github_events", "github_users", "github_rollup_1min"):
+        for (table,) in cluster.execute(text(WITHOUT_A_KEY)).all():
             cluster.exec_driver_sql(f"ALTER TABLE {table} REPLICA IDENTITY FULL")
     shards = cluster.execute(text(SHARDS)).all()
     nodes = {shard.nodeid for shard in shards}
@@ -75,7 +104,6 @@ def test_moved_shards(cluster: Connection, mode: str) -> None:
         )
     moved = cluster.execute(text(SHARDS)).all()
     assert all(old.nodeid != new.nodeid for old, new in zip(shards, moved, strict=True))
-    assert_still_adds_up(cluster)
 
 
 def test_split_shards(cluster: Connection) -> None:
@@ -93,44 +121,31 @@ def test_split_shards(cluster: Connection) -> None:
     assert_still_adds_up(cluster)
 
 
-def test_another_number_of_shards(cluster: Connection) -> None:
+def test_another_number_of_shards(cluster: Connection, database: URL) -> None:
     change_something(cluster)
-    cluster.execute(text("SET citus.enable_unsafe_triggers TO on"))
-    cluster.execute(
-        text(
-            "SELECT alter_distributed_table('github_events', shard_count => 6, "
-            "cascade_to_colocated => true)"
-        )
+    (spec,) = specs_of(Base.metadata)
+    reshard = AlterDistributedTableOp(
+        "github_events",
+        shard_count=6,
+        cascade_to_colocated=True,
+        was=Distributed("user_id", shard_count=SHARD_COUNT),
     )
+    with create_engine(database, poolclass=NullPool).begin() as connection:
+        rollups = DropRollupsOp(spec, keep_state=True), CreateRollupsOp(spec, again=True)
+        run(connection, rollups[0], reshard, rollups[1])
     assert len(cluster.execute(text(SHARDS)).all()) == 6
     assert_still_adds_up(cluster)
+    assert_truncates(cluster)
 
 
-def test_tables_brought_home(cluster: Connection) -> None:
+def test_tables_brought_home(cluster: Connection, database: URL) -> None:
     change_something(cluster)
-    for table in (
-        "github_rollup_1min_outcome",
-        "github_rollup_1min_changes",
-        "github_rollup_1min",
-        "github_user_origins",
-        "github_users",
-        "github_events",
-    ):
-        cluster.execute(
-            text("SELECT undistribute_table(CAST(:table AS regclass))"), {"table": table}
-        )
+    (spec,) = specs_of(Base.metadata)
+    with create_engine(database, poolclass=NullPool).begin() as connection:
+        run(connection, DropRollupsOp(spec, keep_state=True))
+        for (table,) in connection.execute(text("SELECT table_name FROM citus_tables")).all():
+            connection.exec_driver_sql(f"SELECT undistribute_table('{table}')")
+        run(connection, CreateRollupsOp(spec, again=True))
     assert cluster.execute(text("SELECT count(*) FROM citus_tables")).scalar_one() == 0
     assert_still_adds_up(cluster)
-
-
-def test_the_log_of_a_plain_server_cannot_be_misplaced(cluster: Connection) -> None:
-    """Off Citus the log holds arrays without a key: Citus refuses them rather than lose them."""
-    test_tables_brought_home(cluster)
-    change_something(cluster)
-    cluster.execute(text("SET citus.enable_unsafe_triggers TO on"))
-    with pytest.raises(DBAPIError, match=r"partition column .* cannot be NULL"):
-        cluster.execute(
-            text("SELECT create_distributed_table('github_rollup_1min_changes', 'key')")
-        )
-    run_rollup(cluster, GITHUB_ROLLUP_1MIN)
-    assert_adds_up(cluster)
+    assert_truncates(cluster)

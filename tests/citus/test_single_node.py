@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from citus_analytics import catalog, commits_per_hour, count_events, top_repository_creators
+from citus_analytics import (
+    GITHUB_ROLLUP_1MIN,
+    Base,
+    catalog,
+    commits_per_hour,
+    count_events,
+    rollups_of,
+    run_rollup,
+    top_repository_creators,
+)
 from citus_analytics.__main__ import main
 from citus_analytics.github.migrate import downgrade, upgrade
-from citus_analytics.github.models import GITHUB_ROLLUP_1MIN, Base
-from citus_analytics.rollups.run import run_rollup
+from citus_analytics.rollups.run import verify
 from tests.autogenerate import Application, differences
 from tests.event_data import NOON, api_event
 from tests.rollups import add, assert_adds_up, event
@@ -58,7 +66,7 @@ def test_migrations_there_and_back(empty_database: URL) -> None:
     engine = create_engine(empty_database, poolclass=NullPool)
     upgrade(empty_database)
     with engine.connect() as connection:
-        names = {"github_events", "github_users", "github_rollup_1min"}
+        names = {"github_events", "github_users", "github_rollup_1min", "github_user_activity"}
         assert distributed(connection) >= names
         nodes = text("SELECT count(*), bool_and(shouldhaveshards) FROM pg_dist_node")
         assert tuple(connection.execute(nodes).one()) == (1, True)
@@ -97,7 +105,16 @@ def test_what_is_loaded_is_analyzed(
     connection.rollback()
     assert main(command) == 0
     assert count_events(connection) == EVENTS
-    assert main(["rollup", "--database-url", url]) == 0
+    assert run_rollup(connection, GITHUB_ROLLUP_1MIN).changes > 0
+    assert_adds_up(connection)
+    connection.execute(text("UPDATE github_events SET event_type = 'X' WHERE user_id = 1"))
+    connection.execute(text("DELETE FROM github_events WHERE user_id = 2"))
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
+    assert_adds_up(connection)
+    for rollup in rollups_of(Base.metadata):
+        assert [each for each in verify(connection, rollup) if each.groups] == []
+    connection.execute(text("TRUNCATE github_events"))
+    run_rollup(connection, GITHUB_ROLLUP_1MIN)
     assert_adds_up(connection)
 
 
@@ -105,7 +122,7 @@ def test_the_status(database: URL, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--json", "--database-url", address(database)]) == 0
     document = json.loads(capsys.readouterr().out)
     (node,) = document["nodes"]
-    assert (node["reachable"], node["shards"]) == (True, 6 * SHARD_COUNT)
+    assert (node["reachable"], node["shards"]) == (True, 9 * SHARD_COUNT)
     (events,) = [table for table in document["tables"] if table["name"] == "github_events"]
     assert (events["kind"], events["column"], events["shard_count"]) == (
         "distributed",

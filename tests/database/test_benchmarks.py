@@ -24,7 +24,7 @@ FIGURES = {
     "capture_cost": 1,
     "loading": 2,
     "bulk_loading": 3,
-    "rollup_cost": 6,
+    "rollup_cost": 8,
 }
 
 

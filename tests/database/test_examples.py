@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 PAGE_VIEWS = """\
-18 groups written
-site 1 /         30 views, the longest 39 s
-site 1 /docs     30 views, the longest 38 s
-site 1 /prices   30 views, the longest 39 s
-3 groups removed
-site 1 /         30 views, the longest 39 s
-site 1 /docs     30 views, the longest 38 s
+180 views added up
+/         30 views, 18.2 s on average, the longest 39 s
+/docs     30 views, 17.5 s on average, the longest 38 s
+/prices   30 views, 17.8 s on average, the longest 39 s
+/         30 views, 18.2 s on average, the longest 39 s
+/docs     30 views, 17.5 s on average, the longest 38 s
+DE: 112, FR: 38
+30 changes added up
+DE: 112, FR: 38
 """
 
 

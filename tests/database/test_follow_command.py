@@ -95,7 +95,7 @@ def test_lines_of_json(database: URL, connection: Connection, github: GitHub) ->
     assert first["poll"].items() >= {"outcome": "loaded", "new": 100, "problem": None}.items()
     assert first["poll"]["newest"] == "2026-03-01T12:01:39+00:00"
     assert first["poll"]["lag_seconds"] > 0
-    assert first["poll"]["rollup"]["groups_written"] > 0
+    assert first["poll"]["rollup"]["changes"] > 0
     assert (second["poll"]["outcome"], second["poll"]["rollup"]) == ("unchanged", None)
     assert summary["summary"].pop("seconds") > 0
     assert summary == {

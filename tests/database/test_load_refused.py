@@ -170,7 +170,7 @@ def test_errors_that_no_row_causes_fail_at_once(
     path.write_bytes(content)
     with engine.begin() as connection:
         # Capture cannot work any longer.
-        connection.execute(text("DROP TABLE github_rollup_1min_changes"))
+        connection.execute(text("DROP TABLE github_events_log CASCADE"))
     seen: list[Progress] = []
     with pytest.raises(psycopg.Error):
         load_files(engine, github_events, [path], connections=connections, progress=seen.append)

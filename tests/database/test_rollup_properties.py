@@ -111,7 +111,7 @@ def test_the_rollup_adds_up_at_rest(engine: Engine, steps: list[Step]) -> None:
             writer.commit()
         run(runner, commit=True)
         assert_adds_up(runner)
-        logged = runner.execute(text("SELECT count(*) FROM github_rollup_1min_changes"))
+        logged = runner.execute(text("SELECT count(*) FROM github_events_log"))
         assert logged.scalar_one() == 0
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.servers import DatabaseServer
 
 
-def test_writers_need_no_rights_on_the_change_log(
+def test_writers_need_no_rights_on_the_log(
     engine: Engine, database: URL, server: DatabaseServer
 ) -> None:
     with engine.begin() as connection:
@@ -30,7 +30,7 @@ def test_writers_need_no_rights_on_the_change_log(
         with writer.begin() as connection:
             add(connection, event(1), event(2))
         with writer.begin() as connection, pytest.raises(DBAPIError, match="permission denied"):
-            connection.execute(text("SELECT count(*) FROM github_rollup_1min_changes"))
+            connection.execute(text("SELECT count(*) FROM github_events_log"))
         with engine.begin() as connection:
             run_rollup(connection, GITHUB_ROLLUP_1MIN)
             assert_adds_up(connection)
@@ -49,7 +49,7 @@ def test_nobody_else_can_use_the_rights_of_the_owner(engine: Engine) -> None:
             connection.execute(text("CREATE TEMPORARY TABLE mine (user_id bigint)"))
             attach = text(
                 "CREATE TRIGGER mine AFTER INSERT ON mine REFERENCING NEW TABLE AS added "
-                "FOR EACH STATEMENT EXECUTE FUNCTION github_rollup_1min_capture()"
+                "FOR EACH STATEMENT EXECUTE FUNCTION github_events_capture()"
             )
             connection.execute(attach)
             with pytest.raises(DBAPIError, match="for another table than mine"):

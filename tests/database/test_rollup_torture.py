@@ -1,4 +1,7 @@
-"""Writers and runs at full speed, all at once, with servers and clients that die."""
+"""Writers, runs and repairs of every kind at once: at any moment fresh = raw, at rest target = raw.
+
+The oracle is Python over the raw rows of the snapshot that the views are read in.
+"""
 
 from __future__ import annotations
 
@@ -7,164 +10,227 @@ import random
 import signal
 import threading
 import time
-from contextlib import suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import Engine, NullPool, create_engine, text
+from psycopg import Error as DriverError
+from sqlalchemy import Engine, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
 
-from citus_analytics.github.migrate import upgrade
-from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
-from citus_analytics.rollups.run import run_rollup
+from citus_analytics.rollups.run import backfill
 from citus_analytics.server import EmbeddedServer
-from tests.rollups import NOON, add, assert_adds_up, event
+from tests.rollup_lab import (
+    ALL_EVENTS,
+    Torture,
+    Writer,
+    assert_at_rest,
+    assert_fresh,
+    assert_verified,
+    build,
+    run,
+    run_sql,
+    tolerated,
+    write,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from sqlalchemy import Connection
+    from tests.servers import DatabaseServer
 
-pytestmark = pytest.mark.faults
-
-WRITERS = 4
-RUNNERS = 2
-SECONDS = 4.0
-MONTH = int(timedelta(days=31).total_seconds())
+ISOLATION_LEVELS = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 
 
-def write_for_a_while(engine: Engine, seed: int, until: float) -> None:
-    """Insert, update and delete events up to a month old; roll back now and then."""
-    rng = random.Random(seed)
-    with engine.connect() as connection:
+@pytest.fixture
+def lab(postgres: DatabaseServer) -> Iterator[Engine]:
+    """An engine on an empty database."""
+    with postgres.database("empty") as url:
+        yield create_engine(url, poolclass=NullPool)
+
+
+def torture(engine: Engine, seconds: float, seed: int) -> None:
+    job = Torture(engine, seconds, seed)
+    for number, level in enumerate((*ISOLATION_LEVELS, "READ COMMITTED")):
+        job.writer(number, level, two_phase=number == 0)
+    job.runner(1)
+    job.runner(2, wait=False, pause=0.1)
+    job.looker(1)
+    job.looker(2)
+    job.verifier()
+    job.verifier(repair=True)
+    job.finish()
+    with engine.begin() as connection:
+        run(connection)
+        assert_at_rest(connection)
+        assert_verified(connection)
+
+
+def test_a_second_of_everything(lab: Engine) -> None:
+    build(lab, citus=False)
+    torture(lab, 1.5, 1)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(3))
+def test_everything_at_once(lab: Engine, seed: int) -> None:
+    build(lab, citus=False)
+    torture(lab, 15, seed)
+
+
+@pytest.mark.faults
+def test_backfill_beside_writers(lab: Engine) -> None:
+    """Rows from before the rollups change while windows of them are added up."""
+    build(lab, citus=False, rows=3_000)
+    job = Torture(lab, 6, 1)
+    job.writer(1, "READ COMMITTED")
+    job.writer(2, "REPEATABLE READ")
+    job.runner(1)
+    windows = 0
+    for _ in backfill(lab, ALL_EVENTS):
+        windows += 1
+        time.sleep(0.3)
+    assert windows >= 2
+    job.looker(1)
+    job.verifier()
+    job.finish()
+    with lab.begin() as connection:
+        run(connection)
+        assert_at_rest(connection)
+
+
+@pytest.mark.faults
+def test_repair_of_what_no_trigger_saw_beside_writers(lab: Engine) -> None:
+    build(lab, citus=False)
+    job = Torture(lab, 4, 1)
+    job.writer(1, "READ COMMITTED")
+    job.writer(2, "SERIALIZABLE")
+    job.runner(1)
+    time.sleep(1)
+    for change in ("DELETE FROM events WHERE id % 4 = 1", "UPDATE events SET ms = 11, kind = 'q'"):
+        with lab.begin() as connection:
+            run_sql(connection, "LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE")
+            run_sql(connection, "SET LOCAL session_replication_role = 'replica'")
+            run_sql(connection, change)
+        with lab.begin() as connection:
+            found = 0
+            for target in ("per_user_1_minute", "per_user_1_hour", "by_kind", "all_events"):
+                found += run_sql(
+                    connection,
+                    "SELECT groups FROM events_reconcile(:target, NULL, NULL, true)",
+                    target=target,
+                ).scalar_one()
+            assert found > 0
+            assert_verified(connection)
+    job.looker(1)
+    job.finish()
+    with lab.begin() as connection:
+        run(connection)
+        assert_at_rest(connection)
+
+
+@pytest.mark.faults
+def test_terminated_backends(lab: Engine) -> None:
+    """Writers and runners whose backends are terminated in the middle, again and again."""
+    build(lab, citus=False)
+    until = time.monotonic() + 10
+    unexpected: list[BaseException] = []
+
+    def insist(job: Callable[[], None]) -> None:
         while time.monotonic() < until:
-            user = rng.randrange(40)
-            match rng.randrange(10):
-                case 0:
-                    change = "UPDATE github_events SET event_type = 'X' WHERE user_id = :user"
-                    connection.execute(text(change), {"user": user})
-                case 1:
-                    change = "DELETE FROM github_events WHERE user_id = :user AND repo_id = 1"
-                    connection.execute(text(change), {"user": user})
-                case _:
-                    ages = (
-                        rng.choice([rng.randrange(90), rng.randrange(MONTH)]) for _ in range(20)
-                    )
-                    rows = (
-                        event(rng.randrange(40), at=NOON - timedelta(seconds=age), repo_id=age % 3)
-                        for age in ages
-                    )
-                    add(connection, *rows)
-            (connection.rollback if rng.randrange(8) == 0 else connection.commit)()
+            try:
+                job()
+            except (DBAPIError, DriverError) as error:
+                gone = isinstance(error, DriverError) or error.connection_invalidated
+                if not gone and not tolerated(error):
+                    unexpected.append(error)
 
+    def write_some(seed: int) -> None:
+        with lab.connect() as connection:
+            writer = Writer(connection, random.Random(seed))
+            for _ in range(50):
+                write(writer, 2)
 
-def run_for_a_while(engine: Engine, until: float) -> None:
-    with engine.connect() as connection:
-        while time.monotonic() < until:
-            run_rollup(connection, GITHUB_ROLLUP_1MIN)
-            connection.commit()
+    def run_some() -> None:
+        with lab.begin() as connection:
+            run(connection)
+            time.sleep(0.02)
 
-
-def in_threads(*jobs: Callable[[], None]) -> list[BaseException]:
-    """Run jobs at the same time; return what they raised."""
-    raised: list[BaseException] = []
-
-    def guarded(job: Callable[[], None]) -> None:
-        try:
-            job()
-        except BaseException as error:  # noqa: BLE001 - the test looks at it
-            raised.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(job,)) for job in jobs]
+    jobs = [lambda seed=seed: write_some(seed) for seed in range(3)] + [run_some] * 2
+    threads = [threading.Thread(target=insist, args=(job,)) for job in jobs]
     for thread in threads:
         thread.start()
+    rng = random.Random(1)
+    while time.monotonic() < until:
+        time.sleep(rng.random() / 5)
+        with lab.begin() as connection:
+            run_sql(
+                connection,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "
+                "current_database() AND pid <> pg_backend_pid() AND backend_type = "
+                "'client backend' ORDER BY random() LIMIT 2",
+            )
     for thread in threads:
         thread.join()
-    return raised
+    assert unexpected == []
+    with lab.begin() as connection:
+        assert_verified(connection)
+        run(connection)
+        assert_at_rest(connection)
 
 
-def test_writers_and_runs_at_once(engine: Engine) -> None:
-    until = time.monotonic() + SECONDS
-    raised = in_threads(
-        *(lambda seed=seed: write_for_a_while(engine, seed, until) for seed in range(WRITERS)),
-        *(lambda: run_for_a_while(engine, until) for _ in range(RUNNERS)),
-    )
-    # Writers that meet on the same rows may deadlock, as in any application; runs never do.
-    assert [error for error in raised if "deadlock detected" not in str(error)] == []
-    with engine.begin() as connection:
-        run_rollup(connection, GITHUB_ROLLUP_1MIN)
-        assert_adds_up(connection)
-        assert connection.execute(text("SELECT count(*) FROM github_events")).scalar_one() > 0
-
-
-def fill(connection: Connection, events: int = 20_000) -> None:
-    connection.execute(
-        text(
-            "INSERT INTO github_events (event_id, event_type, repo_id, user_id, created_at) "
-            "SELECT i, 'PushEvent', i % 7, i % 500, :noon - make_interval(secs => i) "
-            "FROM generate_series(1, :events) AS i"
-        ),
-        {"noon": NOON, "events": events},
-    )
-
-
-def test_a_terminated_run_leaves_nothing_wrong(engine: Engine) -> None:
-    with engine.begin() as connection:
-        fill(connection)
-    for delay in (0.0, 0.01, 0.05, 0.1):
-        with engine.connect() as running, engine.connect() as killer:
-            pid = running.execute(text("SELECT pg_backend_pid()")).scalar_one()
-
-            def run(connection: Connection = running) -> None:
-                run_rollup(connection, GITHUB_ROLLUP_1MIN)
-                time.sleep(1)  # Not committed when the end comes.
-                connection.commit()
-
-            thread = threading.Thread(target=lambda: suppressed(run))
-            thread.start()
-            time.sleep(delay)
-            killer.execute(text("SELECT pg_terminate_backend(CAST(:pid AS integer))"), {"pid": pid})
-            thread.join()
-        with engine.begin() as connection:
-            rolled_up = connection.execute(text("SELECT count(*) FROM github_rollup_1min"))
-            assert rolled_up.scalar_one() == 0
-    with engine.begin() as connection:
-        run_rollup(connection, GITHUB_ROLLUP_1MIN)
-        assert_adds_up(connection)
-
-
-def suppressed(job: Callable[[], None]) -> None:
-    with suppress(DBAPIError):
-        job()
-
-
-@pytest.mark.parametrize("delay", [0.0, 0.05, 0.2])
-def test_a_killed_server_leaves_nothing_wrong(place: Path, delay: float) -> None:
+@pytest.mark.faults
+@pytest.mark.parametrize("delay", [0.1, 0.5, 1.5])
+def test_a_killed_server(place: Path, delay: float) -> None:
     """SIGKILL of the whole server in the middle of writes and runs; durable, so fsync is on."""
-    with EmbeddedServer(place / "server") as server:
-        upgrade(server.url)
+    with EmbeddedServer(place / "server", settings={"max_prepared_transactions": "10"}) as server:
         engine = create_engine(server.url, poolclass=NullPool)
-        with engine.begin() as connection:
-            fill(connection)
-        until = time.monotonic() + 60
-        threads = [
-            threading.Thread(target=lambda: suppressed(lambda: run_for_a_while(engine, until))),
-            threading.Thread(
-                target=lambda: suppressed(lambda: write_for_a_while(engine, 1, until))
-            ),
-        ]
-        for thread in threads:
-            thread.start()
+        build(engine, citus=False)
+        job = Torture(engine, 60, 1)
+        job.writer(1, "READ COMMITTED", two_phase=True)
+        job.writer(2, "SERIALIZABLE")
+        job.runner(1)
         time.sleep(delay)
         os.kill(server.pid, signal.SIGKILL)
-        for thread in threads:
-            thread.join()
+        with pytest.raises(DBAPIError):
+            job.finish()
         server.stop()
         server.start()
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for name in run_sql(connection, "SELECT gid FROM pg_prepared_xacts").scalars().all():
+                run_sql(connection, f"COMMIT PREPARED '{name}'")
         with engine.begin() as connection:
-            run_rollup(connection, GITHUB_ROLLUP_1MIN)
-            assert_adds_up(connection)
-            events = connection.execute(text("SELECT count(*) FROM github_events")).scalar_one()
-            assert events >= 20_000 - 500
+            assert_fresh(connection)
+            assert_verified(connection)
+            run(connection)
+            assert_at_rest(connection)
+
+
+@pytest.mark.faults
+def test_a_large_copy(lab: Engine) -> None:
+    """COPY of 200,000 rows, and then more than 500,000 changes pending."""
+    build(lab, citus=False)
+    with lab.connect() as connection:
+        writer = Writer(connection, random.Random(1))
+        rows = writer.rows(10_000)
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        run_sql(connection, "SELECT 1")
+        with driver.cursor().copy(f"COPY events ({', '.join(rows[0])}) FROM STDIN") as copy:
+            for turn in range(20):
+                for each in rows:
+                    copy.write_row([each["id"] + (turn << 41), *list(each.values())[1:]])
+        connection.commit()
+        run_sql(connection, "UPDATE events SET ms = ms - 1 WHERE ms > 1")
+        run_sql(connection, "UPDATE events SET kind = 'w' WHERE kind = 'a'")
+        connection.commit()
+        assert run_sql(connection, "SELECT count(*) FROM events_log").scalar_one() >= 500_000
+        assert_fresh(connection)
+        assert_verified(connection)
+        assert (run(connection) or 0) >= 500_000
+        assert_at_rest(connection)
+        connection.commit()
+        run_sql(connection, "TRUNCATE events")
+        assert_fresh(connection)
+        run(connection)
+        assert_at_rest(connection)

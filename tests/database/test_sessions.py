@@ -179,9 +179,9 @@ def test_pending_objects_are_counted(session: Session) -> None:
     session.add(GithubEvent(event_id=1, user_id=1, event_type="PushEvent", created_at=NOON))
     with session.no_autoflush:
         assert analytics.count_events(session) == 0
-        assert run_rollup(session, GITHUB_ROLLUP_1MIN).groups_written == 0
+        assert run_rollup(session, GITHUB_ROLLUP_1MIN).changes == 0
     assert analytics.count_events(session) == 1
-    assert run_rollup(session, GITHUB_ROLLUP_1MIN).groups_written == 1
+    assert run_rollup(session, GITHUB_ROLLUP_1MIN).changes == 1
     assert tuples(analytics.most_active_users(session)) == [(1, NOON, 1)]
 
 
@@ -194,7 +194,7 @@ def test_factories_and_scoped_sessions(engine: Engine) -> None:
     scope = scoped_session(factory)
     assert answers(scope) == executed(scope) == EVERYBODY
     scope.add(GithubEvent(event_id=9, user_id=3, created_at=NOON))
-    assert run_rollup(scope, GITHUB_ROLLUP_1MIN).groups_written == 1
+    assert run_rollup(scope, GITHUB_ROLLUP_1MIN).changes == 1
     assert not scope.new
     scope.remove()
 
@@ -209,7 +209,7 @@ def test_binds_of_mapped_classes_and_tables(engine: Engine) -> None:
     for binds in binds_of_applications:
         with Session(binds=binds) as session:
             assert answers(session) == executed(session) == EVERYBODY
-            assert run_rollup(session, GITHUB_ROLLUP_1MIN).groups_written == 0
+            assert run_rollup(session, GITHUB_ROLLUP_1MIN).changes == 0
     with Session(binds={Base: engine}) as session:
         assert answers(session) == executed(session) == EVERYBODY
 
@@ -220,7 +220,7 @@ def test_translated_schemas(engine: Engine) -> None:
     with Session(engine.execution_options(schema_translate_map={None: "public"})) as session:
         session.execute(text("SET LOCAL search_path TO pg_catalog"))
         assert answers(session) == executed(session) == EVERYBODY
-        assert run_rollup(session, GITHUB_ROLLUP_1MIN).groups_written == 0
+        assert run_rollup(session, GITHUB_ROLLUP_1MIN).changes == 0
 
 
 def test_asyncio(engine: Engine) -> None:
@@ -242,14 +242,14 @@ def test_asyncio(engine: Engine) -> None:
             assert awaited.scalar_one() == 5
             session.add(GithubEvent(event_id=9, user_id=3, created_at=NOON))
             run = await session.run_sync(run_rollup, GITHUB_ROLLUP_1MIN)
-            assert run.groups_written == 1
+            assert run.changes == 1
             loaded = await session.run_sync(load_events, [b"10,,,,,,4,,2026-01-05 12:00Z\n"])
             assert loaded.rows == 1
             await session.commit()
         async with async_engine.connect() as connection:
             assert await connection.run_sync(analytics.count_events) == 7
             run = await connection.run_sync(run_rollup, GITHUB_ROLLUP_1MIN)
-            assert run.groups_written == 1
+            assert run.changes == 1
         await async_engine.dispose()
 
     asyncio.run(ask())

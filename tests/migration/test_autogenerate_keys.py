@@ -7,7 +7,6 @@ import logging
 import subprocess
 import threading
 import time
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,25 +18,22 @@ from sqlalchemy import (
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
-    Index,
     Integer,
     MetaData,
     PrimaryKeyConstraint,
     Table,
-    Text,
     UniqueConstraint,
 )
 
 from citus_analytics.errors import OperationError
 from citus_analytics.migrations import CitusOperation, CreateDistributedTableOp
-from citus_analytics.rollups.declare import Rollup, count, declare_rollup
+from citus_analytics.rollups.declare import Rollup, count
 from citus_analytics.schema import Distributed, Local, Reference
 from tests.autogenerate import Application, differences, migrated
 from tests.servers import ON_CITUS_ONLY, execute, query_text
 
 if TYPE_CHECKING:
     from alembic.operations.ops import MigrateOperation
-    from sqlalchemy import URL
 
 
 def shop(*key: str, parent: bool = False) -> MetaData:
@@ -105,93 +101,18 @@ def test_a_primary_key_that_is_referred_to(application: Application) -> None:
     assert differences(application.url, bigger) == []
 
 
-def rolled_up(*dimensions: str) -> MetaData:
+def test_a_check_says_nothing_of_tables_that_are_nobodys(
+    application: Application, caplog: pytest.LogCaptureFixture
+) -> None:
     metadata = MetaData()
     clicks = Table(
         "clicks",
         metadata,
         Column("user_id", BigInteger),
-        Column("page", Text),
-        Column("country", Text),
         Column("at", DateTime(timezone=True)),
         Distributed("user_id"),
     )
-    Index("clicks_user_id_at", clicks.c.user_id, clicks.c.at)
-    target = Table(
-        "clicks_hourly",
-        metadata,
-        Column("user_id", BigInteger),
-        *(Column(name, Text) for name in dimensions),
-        Column("hour", DateTime(timezone=True)),
-        Column("clicks", BigInteger),
-        Distributed("user_id", colocate_with=clicks),
-        Index(
-            "clicks_hourly_key",
-            "user_id",
-            *dimensions,
-            "hour",
-            unique=True,
-            postgresql_nulls_not_distinct=True,
-        ),
-    )
-    declare_rollup(
-        Rollup(
-            source=clicks,
-            target=target,
-            state=Table("clicks_latest", metadata, Column("at", DateTime(timezone=True)), Local()),
-            function="roll_up_clicks",
-            time_column=clicks.c.at,
-            bucket=timedelta(hours=1),
-            bucket_column=target.c.hour,
-            dimensions=["user_id", *dimensions],
-            measures=[count("clicks")],
-        )
-    )
-    return metadata
-
-
-def groups(url: URL) -> str:
-    execute(url, "SELECT roll_up_clicks()")
-    return query_text(
-        url, "SELECT string_agg(clicks::text, ' ' ORDER BY clicks) FROM clicks_hourly"
-    )
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "counted"),
-    [
-        ((), ("page",), ("30", "15 15")),
-        (("page",), (), ("15 15", "30")),
-        (("page",), ("country",), ("15 15", "10 10 10")),
-        (("page", "country"), ("page",), ("5 5 5 5 5 5", "15 15")),
-    ],
-)
-def test_a_dimension_comes_and_goes(
-    before: tuple[str, ...],
-    after: tuple[str, ...],
-    counted: tuple[str, str],
-    application: Application,
-) -> None:
-    migrated(application, rolled_up(*before))
-    execute(
-        application.url,
-        "INSERT INTO clicks SELECT 1, 'page ' || i %% 2, 'country ' || i %% 3, '2026-03-01 12:00Z' "
-        "FROM generate_series(1, 30) AS i",
-    )
-    assert groups(application.url) == counted[0]
-    migrated(application, rolled_up(*after))
-    assert groups(application.url) == counted[1]
-    application.downgrade()
-    assert differences(application.url, rolled_up(*before)) == []
-    assert groups(application.url) == counted[0]
-    application.upgrade()
-    assert groups(application.url) == counted[1]
-
-
-def test_a_check_says_nothing_of_tables_that_are_nobodys(
-    application: Application, caplog: pytest.LogCaptureFixture
-) -> None:
-    metadata = rolled_up("page")
+    Rollup("hourly", clicks, time="at", every="1 hour", measures={"n": count()})
     Table(
         "days",
         metadata,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from citus_analytics import Base
+from citus_analytics import GITHUB_ROLLUP_1MIN, Base
+from citus_analytics.rollups.run import repair as mend
 from tests.autogenerate import differences, found, repair
 from tests.rollups import add, assert_adds_up, event
 from tests.servers import ON_CITUS_ONLY, execute
@@ -45,11 +46,11 @@ ROLLUP_DRIFT = {
         "function rollup_http_request has been changed"
     ),
     "DROP FUNCTION rollup_http_request()": "function rollup_http_request is missing",
-    f"{UNSAFE}; DROP TRIGGER github_rollup_1min_capture_update ON github_events": (
-        "trigger github_rollup_1min_capture_update on github_events is missing or disabled"
+    f"{UNSAFE}; DROP TRIGGER github_events_capture_update ON github_events": (
+        "trigger github_events_capture_update on github_events is missing or disabled"
     ),
-    f"{UNSAFE}; ALTER TABLE github_events DISABLE TRIGGER github_rollup_1min_capture_insert": (
-        "trigger github_rollup_1min_capture_insert on github_events is missing or disabled"
+    f"{UNSAFE}; ALTER TABLE github_events DISABLE TRIGGER github_events_capture_insert": (
+        "trigger github_events_capture_insert on github_events is missing or disabled"
     ),
 }
 
@@ -60,15 +61,17 @@ def test_a_rollup_that_was_changed_by_hand(database: URL, by_hand: str) -> None:
     with engine.begin() as connection:
         add(connection, event(1), event(2))
     execute(database, *by_hand.split("; "))
-    [difference] = differences(database, Base.metadata)
-    assert difference[:2] == ("replace_rollup_function", "rollup_http_request")
-    assert ROLLUP_DRIFT[by_hand] in difference
+    dropped, created = differences(database, Base.metadata)
+    assert dropped[:2] == ("drop_rollups", "github_events")
+    assert created[:2] == ("create_rollups", "github_events")
+    assert ROLLUP_DRIFT[by_hand] in created
     with engine.begin() as connection:
         add(connection, event(3), event(1))
 
     repair(database, Base.metadata)
     assert differences(database, Base.metadata) == []
     with engine.begin() as connection:
+        mend(connection, GITHUB_ROLLUP_1MIN)
         connection.execute(text("SELECT rollup_http_request()"))
         assert_adds_up(connection)
 

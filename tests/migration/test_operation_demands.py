@@ -13,19 +13,18 @@ from alembic.operations import Operations
 from sqlalchemy import NullPool, create_engine, text
 
 from citus_analytics.errors import OperationError
-from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.github.models import Base
 from citus_analytics.migrations import (
     CitusOperation,
     CreateDistributedTableConcurrentlyOp,
     CreateDistributedTableOp,
     CreateReferenceTableOp,
-    CreateRollupFunctionOp,
+    CreateRollupsOp,
     DistributeSchemaOp,
-    DropRollupFunctionOp,
-    ReplaceRollupFunctionOp,
-    RollupSpec,
+    DropRollupsOp,
 )
 from citus_analytics.migrations.blocks import Extension, Guarded
+from citus_analytics.rollups.declare import specs_of
 from citus_analytics.schema import Distributed
 from tests.operations import catalogs, rows, run, script_of
 from tests.programs import psql
@@ -41,11 +40,10 @@ if TYPE_CHECKING:
     from tests.servers import DatabaseServer
 
 CONCURRENTLY = CreateDistributedTableConcurrentlyOp("clicks", "id")
-SPEC = RollupSpec.of(GITHUB_ROLLUP_1MIN)
+(SPEC,) = specs_of(Base.metadata)
 SEVERAL_STATEMENTS = [
-    CreateRollupFunctionOp(SPEC, version=1),
-    DropRollupFunctionOp(SPEC, version=1),
-    ReplaceRollupFunctionOp(SPEC, version=1, was_spec=SPEC, was_version=1),
+    CreateRollupsOp(SPEC),
+    DropRollupsOp(SPEC, keep_state=True),
 ]
 BY_ID = Distributed(column="id")
 
@@ -129,7 +127,7 @@ def test_several_statements_refuse_without_a_transaction(
     operation: CitusOperation, server: DatabaseServer, empty_database: URL
 ) -> None:
     engine = create_engine(empty_database, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    message = rf"^{operation.function}\('rollup_http_request'\) needs a transaction, but"
+    message = rf"^{operation.function}\('github_events'\) needs a transaction, but"
     with engine.connect() as connection, pytest.raises(OperationError, match=message):
         run(connection, operation)
     with pytest.raises(AssertionError, match=f"ERROR:  {operation.function}.* needs a transaction"):

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Integer,
+    MetaData,
+    NullPool,
+    Table,
+    Text,
+    create_engine,
+    text,
+)
 
+from citus_analytics import Rollup, count, maximum, minimum, total
 from citus_analytics.errors import OperationError
 from citus_analytics.migrations import (
     CreateDistributedTableOp,
     CreateReferenceTableOp,
-    CreateRollupFunctionOp,
-    RollupSpec,
+    CreateRollupsOp,
     UndistributeTableOp,
 )
 from citus_analytics.schema import Distributed, Reference
@@ -26,38 +36,33 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
 
 # Names that must be quoted everywhere, a schema, measures of every kind, a key that is no number.
-SPEC = RollupSpec(
-    function="Roll 100% up",
-    source="Page Views",
-    target='views by "hour"',
-    state="Last Run",
-    state_column="at",
-    key="Tenant",
-    key_type="TEXT",
-    time_column="key",
-    bucket=timedelta(hours=1),
-    bucket_column="bucket",
-    dimensions=("Tenant", "groups", "it's"),
-    measures={
-        "n": "count(*)",
-        "total": "sum(Milli%seconds)",
-        "least": "min(Milli%seconds)",
-        "most": "max(Milli%seconds)",
-    },
+METADATA = MetaData()
+VIEWS = Table(
+    "Page Views",
+    METADATA,
+    Column("Tenant", Text),
+    Column("key", DateTime(timezone=True)),
+    Column("groups", Integer),
+    Column("it's", Text),
+    Column("Milli%seconds", BigInteger),
+    Distributed("Tenant"),
     schema="Web Shop",
 )
-TABLES = """
-CREATE SCHEMA "Web Shop";
-CREATE TABLE "Web Shop"."Page Views"
-  ("Tenant" text, "key" timestamptz, groups int, "it's" text, "Milli%seconds" bigint);
-CREATE INDEX ON "Web Shop"."Page Views" ("Tenant", "key");
-CREATE TABLE "Web Shop"."views by ""hour\"""
-  ("Tenant" text, bucket timestamptz, groups int, "it's" text,
-   n bigint, total numeric, least bigint, most bigint);
-CREATE UNIQUE INDEX ON "Web Shop"."views by ""hour\"""
-  ("Tenant", bucket, groups, "it's") NULLS NOT DISTINCT;
-CREATE TABLE "Web Shop"."Last Run" (at timestamptz PRIMARY KEY);
-"""
+ROLLUP = Rollup(
+    'views by "hour"',
+    VIEWS,
+    time="key",
+    every="1 hour",
+    by=["Tenant", "groups", "it's"],
+    measures={
+        "n": count(),
+        "total": total("Milli%seconds"),
+        "least": minimum("Milli%seconds"),
+        "most": maximum("Milli%seconds"),
+    },
+    function="Roll 100% up",
+)
+SPEC = ROLLUP.spec()
 EXPECTED = """
 SELECT "Tenant", date_bin('1 hour', "key", '2000-01-01 00:00+00'), groups, "it's",
        count(*), sum("Milli%seconds"), min("Milli%seconds"), max("Milli%seconds")
@@ -87,14 +92,14 @@ def kind_of(connection: Connection, table: str) -> tuple[object, ...] | None:
 
 
 def test_a_rollup_of_someone_elses_tables(plain: Connection) -> None:
-    plain.execute(text(TABLES.replace(":", "\\:")))
-    create = CreateRollupFunctionOp(SPEC, version=1)
+    plain.execute(text('CREATE SCHEMA "Web Shop"'))
+    METADATA.create_all(plain)
+    create = CreateRollupsOp(SPEC)
+    beside = Distributed("Tenant", colocate_with="Page Views")
     run(
         plain,
-        CreateDistributedTableOp.of("Page Views", Distributed(column="Tenant"), "Web Shop"),
-        CreateDistributedTableOp.of(
-            SPEC.target, Distributed(column="Tenant", colocate_with="Page Views"), "Web Shop"
-        ),
+        CreateDistributedTableOp.of("Page Views", Distributed("Tenant"), "Web Shop"),
+        CreateDistributedTableOp.of(ROLLUP.name, beside, "Web Shop"),
         create,
     )
     plain.commit()
@@ -169,13 +174,13 @@ def test_tables_join_the_servers_shard_count(plain: Connection) -> None:
 def test_a_rollup_is_not_created_half(empty_database: URL) -> None:
     engine = create_engine(empty_database, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection, pytest.raises(OperationError, match="needs a transaction"):
-        run(connection, CreateRollupFunctionOp(SPEC, version=1))
+        run(connection, CreateRollupsOp(SPEC))
 
 
 def test_operations_carry_what_their_reverse_needs() -> None:
     distributed = CreateDistributedTableOp.of("t", Distributed(column="c", colocate_with="u"), "s")
     reference = CreateReferenceTableOp("t", schema="s")
-    rollup = CreateRollupFunctionOp(SPEC, version=1)
+    rollup = CreateRollupsOp(SPEC)
     for operation in (distributed, reference, rollup):
         assert values(operation.reverse().reverse()) == values(operation)
     undistribute = UndistributeTableOp("t", was=Reference(), schema="s")

@@ -147,9 +147,16 @@ def test_the_tutorials_indexes_are_there(
     assert not set(query(empty_database, indexes)) - set(query(database, indexes))
     names = sorted(definition.split(" ON ")[0] for (definition,) in added)
     assert names == [
-        "CREATE INDEX user_created_at_index",
+        "CREATE INDEX created_at_index",
+        "CREATE INDEX github_repositories_created_rank",
+        "CREATE INDEX github_user_activity_rank",
         "CREATE UNIQUE INDEX followed_feeds_pkey",
+        "CREATE UNIQUE INDEX github_events_by_type_1_day_key",
+        "CREATE UNIQUE INDEX github_events_by_type_1_hour_key",
+        "CREATE UNIQUE INDEX github_events_rollups_pkey",
+        "CREATE UNIQUE INDEX github_repositories_created_key",
         "CREATE UNIQUE INDEX github_rollup_1min_group_index",
+        "CREATE UNIQUE INDEX github_user_activity_key",
         "CREATE UNIQUE INDEX github_user_origins_pkey",
         "CREATE UNIQUE INDEX github_users_key",
         "CREATE UNIQUE INDEX loaded_files_pkey",
@@ -183,15 +190,19 @@ def test_users_of_whom_there_are_two_are_refused_and_can_be_told(empty_database:
 @ON_CITUS_ONLY
 def test_the_tables_of_a_user_are_colocated(database: URL) -> None:
     found = {name: (column, group) for name, column, group in distributed(database)}
-    internal = {name for name in found if name.startswith("github_rollup_1min_")}
-    tutorials = {name: found[name] for name in found if name not in internal}
-    assert set(tutorials) == {
+    of_types = {"github_events_by_type_1_day", "github_events_by_type_1_hour"}
+    assert {name: found.pop(name)[0] for name in of_types} == dict.fromkeys(of_types, "<none>")
+    internal = {"github_events_log", *(f"{name}_outbox" for name in of_types)}
+    tables = {name: found[name] for name in found if name not in internal}
+    assert set(tables) == {
         "github_events",
         "github_users",
         "github_user_origins",
         "github_rollup_1min",
+        "github_user_activity",
+        "github_repositories_created",
     }
-    assert {column for column, _ in tutorials.values()} == {"user_id"}
+    assert {column for column, _ in tables.values()} == {"user_id"}
     assert len({group for _, group in found.values()}) == 1
 
 

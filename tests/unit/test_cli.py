@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from sqlalchemy import MetaData
 
 import citus_analytics
 from citus_analytics.__main__ import main
-from citus_analytics.cli.commands import add_rollup, rolled_up
+from citus_analytics.cli.commands import add_rollups, rolled_up
 from citus_analytics.cli.main import add_command, printable, run
 from citus_analytics.cli.output import duration, size
 from citus_analytics.rollups.run import RollupRun
@@ -62,7 +62,11 @@ def failure(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> s
         (),
         *(
             (name,)
-            for name in ("demo", "migrate", "load", "follow", "rollup", "query", "status", "lint")
+            for name in ("demo", "migrate", "load", "follow", "rollups", "query", "status", "lint")
+        ),
+        *(
+            ("rollups", name)
+            for name in ("run", "status", "verify", "repair", "backfill", "expire")
         ),
         *(("query", name) for name in ("count", "commits-per-hour", "top-creators", "most-active")),
     ],
@@ -103,7 +107,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("query count --since yesterday", "'yesterday' is not a time"),
         ("query count --since 2026-03-01T12:00", "has no time zone: write 2026-03-01T12:00Z"),
         # An abbreviation would change its meaning when another option comes.
-        ("rollup --no", "--no"),
+        ("rollups run --no", "--no"),
+        ("rollups", "ACTION"),
+        ("rollups expire", "--before"),
+        ("rollups expire --before 2026-03-01", "has no time zone"),
     ],
 )
 def test_arguments_that_are_not_understood(
@@ -114,7 +121,7 @@ def test_arguments_that_are_not_understood(
 
 @pytest.mark.parametrize(
     "arguments",
-    ["migrate", "load events x.csv", "rollup", "query count", "query most-active", "status"],
+    ["migrate", "load events x.csv", "rollups run", "query count", "query most-active", "status"],
 )
 def test_a_database_must_be_named(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = failure(capsys, 2, *arguments.split())
@@ -128,15 +135,15 @@ def test_a_database_must_be_named(arguments: str, capsys: pytest.CaptureFixture[
         ("migrate --sql --create", "--sql connects to no database"),
         ("migrate --create --database-url postgresql://localhost", "names no database to create"),
         (
-            "rollup nonesuch",
+            "rollups run nonesuch",
             "citus_analytics.github.models:Base declares no rollup 'nonesuch'; "
-            "its rollups are: github_rollup_1min.",
+            "its rollups are: github_rollup_1min, ",
         ),
         (
-            "rollup --metadata tests.unit.test_cli:EMPTY",
+            "rollups run --metadata tests.unit.test_cli:EMPTY",
             "declares no rollup; its rollups are: none",
         ),
-        ("rollup --metadata nonesuch:Base", "'nonesuch' cannot be imported"),
+        ("rollups run --metadata nonesuch:Base", "'nonesuch' cannot be imported"),
     ],
 )
 def test_arguments_that_contradict_what_is_there(
@@ -154,7 +161,7 @@ def test_a_url_that_cannot_be_read(url: str, capsys: pytest.CaptureFixture[str])
     assert "secret" not in said
 
 
-@pytest.mark.parametrize("arguments", ["demo", "migrate", "rollup", "query count", "status"])
+@pytest.mark.parametrize("arguments", ["demo", "migrate", "rollups run", "query count", "status"])
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_server_that_is_down(
     arguments: str, options: list[str], capsys: pytest.CaptureFixture[str]
@@ -217,7 +224,7 @@ def test_an_interrupt_is_reported_whatever_fails_after_it(
 
 def test_the_core_has_no_rollups_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        run(["rollup"], version="1", commands=[add_rollup])
+        run(["rollups", "run"], version="1", commands=[add_rollups])
     assert ended.value.code == 2
     assert "the following arguments are required: --metadata" in capsys.readouterr().err
 
@@ -252,11 +259,7 @@ def test_sizes(number: float, words: str) -> None:
 
 
 def test_what_a_run_did() -> None:
-    run = RollupRun(
-        groups_written=1234, groups_removed=5, since=NOON, until=NOON + timedelta(minutes=2)
-    )
-    words = rolled_up(run, 0.045)
-    for part in ("1,234", "5 removed", "2026-03-01 12:00 UTC", "2026-03-01 12:02 UTC", "45 ms"):
+    words = rolled_up(RollupRun(changes=1234), 0.045)
+    for part in ("1,234", "45 ms"):
         assert part in words
-    nothing = RollupRun(groups_written=0, groups_removed=0, since=None, until=None)
-    assert "nothing has changed" in rolled_up(nothing, 0.001)
+    assert "nothing has changed" in rolled_up(RollupRun(changes=0), 0.001)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -21,11 +20,11 @@ from hypothesis import strategies as st
 from citus_analytics import migrations as ours
 from citus_analytics.errors import OperationError
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
-from citus_analytics.migrations import CitusOperation, Job, RollupSpec
+from citus_analytics.migrations import CitusOperation, Job, RollupSpec, TargetSpec
 from citus_analytics.schema import Distributed, Local, Reference
 from tests.operations import CASES, IRREVERSIBLE, values
 
-SPEC = RollupSpec.of(GITHUB_ROLLUP_1MIN)
+SPEC = GITHUB_ROLLUP_1MIN.spec()
 BY_ID = Distributed(column="id", shard_count=4)
 
 # An identifier may be anything but NUL; the fragments are what text can be torn apart by.
@@ -53,14 +52,32 @@ DISTRIBUTED = st.one_of(
     st.builds(Distributed, column=st.none()),
 )
 WAS = DISTRIBUTED | st.just(Reference()) | st.just(Local()) | st.none()
+NAMED = st.dictionaries(NAMES, NAMES, max_size=2)
+TARGETS = st.builds(
+    TargetSpec,
+    rollup=NAMES,
+    table=NAMES,
+    every=st.none() | st.just("1 day at Europe/Berlin"),
+    bucket=MAYBE,
+    by=NAMED,
+    rows=NAMES,
+    sums=NAMED,
+    extremes=st.dictionaries(NAMES, st.tuples(st.sampled_from(["min", "max"]), NAMES), max_size=2),
+    visible=NAMED,
+    where=MAYBE,
+    undated=BOOLEANS,
+    keyed=BOOLEANS,
+)
 SPECS = st.builds(
-    replace,
-    st.just(SPEC),
-    function=NAMES,
-    time_column=NAMES,
-    bucket=st.timedeltas(timedelta(microseconds=1), timedelta(days=9)),
-    dimensions=st.lists(NAMES, max_size=3).map(tuple),
-    measures=st.dictionaries(NAMES, NAMES.map("sum({})".format), min_size=1, max_size=2),
+    RollupSpec,
+    source=NAMES,
+    schema=MAYBE,
+    key=MAYBE,
+    time=MAYBE,
+    columns=NAMED,
+    targets=st.lists(TARGETS, min_size=1, max_size=2).map(tuple),
+    functions=st.lists(NAMES, max_size=2).map(tuple),
+    states=NAMED,
 )
 FUNCTION: dict[str, st.SearchStrategy[Any]] = {
     "distribution_argument": MAYBE,
@@ -68,7 +85,6 @@ FUNCTION: dict[str, st.SearchStrategy[Any]] = {
     "colocate_schema": MAYBE,
     "force_delegation": st.none() | BOOLEANS,
 }
-VERSIONS = st.integers(1, 9)
 OF_EACH_KIND: dict[type[CitusOperation], st.SearchStrategy[CitusOperation]] = {
     ours.CreateDistributedTableOp: st.builds(
         ours.CreateDistributedTableOp.of, NAMES, DISTRIBUTED, MAYBE, new=BOOLEANS
@@ -140,16 +156,12 @@ OF_EACH_KIND: dict[type[CitusOperation], st.SearchStrategy[CitusOperation]] = {
     ours.UnscheduleOp: st.builds(
         ours.UnscheduleOp, NAMES, was=st.none() | st.builds(Job, NAMES, NAMES)
     ),
-    ours.CreateRollupFunctionOp: st.builds(ours.CreateRollupFunctionOp, SPECS, version=VERSIONS),
-    ours.DropRollupFunctionOp: st.builds(
-        ours.DropRollupFunctionOp, SPECS, version=VERSIONS, clear=BOOLEANS
-    ),
-    ours.ReplaceRollupFunctionOp: st.builds(
-        ours.ReplaceRollupFunctionOp,
+    ours.CreateRollupsOp: st.builds(ours.CreateRollupsOp, SPECS),
+    ours.DropRollupsOp: st.builds(
+        ours.DropRollupsOp,
         SPECS,
-        version=VERSIONS,
-        was_spec=SPECS,
-        was_version=VERSIONS,
+        keep_state=BOOLEANS,
+        clear=st.lists(NAMES, max_size=2).map(tuple),
     ),
 }
 OPERATIONS = st.one_of(list(OF_EACH_KIND.values()))
@@ -247,13 +259,14 @@ def test_it_is_written_readably() -> None:
         ours.CreateDistributedTableConcurrentlyOp("views", "id", shard_count=4, schema="shop"),
         ours.UndistributeTableOp("users", was=BY_ID),
         ours.CreateTimePartitionsOp("days", timedelta(hours=36), datetime(2026, 1, 1, tzinfo=UTC)),
-        ours.DropRollupFunctionOp(SPEC, version=1),
+        ours.DropRollupsOp(SPEC),
     )
     assert code == WRITTEN
 
 
 WRITTEN = """\
 from citus_analytics.migrations import RollupSpec
+from citus_analytics.migrations import TargetSpec
 from citus_analytics.schema import Distributed
 from datetime import UTC, datetime
 from datetime import timedelta
@@ -267,22 +280,26 @@ def upgrade() -> None:
 
     op.undistribute_table('users', was=Distributed('id', shard_count=4))
     op.create_time_partitions('days', timedelta(hours=36), datetime(2026, 1, 1, 0, 0, tzinfo=UTC))
-    op.drop_rollup_function(
+    op.drop_rollups(
         RollupSpec(
-            function='rollup_http_request',
             source='github_events',
-            target='github_rollup_1min',
-            state='latest_rollup',
-            state_column='minute',
             key='user_id',
-            key_type='BIGINT',
-            time_column='created_at',
-            bucket=timedelta(minutes=1),
-            bucket_column='ingest_time',
-            dimensions=('event_type', 'repo_id', 'user_id'),
-            measures={'total_events': 'count(*)'},
+            time='created_at',
+            columns={'event_type': 'r.event_type', 'repo_id': 'r.repo_id'},
+            targets=(
+                TargetSpec(
+                    rollup='github_rollup_1min',
+                    table='github_rollup_1min',
+                    every='1 minute',
+                    bucket='ingest_time',
+                    by={'event_type': 'event_type', 'repo_id': 'repo_id', 'user_id': 'key'},
+                    rows='total_events',
+                    visible={'total_events': '"total_events"::bigint'},
+                ),
+            ),
+            functions=('rollup_http_request',),
+            states={'latest_rollup': 'minute'},
         ),
-        version=1,
     )
     # ### end Alembic commands ###
 """

@@ -1,249 +1,597 @@
-"""Declaring rollups, and what is refused."""
+"""Declaring rollups: the tables that they make, what is refused, and what the database is told."""
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import JSON, BigInteger, Boolean, Column, DateTime, MetaData, Table, Text
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Computed,
+    Date,
+    DateTime,
+    Double,
+    Integer,
+    MetaData,
+    Numeric,
+    Table,
+    Text,
+    Uuid,
+    func,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+import citus_analytics
 from citus_analytics.errors import DeclarationError
+from citus_analytics.github.models import Base
 from citus_analytics.rollups.declare import (
-    Measure,
+    Every,
     Rollup,
+    average,
     count,
-    declare_rollup,
+    every,
     maximum,
     minimum,
     rollups_of,
+    specs_of,
+    stddev,
     total,
+    variance,
 )
-from citus_analytics.rollups.sql import RollupSpec
-from citus_analytics.schema import Distributed, Local, Reference, distribute
+from citus_analytics.rollups.sql import MARKER, RollupSpec, TargetSpec
+from citus_analytics.schema import (
+    Distributed,
+    Distribution,
+    Local,
+    Reference,
+    declared_distribution,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
-
-def table(metadata: MetaData, name: str, *columns: str, **options: Any) -> Table:
-    return Table(name, metadata, *(Column(column, BigInteger) for column in columns), **options)
+AT = DateTime(timezone=True)
 
 
-def declaration(**changes: Any) -> dict[str, Any]:
-    """Return the arguments of a rollup that works, but for `changes`."""
-    metadata = MetaData()
-    source = table(metadata, "clicks", "user_id", "page_id", "at", "size")
-    target = table(metadata, "hourly", "user_id", "page_id", "hour", "n", "bytes")
-    for distributed in (source, target):
-        distribute(distributed, Distributed(column="user_id"))
+def clicks(
+    *more: Column[Any], name: str = "clicks", distribution: Distribution | None = None
+) -> Table:
+    """Return a table to roll up."""
+    return Table(
+        name,
+        MetaData(),
+        Column("user_id", BigInteger),
+        Column("page", Text),
+        Column("payload", JSONB),
+        Column("size", Integer),
+        Column("at", AT),
+        *more,
+        distribution or Distributed("user_id"),
+    )
+
+
+def declare(source: Table | None = None, **changes: Any) -> Rollup:
+    """Declare a rollup that works, but for `changes`."""
     arguments = {
-        "source": source,
-        "target": target,
-        "state": Table("state", metadata, Column("ran", DateTime(timezone=True))),
-        "function": "roll_up_clicks",
-        "time_column": "at",
-        "bucket": timedelta(hours=1),
-        "bucket_column": "hour",
-        "dimensions": ("user_id", "page_id"),
-        "measures": (count("n"), total("bytes", "size")),
+        "time": "at",
+        "every": "1 hour",
+        "by": ["user_id", "page"],
+        "measures": {"n": count(), "bytes": total("size")},
     }
-    return arguments | changes
+    name = changes.pop("name", "hourly")
+    return Rollup(name, clicks() if source is None else source, **arguments | changes)
 
 
-def test_a_rollup_takes_its_name_from_its_target_and_its_key_from_both() -> None:
-    rollup = Rollup(**declaration())
-    assert rollup.name == "hourly"
-    assert rollup.key == "user_id"
+# Buckets.
 
 
-def test_measures_say_what_they_aggregate() -> None:
-    measures = [count("n"), total("s", "size"), minimum("a", "size"), maximum("b", "size")]
-    assert [*map(str, measures)] == ["count(*)", "sum(size)", "min(size)", "max(size)"]
-    assert [measure.name for measure in measures] == ["n", "s", "a", "b"]
+@pytest.mark.parametrize(
+    ("width", "words"),
+    [
+        ("second", "1 second"),
+        ("90 seconds", "90 seconds"),
+        ("5 minutes", "5 minutes"),
+        ("60 minutes", "1 hour"),
+        ("36 hours", "36 hours"),
+        ("7 days", "7 days"),
+        ("week", "1 week"),
+        ("1 quarter", "1 quarter"),
+        ("1 hour at Asia/Kathmandu", "1 hour at Asia/Kathmandu"),
+        (" 1 day at Europe/Berlin ", "1 day at Europe/Berlin"),
+        ("1 month at UTC", "1 month"),
+        (timedelta(minutes=5), "5 minutes"),
+        (timedelta(days=1), "1 day"),
+    ],
+)
+def test_the_width_of_a_bucket(width: str | timedelta, words: str) -> None:
+    assert str(every(width)) == words
+    assert every(words) == every(width)
 
 
-@pytest.mark.parametrize("bucket", [timedelta(0), timedelta(minutes=-1)])
-def test_a_bucket_has_a_width(bucket: timedelta) -> None:
-    with pytest.raises(
-        DeclarationError, match=rf"must be a timedelta longer than 0, got {bucket}\.$"
-    ):
-        Rollup(**declaration(bucket=bucket))
+def test_one_width_has_one_value() -> None:
+    assert every("60 minutes") == every("1 hour") == every(timedelta(hours=1)) == Every(3600)
+    assert every("1 day") != every("1 day at Europe/Berlin")
 
 
-def test_a_rollup_without_measures() -> None:
-    with pytest.raises(DeclarationError, match=r"^rollup 'hourly' has no measures\.$"):
-        Rollup(**declaration(measures=()))
+@pytest.mark.parametrize(
+    ("width", "message"),
+    [
+        ("", "must be like '5 minutes'"),
+        ("5", "must be like '5 minutes'"),
+        ("0 minutes", "must be like '5 minutes'"),
+        ("-1 hours", "must be like '5 minutes'"),
+        ("1.5 hours", "must be like '5 minutes'"),
+        ("1 fortnight", "got '1 fortnight'"),
+        ("1 hour and 5 minutes", "must be like '5 minutes'"),
+        ("1 day at Nowhere/Else", "IANA name, such as Europe/Berlin, got 'Nowhere/Else'"),
+        ("1 day at ../etc/passwd", "IANA name, such as Europe/Berlin"),
+        ("2 days at Europe/Berlin", "is one hour, day, week, month, quarter or year, got"),
+        ("2 weeks", "is one hour, day, week, month, quarter or year, got"),
+        ("1 minute at Europe/Berlin", "is one hour, day, week, month, quarter or year, got"),
+        (timedelta(0), "a whole number of seconds, got 0:00:00"),
+        (timedelta(seconds=-1), "a whole number of seconds"),
+        (timedelta(milliseconds=1500), "a whole number of seconds, got 0:00:01.5"),
+    ],
+)
+def test_what_is_no_width(width: str | timedelta, message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        every(width)
+    with pytest.raises(DeclarationError, match=message):
+        declare(every=width)
+
+
+# Tables.
+
+
+def test_a_table_holds_the_groups_and_their_measures() -> None:
+    rollup = declare(measures={"n": count(), "bytes": total("size"), "most": maximum("size")})
+    (table,) = rollup.targets.values()
+    assert table.name == "hourly"
+    assert table.metadata is rollup.source.metadata
+    assert declared_distribution(table) == Distributed("user_id", colocate_with="clicks")
+    columns = {column.name: column for column in table.columns}
+    assert list(columns) == [
+        "user_id",
+        "page",
+        "bucket",
+        "_size_count",
+        "_size_sum",
+        "n",
+        "bytes",
+        "most",
+    ]
+    assert isinstance(columns["bucket"].type, DateTime)
+    assert columns["bucket"].type.timezone
+    assert isinstance(columns["page"].type, Text)
+    assert isinstance(columns["most"].type, Integer)
+    generated = [name for name, column in columns.items() if isinstance(column.computed, Computed)]
+    assert generated == ["bytes"]
+    (index,) = table.indexes
+    assert index.unique
+    assert [column.name for column in index.columns] == ["user_id", "bucket", "page"]
+    assert index.dialect_options["postgresql"]["nulls_not_distinct"] is True
+
+
+def test_several_buckets_are_several_tables() -> None:
+    widths = ["5 minutes", "1 day at Europe/Berlin", timedelta(hours=1)]
+    rollup = declare(every=widths)
+    assert [table.name for table in rollup.targets.values()] == [
+        "hourly_5_minutes",
+        "hourly_1_day_at_europe_berlin",
+        "hourly_1_hour",
+    ]
+    assert [*map(str, rollup.targets)] == ["5 minutes", "1 day at Europe/Berlin", "1 hour"]
+
+
+def test_without_buckets_there_is_one_table() -> None:
+    rollup = declare(time=None, every=None, by=["user_id"])
+    (table,) = rollup.targets.values()
+    assert [column.name for column in table.columns][:1] == ["user_id"]
+    assert "bucket" not in table.columns
+
+
+def test_without_buckets_and_dimensions_there_is_one_row() -> None:
+    rollup = declare(time=None, every=None, by=[], measures={"n": count()})
+    (table,) = rollup.targets.values()
+    assert [column.name for column in table.columns] == ["_total", "n"]
+    assert declared_distribution(table) == Reference()
+
+
+@pytest.mark.parametrize(
+    ("source", "by", "expected"),
+    [
+        (Distributed("user_id"), ["user_id"], Distributed("user_id", colocate_with="clicks")),
+        (Distributed("user_id"), ["page"], Reference()),
+        (Local(), ["user_id"], Local()),
+    ],
+)
+def test_tables_are_distributed_like_their_source(
+    source: Distribution, by: list[str], expected: Distribution
+) -> None:
+    rollup = declare(clicks(distribution=source), by=by)
+    assert [declared_distribution(table) for table in rollup.targets.values()] == [expected]
+
+
+def test_an_expression_that_is_named_like_the_key_is_not_the_key() -> None:
+    source = clicks()
+    rollup = declare(source, by=[(source.c.user_id % 10).label("user_id")])
+    assert [declared_distribution(table) for table in rollup.targets.values()] == [Reference()]
+
+
+def test_a_ranked_rollup_has_an_index() -> None:
+    (table,) = declare(ranked="bytes").targets.values()
+    assert {index.name for index in table.indexes} == {"hourly_key", "hourly_rank"}
+
+
+def test_the_types_of_measures_lose_nothing() -> None:
+    source = clicks(
+        Column("big", BigInteger), Column("ratio", Double), Column("price", Numeric(8, 2))
+    )
+    kinds: dict[str, type[TypeEngine[Any]]] = {}
+    for column in ("size", "big", "ratio", "price"):
+        rollup = declare(
+            source,
+            name=f"of_{column}",
+            measures={
+                "n": count(column),
+                "s": total(column),
+                "a": average(column),
+                "v": variance(column),
+            },
+        )
+        (table,) = rollup.targets.values()
+        kinds |= {f"{name} {column}": type(table.columns[name].type) for name in "nsav"}
+    assert {name for name, kind in kinds.items() if kind is BigInteger} == {
+        *(f"n {column}" for column in ("size", "big", "ratio", "price")),
+        "s size",
+    }
+    assert set(kinds.values()) == {BigInteger, Numeric}
+
+
+def test_equal_values_share_their_hidden_columns() -> None:
+    source = clicks()
+    rollup = declare(
+        source, measures={"s": total("size"), "a": average(source.c.size), "d": stddev("size")}
+    )
+    (table,) = rollup.targets.values()
+    hidden = [column.name for column in table.columns if column.name.startswith("_")]
+    assert hidden == ["_rows", "_size_count", "_size_sum", "_size_squares"]
+
+
+def test_mapped_classes_and_expressions() -> None:
+    class Model(DeclarativeBase):
+        pass
+
+    class View(Model):
+        __tablename__ = "views"
+        __table_args__ = (Distributed("site"),)
+        site: Mapped[int] = mapped_column("site", BigInteger, primary_key=True)
+        seen: Mapped[Any] = mapped_column("seen_at", AT)
+        data: Mapped[Any] = mapped_column(JSONB)
+
+    rollup = Rollup(
+        "seen",
+        View,
+        time=View.seen,
+        every="1 hour",
+        by=[View.site, View.data["country"].astext.label("country"), func.lower("x").label("x")],
+        measures={
+            "n": count(),
+            "length": total(func.length(View.data["name"].astext).label("length")),
+        },
+        where=View.data["bot"].astext.is_(None),
+    )
+    assert rollup.time == "seen_at"
+    (spec,) = specs_of(Model.metadata)
+    assert spec.columns["country"] == "r.data ->> 'country'"
+    assert spec.columns["length"] == "length(r.data ->> 'name')"
+    assert spec.columns["in_seen"] == "((r.data ->> 'bot') IS NULL) IS TRUE"
+    assert spec.key == "site"
+
+
+def test_columns_are_known_by_their_names_in_the_database() -> None:
+    source = Table(
+        "clicks",
+        MetaData(),
+        Column("user_id", BigInteger, key="user"),
+        Column("at", AT, key="when"),
+        Distributed("user_id"),
+    )
+    rollup = Rollup("r", source, time="at", every="1 hour", by=["user_id"], measures={"n": count()})
+    assert (rollup.key, rollup.time) == ("user_id", "at")
+    with pytest.raises(DeclarationError, match=r"has no column 'when'; its columns are user_id"):
+        Rollup("q", source, time="when", every="1 hour", measures={"n": count()})
+
+
+# What is refused.
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"time_column": "when"}, r"^table 'clicks' has no column 'when'"),
-        ({"dimensions": ("user_id", "hour")}, r"^table 'clicks' has no column 'hour'"),
-        ({"dimensions": ("user_id", "size")}, r"^table 'hourly' has no column 'size'"),
-        ({"measures": (total("bytes", "bites"),)}, r"^table 'clicks' has no column 'bites'"),
-        ({"measures": (count("m"), total("s", "size"))}, r"'hourly' has no column 'm', 's'"),
-        ({"bucket_column": "minute"}, r"^table 'hourly' has no column 'minute'"),
+        ({"measures": {}}, r"^rollup 'hourly' has no measures\.$"),
+        (
+            {"measures": {"n": "count"}},
+            r"measure 'n' must be count\(\), total\(\.\.\.\), .*got 'count'",
+        ),
+        ({"time": None}, r"^rollup 'hourly' needs both time and every, or neither"),
+        ({"every": None}, r"^rollup 'hourly' needs both time and every, or neither"),
+        ({"every": []}, r"^rollup 'hourly': every names no bucket\.$"),
+        ({"time": "when"}, r"^table 'clicks' has no column 'when'; its columns are user_id, page,"),
+        ({"by": ["user_id", "hour"]}, r"^table 'clicks' has no column 'hour'; its columns are"),
+        ({"measures": {"s": total("bites")}}, r"^table 'clicks' has no column 'bites'"),
+        ({"by": ["page", "page"]}, r"^rollup 'hourly' has two dimensions named 'page'\.$"),
+        ({"measures": {"page": count()}}, r"^rollup 'hourly' names 'page' twice: a column is one"),
+        ({"measures": {"bucket": count()}}, r"^rollup 'hourly' names 'bucket' twice"),
+        ({"bucket": "page"}, r"^rollup 'hourly' names 'page' twice"),
+        ({"ranked": "size"}, r"ranked by 'size', which is not one of its measures: n, bytes\.$"),
+        ({"name": "n" * 50}, r"has a name of 50 bytes; .* only up to \d+\.$"),
+        ({"name": "é" * 40}, r"has a name of 80 bytes; .* only up to \d+\.$"),
+        ({"name": "clicks"}, r"^rollup table 'clicks': there is a table of that name already\.$"),
+        ({"target": clicks(name="t"), "every": ["1 hour", "1 day"]}, r"holds one bucket\.$"),
+        ({"target": "clicks"}, r"^expected a Table or a class mapped to one, got 'clicks'\.$"),
     ],
 )
-def test_columns_that_are_not_there(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(DeclarationError, match=message) as caught:
-        Rollup(**declaration(**changes))
-    found = {
-        "clicks": "its columns are user_id, page_id, at, size.",
-        "hourly": "its columns are user_id, page_id, hour, n, bytes.",
-    }
-    assert any(columns in str(caught.value) for columns in found.values())
-
-
-def test_columns_are_known_by_their_names_in_the_database() -> None:
-    metadata = MetaData()
-    source = Table(
-        "clicks",
-        metadata,
-        Column("user_id", BigInteger, key="user"),
-        Column("at", DateTime(timezone=True), key="when"),
-    )
-    target = table(metadata, "hourly", "user_id", "hour", "n")
-    for distributed in (source, target):
-        distribute(distributed, Distributed(column="user_id"))
-    changes = {"source": source, "target": target, "dimensions": ("user_id",)}
-    rollup = Rollup(**declaration(**changes, measures=(count("n"),)))
-    spec = RollupSpec.of(rollup)
-    assert (spec.key, spec.key_type, spec.time_column) == ("user_id", "BIGINT", "at")
-    with pytest.raises(DeclarationError, match=r"has no column 'when'; its columns are user_id"):
-        Rollup(**declaration(**changes, measures=(count("n"),), time_column="when"))
-
-
-@pytest.mark.parametrize(
-    ("measure", "message"),
-    [
-        (("n", "avg", "size"), r"'n' must be one of count, sum, min, max, got 'avg'\.$"),
-        (("n", "count", "size"), r"'n' counts rows, and takes no column: got 'size'\.$"),
-        (("n", "sum"), r"'n' needs the column of its sum\.$"),
-    ],
-)
-def test_what_is_no_measure(measure: Any, message: str) -> None:
+def test_what_cannot_work(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
-        Measure(*measure)
+        declare(**changes)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"measures": (count("n"), total("n", "size"))},
-        {"measures": (count("page_id"),)},
-        {"dimensions": ("user_id", "page_id", "page_id")},
-        {"bucket_column": "page_id"},
-    ],
-)
-def test_no_column_has_two_parts(changes: dict[str, Any]) -> None:
-    with pytest.raises(DeclarationError, match=r"^rollup 'hourly' names '(n|page_id)' twice: "):
-        Rollup(**declaration(**changes))
+def test_an_expression_needs_a_name() -> None:
+    source = clicks()
+    with pytest.raises(DeclarationError, match=r"give the dimension .* a name, with \.label"):
+        declare(source, by=[source.c.size % 10])
+
+
+def test_columns_of_other_tables() -> None:
+    other = clicks(name="other")
+    with pytest.raises(
+        DeclarationError, match=r"other\.page is not a column of the source 'clicks'"
+    ):
+        declare(by=[other.c.page])
+    with pytest.raises(DeclarationError, match=r"other\.size is not a column of the source"):
+        declare(measures={"s": total(other.c.size)})
+
+
+def test_a_name_that_two_buckets_share() -> None:
+    with pytest.raises(DeclarationError, match="there is a table of that name already"):
+        declare(every=["60 minutes", "1 hour"])
 
 
 @pytest.mark.parametrize(
     ("measure", "kind", "message"),
     [
-        (total("bytes", "word"), Text, "no sum of Text"),
-        (total("bytes", "word"), DateTime, "no sum of DateTime"),
-        (maximum("bytes", "word"), JSON, "no max of JSON"),
-        (minimum("bytes", "word"), Boolean, "no min of Boolean"),
+        (total, Text, "no sum of Text"),
+        (total, DateTime, "no sum of DateTime"),
+        (average, Boolean, "no avg of Boolean"),
+        (variance, JSON, "no var_samp of JSON"),
+        (stddev, Date, "no stddev_samp of Date"),
+        (maximum, JSON, "no max of JSON"),
+        (minimum, Boolean, "no min of Boolean"),
+        (minimum, Uuid, "no min of Uuid"),
     ],
 )
 def test_what_postgresql_does_not_aggregate(
-    measure: Measure, kind: type[TypeEngine[Any]], message: str
+    measure: Any, kind: type[TypeEngine[Any]], message: str
 ) -> None:
-    metadata = MetaData()
-    source = table(metadata, "clicks", "user_id", "page_id", "at")
-    source.append_column(Column("word", kind))
-    distribute(source, Distributed(column="user_id"))
-    with pytest.raises(DeclarationError, match=rf"'bytes': PostgreSQL has {message}.*'clicks'"):
-        Rollup(**declaration(source=source, measures=(measure,)))
+    source = clicks(Column("odd", kind))
+    with pytest.raises(DeclarationError, match=rf"PostgreSQL has {message}.*, which measure 'm'"):
+        declare(source, measures={"m": measure("odd")})
 
 
-def test_the_largest_word_is_a_measure() -> None:
-    metadata = MetaData()
-    source = table(metadata, "clicks", "user_id", "page_id", "at")
-    source.append_column(Column("word", Text))
-    distribute(source, Distributed(column="user_id"))
-    rollup = Rollup(**declaration(source=source, measures=(maximum("bytes", "word"),)))
-    assert [*map(str, rollup.measures)] == ["max(word)"]
-
-
-def test_a_function_has_a_name_that_fits() -> None:
-    with pytest.raises(DeclarationError, match=r"at most 63 bytes in PostgreSQL, got .* of 64"):
-        Rollup(**declaration(function="é" * 32))
-
-
-@pytest.mark.parametrize("columns", [(), ("ran", "more")])
-def test_the_state_has_one_column(columns: tuple[str, ...]) -> None:
-    message = rf"needs a state table of one column, got 'state' with {len(columns)}\.$"
-    with pytest.raises(DeclarationError, match=message):
-        Rollup(**declaration(state=table(MetaData(), "state", *columns)))
-
-
-@pytest.mark.parametrize("moved", ["target", "state"])
-def test_the_tables_are_in_one_schema(moved: str) -> None:
-    columns = ("user_id", "page_id", "hour", "n", "bytes") if moved == "target" else ("ran",)
-    message = rf"^rollup 'hourly' needs its tables in one schema, got clicks, .*shop\.{moved}"
-    elsewhere = table(
-        MetaData(), "hourly" if moved == "target" else "state", *columns, schema="shop"
+def test_what_postgresql_does_aggregate() -> None:
+    source = clicks(Column("odd", JSON), Column("day", Date))
+    rollup = declare(
+        source,
+        measures={"n": count("odd"), "last": maximum("page"), "first": minimum("day")},
     )
-    with pytest.raises(DeclarationError, match=message.replace("target", "hourly")):
-        Rollup(**declaration(**{moved: elsewhere}))
+    assert {name: measure.aggregate for name, (measure, _) in rollup.measures.items()} == {
+        "n": "count",
+        "last": "max",
+        "first": "min",
+    }
 
 
-def test_the_key_is_a_dimension() -> None:
-    message = r"^rollup 'hourly' must have the distribution column 'user_id' .*, got page_id: only"
-    with pytest.raises(DeclarationError, match=message):
-        Rollup(**declaration(dimensions=("page_id",)))
+@pytest.mark.parametrize("kind", [DateTime(), Date()])
+def test_a_time_has_a_zone(kind: TypeEngine[Any]) -> None:
+    source = clicks(Column("when", kind))
+    with pytest.raises(
+        DeclarationError, match=r"column 'when' .* must be a timestamp with time zone"
+    ):
+        declare(source, time="when")
 
 
-@pytest.mark.parametrize("distribution", [Local(), Reference()])
-def test_both_tables_are_distributed(distribution: Local | Reference) -> None:
-    target = table(MetaData(), "hourly", "user_id", "page_id", "hour", "n", "bytes")
-    distribute(target, distribution)
-    message = (
-        r"^rollup 'hourly' needs a distributed source and target, got 'clicks' as "
-        rf"Distributed\(.*\) and 'hourly' as {type(distribution).__name__}\(\)\.$"
+def hourly(
+    source: Table, *without: str, distribution: Distribution | None = None, **options: Any
+) -> Table:
+    columns: dict[str, Any] = {
+        "user_id": BigInteger,
+        "page": Text,
+        "hour": AT,
+        "n": BigInteger,
+        "most": Integer,
+    }
+    return Table(
+        "mine",
+        source.metadata,
+        *(Column(name, kind) for name, kind in columns.items() if name not in without),
+        distribution or Distributed("user_id", colocate_with="clicks"),
+        **options,
     )
+
+
+def test_a_table_of_ones_own() -> None:
+    source = clicks()
+    target = hourly(source)
+    rollup = declare(
+        source, target=target, bucket="hour", measures={"n": count(), "most": maximum("size")}
+    )
+    assert list(rollup.targets.values()) == [target]
+    assert "hourly" not in source.metadata.tables
+
+
+@pytest.mark.parametrize(
+    ("without", "changes", "message"),
+    [
+        (
+            ["hour"],
+            {},
+            r"^table 'mine' has no column 'hour'; its columns are user_id, page, n, most\.$",
+        ),
+        (["page", "n"], {}, r"^table 'mine' has no column 'n', 'page'"),
+        ([], {"measures": {"most": maximum("size")}}, r"needs a measure count\(\) in 'mine'"),
+        ([], {"measures": {"n": count(), "most": total("size")}}, r"'most' needs hidden columns"),
+        ([], {"measures": {"n": count("size")}}, r"'n' needs hidden columns, which 'mine'"),
+    ],
+)
+def test_a_table_that_does_not_suit(
+    without: list[str], changes: dict[str, Any], message: str
+) -> None:
+    source = clicks()
+    target = hourly(source, *without)
+    arguments = {"target": target, "bucket": "hour", "measures": {"n": count()}}
     with pytest.raises(DeclarationError, match=message):
-        Rollup(**declaration(target=target))
+        declare(source, **arguments | changes)
 
 
-def test_a_table_of_a_single_shard_has_no_key() -> None:
-    target = table(MetaData(), "hourly", "user_id", "page_id", "hour", "n", "bytes")
-    distribute(target, Distributed(column=None))
-    message = r"needs a distribution column, but 'hourly' is declared with column=None"
-    with pytest.raises(DeclarationError, match=message):
-        Rollup(**declaration(target=target))
+@pytest.mark.parametrize(
+    ("distribution", "by"),
+    [
+        (Local(), ["user_id"]),
+        (Reference(), ["user_id"]),
+        (Distributed("user_id"), ["page"]),
+    ],
+)
+def test_a_table_that_is_distributed_in_another_way(
+    distribution: Distribution, by: list[str]
+) -> None:
+    source = clicks()
+    target = hourly(source, distribution=distribution)
+    with pytest.raises(
+        DeclarationError, match="'mine' must be distributed like its source 'clicks'"
+    ):
+        declare(source, target=target, bucket="hour", by=by, measures={"n": count()})
 
 
-def test_both_tables_are_distributed_by_the_same_column() -> None:
-    target = table(MetaData(), "hourly", "user_id", "page_id", "hour", "n", "bytes")
-    distribute(target, Distributed(column="page_id"))
-    message = r"distributed by its source's column 'user_id', got 'page_id'\.$"
-    with pytest.raises(DeclarationError, match=message):
-        Rollup(**declaration(target=target))
+def test_a_table_of_another_schema() -> None:
+    source = clicks()
+    target = hourly(source, distribution=Local(), schema="shop")
+    with pytest.raises(DeclarationError, match=r"in one schema, got clicks and shop\.mine\.$"):
+        declare(source, target=target, bucket="hour", measures={"n": count()})
 
 
-def test_declared_rollups_are_found_in_their_metadata() -> None:
-    rollup = Rollup(**declaration())
-    metadata = rollup.target.metadata
-    assert rollups_of(metadata) == ()
-    assert declare_rollup(rollup) is rollup
-    declare_rollup(rollup)  # Saying it again is no contradiction.
-    assert rollups_of(metadata) == (rollup,)
+def test_names_are_taken_once() -> None:
+    source = clicks()
+    first = declare(source, function="roll_up", name="first")
+    assert rollups_of(source.metadata) == (first,)
+    with pytest.raises(DeclarationError, match=r"^there is a rollup 'first' already\.$"):
+        declare(source, name="first", target=hourly(source), bucket="hour", measures={"n": count()})
+    with pytest.raises(DeclarationError, match=r"'roll_up' already runs rollup 'first'\.$"):
+        declare(source, name="second", function="roll_up")
     assert rollups_of(MetaData()) == ()
 
 
-def test_a_target_has_one_rollup() -> None:
-    arguments = declaration()
-    rollup = declare_rollup(Rollup(**arguments))
-    other = Rollup(**arguments | {"bucket": timedelta(minutes=5)})
-    message = r"^table 'hourly' already is the target .* rollup, which 'roll_up_clicks' runs\.$"
-    with pytest.raises(DeclarationError, match=message):
-        declare_rollup(other)
-    assert rollups_of(rollup.target.metadata) == (rollup,)
+def test_one_source_has_one_time() -> None:
+    source = clicks(Column("seen", AT))
+    declare(source, name="first")
+    declare(source, name="totals", time=None, every=None)
+    with pytest.raises(DeclarationError, match="'first' and 'second' have different times of one"):
+        declare(source, name="second", time="seen")
+
+
+# What the database is told.
+
+
+def test_the_rollups_of_a_source_share_a_log() -> None:
+    source = clicks()
+    declare(source, name="first", by=["user_id", "page"], measures={"s": total("size")})
+    declare(source, name="second", by=["page"], measures={"a": average("size")}, undated=True)
+    declare(source, name="third", by=[(source.c.size % 2).label("page")], measures={"n": count()})
+    (spec,) = specs_of(source.metadata)
+    assert (spec.source, spec.key, spec.time) == ("clicks", "user_id", "at")
+    assert spec.columns == {"page": "r.page", "size": "r.size", "page_": "r.size % 2"}
+    assert [(each.table, dict(each.by), each.keyed) for each in spec.targets] == [
+        ("first", {"user_id": "key", "page": "page"}, True),
+        ("second", {"page": "page"}, False),
+        ("third", {"page": "page_"}, False),
+    ]
+    assert set(spec.machinery) == {"clicks_log", "clicks_rollups", "second_outbox", "third_outbox"}
+
+
+def test_the_migrations_have_the_rollups_as_they_are_declared() -> None:
+    folder = Path(citus_analytics.__file__).parents[1] / "alembic" / "versions"
+    (newest,) = folder.glob("ca_0005_*.py")
+    found = spec_from_file_location("frozen", newest)
+    assert found is not None
+    assert found.loader is not None
+    migration: Any = module_from_spec(found)
+    found.loader.exec_module(migration)
+    assert specs_of(Base.metadata) == (migration.AFTER,)
+
+
+# What an identifier may be: anything but NUL. The fragments are what text can be torn apart by.
+FRAGMENTS = ['"', "'", "\\", "%", "%1$s", ":b", "{key}", "(", ")", "--", "/*", ";", "\n", " ", "$$"]
+FRAGMENTS += ["$function$", "a", "B", "é", "select", "*", "\r", "\u2028", "$"]
+CHARACTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+NAMES = (
+    st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=6).map("".join)
+    | st.text(CHARACTERS, min_size=1, max_size=40)
+).filter(lambda name: len(name.encode()) <= 40)
+MAYBE = st.none() | NAMES
+TARGETS = st.builds(
+    TargetSpec,
+    rollup=NAMES,
+    table=NAMES,
+    every=st.none() | st.just("1 hour"),
+    bucket=MAYBE,
+    by=st.dictionaries(NAMES, NAMES, max_size=2),
+    rows=NAMES,
+    sums=st.dictionaries(NAMES, NAMES, max_size=2),
+    extremes=st.dictionaries(NAMES, st.tuples(st.sampled_from(["min", "max"]), NAMES), max_size=2),
+    visible=st.dictionaries(NAMES, NAMES, max_size=2),
+    where=MAYBE,
+    undated=st.booleans(),
+    keyed=st.booleans(),
+)
+SPECS = st.builds(
+    RollupSpec,
+    source=NAMES,
+    schema=MAYBE,
+    key=MAYBE,
+    time=MAYBE,
+    columns=st.dictionaries(NAMES, NAMES, max_size=2),
+    targets=st.lists(TARGETS, min_size=1, max_size=2).map(tuple),
+    functions=st.lists(NAMES, max_size=2).map(tuple),
+    states=st.dictionaries(NAMES, NAMES, max_size=2),
+)
+
+
+@settings(deadline=None)
+@given(SPECS)
+def test_a_description_says_it_all(spec: RollupSpec) -> None:
+    assert RollupSpec.read(spec.describe(), schema=spec.schema) == spec
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "",
+        "mine",
+        MARKER,
+        f"{MARKER}nonsense",
+        f"{MARKER}[]",
+        f"{MARKER}{json.dumps({'source': 's'})}",
+    ],
+)
+def test_a_comment_that_describes_no_rollups(comment: str) -> None:
+    assert RollupSpec.read(comment, schema=None) is None

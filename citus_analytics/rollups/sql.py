@@ -1,0 +1,1476 @@
+"""The SQL that keeps rollups: one log of differences for each source, and what adds it up.
+
+> target = raw - log
+
+Triggers on the source write each changed row into its log, with weight 1 for a row that came and -1
+for one that went, projected to what its rollups need, in the transaction of the change. A run
+deletes from the log, and a trigger on the log adds what was deleted to every target of the source:
+all of them move together, or none. On Citus all of this happens on the shards, beside the data;
+targets that do not contain the distribution column get their share through an outbox, which the
+coordinator empties in the same transaction.
+
+Reconciling a window adds `raw - log - target` to a target. It takes the lock that runs take, and
+keeps no writer out: each shard looks at its rows and its log in one snapshot. With nothing added it
+verifies, with it it repairs, and window by window it builds a rollup on a table that has rows.
+
+Everything here is text, rendered from a frozen specification, so that a migration creates the same
+for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from citus_analytics.errors import DeclarationError
+from citus_analytics.sql import (
+    LONGEST_NAME,
+    do_block,
+    dollar_quote,
+    indented,
+    literal,
+    on_citus,
+    qualify,
+    quote,
+    refusal,
+    sequential,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+# The longest suffix of the names that are derived from a table's.
+LONGEST_BASE: Final = LONGEST_NAME - len("_capture_truncate")
+
+MARKER: Final = "Rollups of citus_analytics: "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSpec:
+    """A table of aggregates, in plain names; columns are those of the log.
+
+    Attributes:
+        rollup: The rollup that it belongs to.
+        table: Its name.
+        every: The width of its buckets, None without buckets.
+        bucket: The column that holds the start of a bucket.
+        by: The dimensions: the column of the log (or an SQL constant) by column of the table.
+        rows: The column that counts the rows of a group.
+        sums: What a row adds to each further column, an SQL expression over a row `l` of the log.
+        extremes: `min` or `max` and the column of the log, by column of the table.
+        visible: The measures, as SQL expressions over the other columns, for what reads the table
+            and the log together.
+        where: The column of the log that says whether a row counts.
+        undated: Whether rows without a finite time count.
+        keyed: Whether it is sharded like its source; otherwise it has a copy on every node.
+    """
+
+    rollup: str
+    table: str
+    every: str | None = None
+    bucket: str | None = None
+    by: Mapping[str, str] = field(default_factory=dict)
+    rows: str
+    sums: Mapping[str, str] = field(default_factory=dict)
+    extremes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    visible: Mapping[str, str] = field(default_factory=dict)
+    where: str | None = None
+    undated: bool = False
+    keyed: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollupSpec:
+    """All rollups of one source, in plain names, as a migration freezes them.
+
+    Attributes:
+        source: The table of raw rows.
+        schema: The schema of all tables, None for the first of the search path.
+        key: The distribution column of the source, None if it is on no shards.
+        time: The column that says when a row happened, None if no rollup has buckets.
+        columns: The columns of the log: SQL expressions over a row `r` of the source.
+        targets: The tables of aggregates.
+        functions: Functions without arguments that run the rollups, for SQL.
+        states: Tables that are told the minute of the last run, and their column.
+
+    Raises:
+        DeclarationError: The source's name is too long for the names derived from it.
+    """
+
+    source: str
+    schema: str | None = None
+    key: str | None = None
+    time: str | None = None
+    columns: Mapping[str, str]
+    targets: tuple[TargetSpec, ...]
+    functions: tuple[str, ...] = ()
+    states: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.source.encode()) > LONGEST_BASE:
+            raise DeclarationError(
+                f"table {self.source!r} has a name of {len(self.source.encode())} bytes; the names "
+                f"derived from it fit into PostgreSQL's 63 only up to {LONGEST_BASE}."
+            )
+
+    def merged(self, other: RollupSpec) -> RollupSpec:
+        """Return the rollups of both, which have one source, on one log."""
+        columns = dict(self.columns)
+        renamed: dict[str, str] = {}
+        for name, expression in other.columns.items():
+            known = next((n for n, found in columns.items() if found == expression), None)
+            new = known or name
+            while known is None and new in columns:
+                new += "_"
+            columns[new] = expression
+            renamed[name] = new
+        targets = [_renamed(target, renamed) for target in other.targets]
+        return replace(
+            self,
+            time=self.time or other.time,
+            columns=columns,
+            targets=(*self.targets, *targets),
+            functions=(*self.functions, *other.functions),
+            states={**self.states, **other.states},
+        )
+
+    @property
+    def log(self) -> str:
+        """The name of the log."""
+        return f"{self.source}_log"
+
+    @property
+    def state(self) -> str:
+        """The name of the table of what is known of each rollup."""
+        return f"{self.source}_rollups"
+
+    @property
+    def machinery(self) -> tuple[str, ...]:
+        """The tables that no model declares."""
+        outboxes = (f"{target.table}_outbox" for target in self.targets if not target.keyed)
+        return (self.log, self.state, *outboxes)
+
+    def describe(self) -> str:
+        """Return the description that the database keeps, without the schema: the table has one."""
+        fields = asdict(self)
+        del fields["schema"]
+        return f"{MARKER}{json.dumps(fields, ensure_ascii=False)}"
+
+    @classmethod
+    def read(cls, comment: str, *, schema: str | None) -> RollupSpec | None:
+        """Return what a description says, or None if it is none of ours."""
+        if not comment.startswith(MARKER):
+            return None
+        try:
+            fields = json.loads(comment.removeprefix(MARKER))
+            targets = tuple(
+                TargetSpec(
+                    **{
+                        **target,
+                        "extremes": {n: tuple(pair) for n, pair in target["extremes"].items()},
+                    }
+                )
+                for target in fields["targets"]
+            )
+            fields |= {"targets": targets, "functions": tuple(fields["functions"])}
+            return cls(**fields, schema=schema)
+        except (ValueError, TypeError, KeyError):
+            # Somebody has edited it, or a later release writes something else.
+            return None
+
+
+def _renamed(target: TargetSpec, names: Mapping[str, str]) -> TargetSpec:
+    def expression(sql: str) -> str:
+        for old, new in names.items():
+            sql = sql.replace(f"l.{quote(old)}", f"l.\0{quote(new)}")
+        return sql.replace("\0", "")
+
+    return replace(
+        target,
+        by={column: names.get(logged, logged) for column, logged in target.by.items()},
+        sums={column: expression(sql) for column, sql in target.sums.items()},
+        extremes={c: (kind, names[logged]) for c, (kind, logged) in target.extremes.items()},
+        where=None if target.where is None else names[target.where],
+    )
+
+
+# Expressions.
+
+# Shards, whose names only the server knows, stand in a statement as what no name can contain.
+_SOURCE, _LOG, _TARGET, _OUTBOX = "\0source", "\0log", "\0target", "\0outbox"
+
+_WIDTH = re.compile(r"(\d+) (second|minute|hour|day)s?")
+
+
+def bucket_of(every: str, time: str) -> str:
+    """Return the start of the bucket of a time, with the width that `Every` writes.
+
+    Times at the edges of the type are in buckets of their own: PostgreSQL cannot bin them.
+    """
+    fixed = _WIDTH.fullmatch(every)
+    if fixed:
+        binned = f"date_bin(interval '{every}', {time}, timestamptz '1970-01-01 00:00:00+00')"
+    else:
+        unit, _, zone = every.removeprefix("1 ").partition(" at ")
+        binned = f"date_trunc({literal(unit)}, {time}, {literal(zone or 'UTC')})"
+    return (
+        f"CASE WHEN {time} > '4700-01-01 00:00:00+00 BC' AND {time} < '290000-01-01 00:00:00+00' "
+        f"THEN {binned} ELSE {time} END"
+    )
+
+
+def bucket_end(every: str, bucket: str) -> str:
+    """Return the end of the bucket that starts at a time, infinity at the edges of the type."""
+    if _WIDTH.fullmatch(every):
+        end = f"{bucket} + interval '{every}'"
+    else:
+        unit, _, zone = every.removeprefix("1 ").partition(" at ")
+        zone = literal(zone or "UTC")
+        width = {"quarter": "3 months"}.get(unit, f"1 {unit}")
+        end = f"(({bucket} AT TIME ZONE {zone}) + interval '{width}') AT TIME ZONE {zone}"
+    return (
+        f"CASE WHEN {bucket} > '4700-01-01 00:00:00+00 BC' AND "
+        f"{bucket} < '290000-01-01 00:00:00+00' THEN {end} ELSE 'infinity' END"
+    )
+
+
+def bucket_at_or_after(every: str, time: str) -> str:
+    """Return the start of the first bucket that does not start before a time."""
+    start = f"({bucket_of(every, time)})"
+    return f"CASE WHEN {start} = {time} THEN {time} ELSE {bucket_end(every, start)} END"
+
+
+def _listed(parts: Iterable[str]) -> str:
+    return ", ".join(parts)
+
+
+def _named(expressions: Iterable[str], names: Iterable[str]) -> str:
+    """Return expressions under names, as SELECT lists them."""
+    return _listed(f"{sql} AS {name}" for sql, name in zip(expressions, names, strict=True))
+
+
+class _Target:
+    """The parts of the statements about one target, over rows of the log under an alias."""
+
+    def __init__(self, spec: RollupSpec, target: TargetSpec) -> None:
+        self.spec = spec
+        self.target = target
+        self.keyed = target.keyed
+        # In the order of its index, so that a bulk of new groups is appended to it.
+        key = spec.key
+        self.by = dict(sorted(target.by.items(), key=lambda item: item[0] != key))
+        self.group = [quote(column) for column in self.by]
+        if target.bucket is not None:
+            self.group.insert(
+                1 if self.group and next(iter(self.by)) == key else 0, quote(target.bucket)
+            )
+        self.additive = [quote(target.rows), *map(quote, target.sums)]
+        self.extremes = [quote(column) for column in target.extremes]
+
+        values = {
+            quote(column): logged if logged == "true" else f"l.{quote(logged)}"
+            for column, logged in self.by.items()
+        }
+        if target.bucket is not None and target.every is not None:
+            values[quote(target.bucket)] = bucket_of(target.every, "l.at")
+        # Over a row `l` of the log: its group, what it adds to each additive column, and whether
+        # it counts.
+        self.groups = [values[column] for column in self.group]
+        self.weights = ["l.n", *(f"l.n * ({sql})" for sql in target.sums.values())]
+        conditions = [] if target.where is None else [f"l.{quote(target.where)}"]
+        if not target.undated:
+            conditions.append("l.at IS NOT NULL")
+        self.counts = " AND ".join(conditions) or "true"
+
+    def same(self, left: str, right: str) -> str:
+        """Return the condition that two rows are of one group, NULLs included."""
+        return " AND ".join(
+            f"{left}.{column} IS NOT DISTINCT FROM {right}.{column}" for column in self.group
+        )
+
+
+def _projection(spec: RollupSpec, alias: str = "r") -> list[tuple[str, str]]:
+    """Return the columns of the log, and how each is computed from a row of the source."""
+    time = f"{alias}.{quote(spec.time)}" if spec.time is not None else "NULL::timestamptz"
+    at = f"CASE WHEN isfinite({time}) THEN {time} END" if spec.time is not None else time
+    columns = [("at", at)]
+    if spec.key is not None:
+        columns.append(("key", f"{alias}.{quote(spec.key)}"))
+    columns += (
+        (quote(name), sql.replace("r.", f"{alias}.") if alias != "r" else sql)
+        for name, sql in spec.columns.items()
+    )
+    return columns
+
+
+def _raw(spec: RollupSpec, source: str, weight: str = "1") -> str:
+    """Return the rows of a source as rows of the log."""
+    columns = _listed(f"{sql} AS {name}" for name, sql in _projection(spec))
+    return f"SELECT {weight} AS n, {columns} FROM {source} AS r"
+
+
+def _wanted(spec: RollupSpec) -> str:
+    """Return the condition that some rollup counts a row of the log, as a WHERE clause."""
+    wheres = set()
+    for target in spec.targets:
+        if target.where is None and target.undated:
+            return ""
+        wheres.add(_Target(spec, target).counts)
+    return "WHERE " + " OR ".join(sorted(wheres))
+
+
+# The functions.
+
+# Who does not see all rows must not add up some of them: row level security is an error then.
+# Compiling a plan costs more than a run of it.
+_SETTINGS: Final = "SET jit = off SET row_security = off"
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function of the machinery.
+
+    Attributes:
+        name: Its name, not quoted.
+        arguments: The types of its arguments, as its signature has them.
+        head: What stands between its name and its body.
+        body: Its body, as the database keeps it.
+        own_path: Whether it sets its search path; otherwise it has that of what calls it.
+    """
+
+    name: str
+    arguments: str
+    head: str
+    body: str
+    own_path: bool = True
+
+    def create(self, schema: str | None) -> str:
+        """Return the statement that creates it."""
+        body = dollar_quote(self.body, "function")
+        return f"CREATE FUNCTION {qualify(self.name, schema)}{self.head} AS {body}"
+
+
+def functions(spec: RollupSpec, *, sharded: bool) -> tuple[Function, ...]:
+    """Return the functions, in the order in which they can be created.
+
+    Those of a source on shards find the shards beside the one that they run on; they are not the
+    same as those of a table on one node, whose plans the server keeps.
+    """
+    found = [
+        _capture(spec, sharded=sharded),
+        _absorb(spec, sharded=sharded),
+        _run(spec, sharded=sharded),
+        _reconcile(spec, sharded=sharded),
+        _backfill(spec),
+        _expire(spec),
+    ]
+    if sharded:
+        found.insert(0, _sibling(spec))
+    for name in spec.functions:
+        body = f"\nBEGIN\n  PERFORM {quote(f'{spec.source}_run')}();\nEND\n"
+        found.append(Function(name, "", "()\nRETURNS void LANGUAGE plpgsql", body))
+    return tuple(found)
+
+
+def _sibling(spec: RollupSpec) -> Function:
+    # Shards are hidden in pg_class, but not from regclass.
+    body = """
+-- The shard of `wanted` beside the shard `relation` of `owner`; `wanted` itself beside `owner`
+-- itself, which is so once the tables have been undistributed; NULL beside anything else.
+DECLARE
+  is_shard boolean;
+  found text;
+BEGIN
+  IF relation = owner::oid THEN
+    RETURN wanted;
+  END IF;
+  SELECT true, shard_name(other.logicalrelid, other.shardid) INTO is_shard, found
+  FROM pg_dist_shard AS s LEFT JOIN pg_dist_shard AS other
+    ON other.logicalrelid = wanted AND other.shardminvalue IS NOT DISTINCT FROM s.shardminvalue
+  WHERE s.logicalrelid = owner
+    AND s.shardid = substring(relation::regclass::text FROM '_([0-9]+)"?$')::bigint;
+  IF is_shard AND found IS NULL THEN
+    RAISE EXCEPTION 'no shard of % is beside %, a shard of %', wanted, relation::regclass, owner;
+  END IF;
+  RETURN found;
+END
+"""
+    name = f"{spec.source}_sibling"
+    head = "(relation oid, owner regclass, wanted regclass)\nRETURNS text LANGUAGE plpgsql STABLE"
+    return Function(name, "oid, regclass, regclass", head, body)
+
+
+def _on_shards(statement: str, tag: str, shards: Mapping[str, str], *, using: str = "") -> str:
+    """Return the PL/pgSQL statement that executes a template with the names of shards."""
+    template = statement.replace("%", "%%")
+    for position, shard in enumerate(shards, start=1):
+        template = template.replace(shard, f"%{position}$s")
+    values = "".join(f", {value}" for value in shards.values())
+    return f"EXECUTE format({dollar_quote(template, tag)}{values}){using};"
+
+
+def _in_place(statement: str, names: Mapping[str, str]) -> str:
+    for placeholder, name in names.items():
+        statement = statement.replace(placeholder, name)
+    return f"{statement};"
+
+
+def _regclass(name: str) -> str:
+    return f"{literal(quote(name))}::regclass"
+
+
+def _capture(spec: RollupSpec, *, sharded: bool) -> Function:
+    columns = [name for name, _ in _projection(spec)]
+    wanted = _wanted(spec)
+
+    def log(rows: str) -> str:
+        statement = (
+            f"INSERT INTO {_LOG} (n, {_listed(columns)})\n"
+            f"    SELECT l.n, {_listed(f'l.{name}' for name in columns)}\n"
+            f"    FROM ({rows}) AS l {wanted}"
+        )
+        if sharded:
+            return _on_shards(statement, "log", {_LOG: "log"})
+        return _in_place(statement, {_LOG: quote(spec.log)})
+
+    # Of a table that is emptied, one row for each combination is enough.
+    names = _listed(columns)
+    emptied = (
+        f"SELECT -count(*)::integer AS n, {names} FROM ({_raw(spec, _SOURCE)}) AS all_rows "
+        f"GROUP BY {names}"
+    )
+    truncated = _in_place(
+        f"INSERT INTO {_LOG} (n, {names})\n    SELECT l.n, "
+        f"{_listed(f'l.{name}' for name in columns)} FROM ({emptied}) AS l {wanted}",
+        {_LOG: quote(spec.log), _SOURCE: quote(spec.source)},
+    )
+    find = lock = ""
+    # NULL, and so no stranger, where the source has been renamed.
+    stranger = f"to_regclass({literal(quote(spec.source))}) <> TG_RELID"
+    if sharded:
+        stranger = f"log IS NULL AND {stranger}"
+        find = (
+            f"  log := {quote(f'{spec.source}_sibling')}(TG_RELID, {_regclass(spec.source)}, "
+            f"{_regclass(spec.log)});\n"
+        )
+        # TRUNCATE is for the whole table to log; shards have a trigger of their own for it once
+        # they have been split. Nobody may write to them, through any node, between here and there.
+        lock = (
+            f"IF TG_RELID <> {_regclass(spec.source)}::oid THEN\n      RETURN NULL;\n    END IF;\n"
+            f"    LOCK TABLE {quote(spec.source)} IN ACCESS EXCLUSIVE MODE;\n    "
+        )
+    body = f"""
+DECLARE
+  log text;
+BEGIN
+  -- Rows that are expired leave without a trace: their aggregates stay.
+  IF current_setting('citus_analytics.expire', true) = 'on' THEN
+    RETURN NULL;
+  END IF;
+{find}  -- It has its owner's rights: on tables of others it would run what their types cast with.
+  IF {stranger} THEN
+    RAISE EXCEPTION 'this trigger function is for another table than %', TG_RELID::regclass;
+  END IF;
+  IF TG_OP = 'TRUNCATE' THEN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+      RAISE EXCEPTION 'table % has rollups, and cannot be truncated in a transaction that is %',
+        TG_RELID::regclass, upper(current_setting('transaction_isolation'))
+        USING HINT = 'Rows that it does not see would stay in the rollups. '
+                     'Use READ COMMITTED, or DELETE.';
+    END IF;
+    {lock}{truncated}
+    RETURN NULL;
+  END IF;
+  IF TG_OP <> 'DELETE' THEN
+    {log(_raw(spec, "added"))}
+  END IF;
+  IF TG_OP <> 'INSERT' THEN
+    {log(_raw(spec, "removed", "-1"))}
+  END IF;
+  RETURN NULL;
+END
+"""
+    head = "()\nRETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET jit = off"
+    return Function(f"{spec.source}_capture", "", head, body)
+
+
+def _absorb(spec: RollupSpec, *, sharded: bool) -> Function:
+    """Return the trigger function on the log: it adds what was deleted from it to the targets."""
+    parts = []
+    declared = [
+        "  written bigint := 0;",
+        "  removed bigint := 0;",
+        "  dead tid[];",
+        "  one bigint;",
+    ]
+    first = _regclass(spec.log)
+    for target in spec.targets:
+        part = _Target(spec, target)
+        columns = [*part.group, *part.additive, *part.extremes]
+        grouped = f"SELECT {_listed(part.groups)}, " + _listed(
+            f"sum({weight})" for weight in part.weights
+        )
+        extremes = [
+            f"{kind}(l.{quote(column)}) FILTER (WHERE l.n > 0)"
+            for kind, column in target.extremes.values()
+        ]
+        positions = _listed(str(i + 1) for i in range(len(part.group)))
+        changed = " OR ".join(f"sum({weight}) <> 0" for weight in part.weights)
+        if extremes:
+            changed += " OR bool_or(l.n > 0)"
+            grouped += ", " + _listed(extremes)
+        grouped += f" FROM drained AS l WHERE {part.counts} GROUP BY {positions} HAVING {changed}"
+        if not target.keyed and sharded:
+            outbox = f"{target.table}_outbox"
+            key = "(SELECT key FROM drained LIMIT 1)"
+            statement = (
+                f"INSERT INTO {_OUTBOX} (_key, {_listed(columns)})\n"
+                f"    SELECT {key}, g.* FROM ({grouped}) AS g"
+            )
+            beside = f"{quote(f'{spec.source}_sibling')}(TG_RELID, {first}, {_regclass(outbox)})"
+            parts.append("  " + _on_shards(statement, "outbox", {_OUTBOX: beside}))
+            continue
+        statement = f"""WITH written AS (
+      INSERT INTO {_TARGET} AS t ({_listed(columns)})
+      {grouped} ORDER BY {positions}
+      ON CONFLICT ({_listed(part.group)}) DO UPDATE SET {_listed(_added(part))}
+      RETURNING t.ctid, t.{quote(target.rows)} AS rows
+    ) SELECT count(*), array_agg(ctid) FILTER (WHERE rows = 0) FROM written"""
+        remove = f"DELETE FROM {_TARGET} WHERE ctid = ANY"
+        if sharded:
+            beside = (
+                f"{quote(f'{spec.source}_sibling')}(TG_RELID, {first}, {_regclass(target.table)})"
+            )
+            parts.append(
+                f"  shard := {beside};\n  "
+                + _on_shards(statement, "absorb", {_TARGET: "shard"}, using=" INTO one, dead")
+                + "\n  IF dead IS NOT NULL THEN\n    "
+                + _on_shards(f"{remove}($1)", "dead", {_TARGET: "shard"}, using=" USING dead")
+                + "\n  END IF;"
+            )
+        else:
+            into = statement.replace(
+                "SELECT count(*), array_agg(ctid) FILTER (WHERE rows = 0) FROM written",
+                "SELECT count(*), array_agg(ctid) FILTER (WHERE rows = 0) INTO one, dead "
+                "FROM written",
+            )
+            parts.append(
+                "  "
+                + _in_place(into, {_TARGET: quote(target.table)})
+                + "\n  IF dead IS NOT NULL THEN\n    "
+                + _in_place(f"{remove}(dead)", {_TARGET: quote(target.table)})
+                + "\n  END IF;"
+            )
+        if target.extremes:
+            parts.append(_recompute_extremes(part, sharded=sharded))
+    if sharded:
+        declared.append("  shard text;")
+    body = (
+        "\nDECLARE\n" + "\n".join(declared) + "\nBEGIN\n"
+        "  IF NOT EXISTS (SELECT FROM drained) THEN\n    RETURN NULL;\n  END IF;\n"
+        + "\n".join(parts)
+        + "\n  RETURN NULL;\nEND\n"
+    )
+    # Settings cost as much as a group. On shards it is called in sessions of other nodes, elsewhere
+    # by a run, whose settings it has.
+    head = "()\nRETURNS trigger LANGUAGE plpgsql"
+    if sharded:
+        head += " SET jit = off"
+    return Function(f"{spec.source}_absorb", "", head, body, own_path=sharded)
+
+
+def _added(part: _Target) -> Iterator[str]:
+    """Yield the assignments that add a group to the one that is there."""
+    for column in part.additive:
+        yield f"{column} = t.{column} + excluded.{column}"
+    for column, (kind, _) in zip(part.extremes, part.target.extremes.values(), strict=True):
+        function = "least" if kind == "min" else "greatest"
+        yield f"{column} = {function}(t.{column}, excluded.{column})"
+
+
+def _extremes(part: _Target, sides: str | None = None) -> str:
+    """Return the query for the smallest and largest values of groups, by group.
+
+    The values of a group are those of its raw rows less those of its log: what has been absorbed.
+    `_found` says how many rows those are: fewer than the group has, if some have been expired.
+
+    Args:
+        part: The target.
+        sides: The rows of the source and, with a negative weight, those of the log, as `_values`
+            lists them; those of a window if it is None.
+    """
+    group, where, by = _listed(part.group), "", [*part.group, *_value_names(part).values()]
+    if sides is None:
+        sides = _sides(part, _values(part, "l.n"), _values(part, "-l.n"))
+        where = _window(part)
+        if part.spec.key is not None:
+            by.append("_window_key")
+    names = _value_names(part)
+    extremes = _named(
+        (f"{kind}({names[column]})" for kind, column in part.target.extremes.values()),
+        part.extremes,
+    )
+    return f"""SELECT {group}, {extremes}, sum(_weight) AS _found FROM (
+        SELECT {_listed(by)}, sum(_weight) AS _weight FROM (
+          {sides}
+        ) AS u {where} GROUP BY {_listed(by)} HAVING sum(_weight) > 0
+      ) AS remaining GROUP BY {group}"""
+
+
+def _value_names(part: _Target) -> dict[str, str]:
+    """Return names for the values whose extremes are kept, by the column of the log."""
+    logged = dict.fromkeys(column for _, column in part.target.extremes.values())
+    return {column: f"v_{number}" for number, column in enumerate(logged)}
+
+
+def _values(part: _Target, weight: str) -> list[str]:
+    """Return the group, the values and the weight of a row of the log, as SELECT lists them."""
+    values = _value_names(part)
+    return [
+        *(f"{sql} AS {name}" for sql, name in zip(part.groups, part.group, strict=True)),
+        *(f"l.{quote(column)} AS {name}" for column, name in values.items()),
+        f"{weight} AS _weight",
+    ]
+
+
+def _recompute_extremes(part: _Target, *, sharded: bool) -> str:
+    """Return the statement that computes groups anew that have lost a smallest or largest value.
+
+    A group of which rows have been expired keeps what it has: the source does not know better.
+    """
+    spec, target = part.spec, part.target
+    lost = [
+        f"{kind}(d.{quote(value)}) {'<=' if kind == 'min' else '>='} min(t.{column})"
+        for column, (kind, value) in zip(part.extremes, target.extremes.values(), strict=True)
+    ]
+    logged = [quote(c) for c in dict.fromkeys(c for _, c in target.extremes.values())]
+    raw_where = ""
+    if target.bucket is not None and target.every is not None and spec.time is not None:
+        time, edge = f"r.{quote(spec.time)}", f"h.{quote(target.bucket)}"
+        if not target.undated:
+            raw_where = (
+                f" WHERE {time} >= (SELECT min({edge}) FROM hit AS h) AND {time} < "
+                f"(SELECT max({bucket_end(target.every, edge)}) FROM hit AS h)"
+            )
+    raw = f"({_raw(spec, _SOURCE)}{raw_where})"
+    sides = (
+        f"SELECT {_listed(_values(part, 'l.n'))} FROM {raw} AS l WHERE {part.counts}\n"
+        f"          UNION ALL\n          SELECT {_listed(_values(part, '-l.n'))} "
+        f"FROM {_LOG} AS l WHERE {part.counts}"
+    )
+    found = _extremes(part, sides)
+    statement = f"""WITH lost AS (
+      SELECT {_named(part.groups, part.group)}, {_listed(f"l.{c}" for c in logged)}
+      FROM drained AS l WHERE l.n < 0 AND {part.counts}
+    ), hit AS MATERIALIZED (
+      SELECT {_listed(f"t.{c}" for c in part.group)}
+      FROM lost AS d JOIN {_TARGET} AS t ON {part.same("t", "d")}
+      GROUP BY {_listed(f"t.{c}" for c in part.group)} HAVING {" OR ".join(lost)}
+    ), found AS (
+      {found}
+    )
+    UPDATE {_TARGET} AS t SET {_listed(f"{c} = f.{c}" for c in part.extremes)}
+    FROM hit AS h JOIN found AS f ON {part.same("f", "h")}
+    WHERE {part.same("t", "h")} AND f._found >= t.{quote(target.rows)}"""
+    if not sharded:
+        names = {_TARGET: target.table, _SOURCE: spec.source, _LOG: spec.log}
+        return "  " + _in_place(statement, {k: quote(v) for k, v in names.items()})
+    find, owner = quote(f"{spec.source}_sibling"), _regclass(spec.log)
+    shards = {
+        _TARGET: "shard",
+        _SOURCE: f"{find}(TG_RELID, {owner}, {_regclass(spec.source)})",
+        _LOG: "TG_RELID::regclass",
+    }
+    return "  " + _on_shards(statement, "extremes", shards)
+
+
+def _current(spec: RollupSpec) -> str:
+    """Return the statement that refuses to compute from raw rows that are not those of now.
+
+    To an older snapshot a table that has been rewritten since, or a shard that has been moved, is
+    empty.
+    """
+    return f"""\
+  IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+    RAISE EXCEPTION 'rollups of % cannot be computed in a transaction that is %',
+      {literal(spec.source)}, upper(current_setting('transaction_isolation'))
+      USING HINT = 'Use READ COMMITTED.';
+  END IF;"""
+
+
+def _lock(spec: RollupSpec, *, shared: bool = False, attempt: bool = False) -> str:
+    """Return the call that keeps runs of one source apart."""
+    name = f"pg_{'try_' if attempt else ''}advisory_xact_lock{'_shared' if shared else ''}"
+    return f"{name}(hashtext('citus_analytics.rollups'), {_regclass(spec.source)}::oid::integer)"
+
+
+def _run(spec: RollupSpec, *, sharded: bool) -> Function:
+    outboxes = []
+    for target in spec.targets:
+        if target.keyed or not sharded:
+            continue
+        part = _Target(spec, target)
+        columns = [*part.group, *part.additive, *part.extremes]
+        outbox = quote(f"{target.table}_outbox")
+        table = quote(target.table)
+        kept = quote(f"{target.table[:50]}_arrived")
+        sums = _listed(
+            [
+                *part.group,
+                *(f"sum({c})" for c in part.additive),
+                *(
+                    f"{kind}({c})"
+                    for c, (kind, _) in zip(part.extremes, target.extremes.values(), strict=True)
+                ),
+            ]
+        )
+        positions = _listed(str(i + 1) for i in range(len(part.group)))
+        outboxes.append(f"""
+    CREATE TEMPORARY TABLE IF NOT EXISTS {kept} (LIKE {outbox}) ON COMMIT DELETE ROWS;
+    WITH arrived AS (DELETE FROM {outbox} RETURNING *)
+    INSERT INTO pg_temp.{kept} SELECT * FROM arrived;
+    INSERT INTO {table} AS t ({_listed(columns)})
+    SELECT {sums} FROM pg_temp.{kept} GROUP BY {positions}
+    ON CONFLICT ({_listed(part.group)}) DO UPDATE SET {_listed(_added(part))};
+    DELETE FROM {table} WHERE {quote(target.rows)} = 0;
+    DELETE FROM pg_temp.{kept};""")
+    states = "".join(
+        f"""
+  DELETE FROM {quote(table)} AS s WHERE s.{quote(column)} <> date_trunc('minute', now());
+  INSERT INTO {quote(table)} ({quote(column)}) VALUES (date_trunc('minute', now()))
+  ON CONFLICT DO NOTHING;"""
+        for table, column in spec.states.items()
+    )
+    reads_raw = any(target.extremes for target in spec.targets)
+    current = f"\n{_current(spec)}" if reads_raw else ""
+    settings = _SETTINGS if reads_raw else "SET jit = off"
+    body = f"""
+-- Adds what is in the log to every rollup of the source, and returns how many rows that were; NULL
+-- if another run is under way and not waited for.
+DECLARE
+  started timestamptz := clock_timestamp();
+BEGIN{current}
+  IF wait THEN
+    PERFORM {_lock(spec)};
+  ELSIF NOT {_lock(spec, attempt=True)} THEN
+    RETURN;
+  END IF;
+  DELETE FROM {quote(spec.log)};
+  GET DIAGNOSTICS changes = ROW_COUNT;
+  IF changes > 0 THEN{"".join(outboxes) or " NULL;"}
+  END IF;
+  UPDATE {quote(spec.state)} SET last_run = started, duration = clock_timestamp() - started,
+    absorbed = changes, failed_at = NULL, error = NULL;{states}
+END
+"""
+    head = f"(wait boolean DEFAULT true, OUT changes bigint)\nLANGUAGE plpgsql {settings}"
+    return Function(f"{spec.source}_run", "boolean", head, body)
+
+
+def _window(part: _Target) -> str:
+    """Return the condition that a row of `u` counts and is in a window, as a WHERE clause.
+
+    The window is from `_window_since` to `_window_until`. Rows without a time belong to the window
+    that has no beginning.
+    """
+    if part.target.bucket is None or part.spec.time is None:
+        return "WHERE u._window_counts"
+    # Rows without a time may not count, but the target may have them from before, when they did.
+    window = (
+        "(u._window_time >= _window_since AND u._window_time < _window_until "
+        "OR _window_since = '-infinity' AND "
+        "(u._window_time IS NULL OR NOT isfinite(u._window_time)))"
+    )
+    return f"WHERE u._window_counts AND {window}"
+
+
+def _sides(part: _Target, added: Iterable[str], removed: Iterable[str]) -> str:
+    """Return the rows of the source and, taken off again, those of the log, for `_window`.
+
+    Citus reads both by one statement on each shard, in one snapshot, if the key is among the
+    columns, the types are the same, and no row is left out here.
+    """
+    spec = part.spec
+    time = "NULL::timestamptz" if spec.time is None else f"r.{quote(spec.time)}"
+    raw = _listed(f"{sql} AS {name}" for name, sql in _projection(spec))
+    raw = f"SELECT 1 AS n, {raw}, {time} AS _window_time FROM {quote(spec.source)} AS r"
+    key = "" if spec.key is None else "l.key AS _window_key, "
+    return (
+        f"SELECT {key}{_listed(added)}, {part.counts} AS _window_counts, l._window_time\n"
+        f"      FROM ({raw}) AS l\n"
+        f"      UNION ALL SELECT {key}{_listed(removed)}, {part.counts}, l.at\n"
+        f"      FROM {quote(spec.log)} AS l"
+    )
+
+
+def _difference(part: _Target) -> str:
+    """Return the query for `raw - log - target` of a window, by group."""
+    spec, target = part.spec, part.target
+    columns = [*part.group, *part.additive]
+    added, removed = (
+        [*(f"{sql} AS {c}" for sql, c in zip(part.groups, part.group, strict=True))]
+        + [
+            f"({sign}{sql})::numeric AS {c}"
+            for sql, c in zip(part.weights, part.additive, strict=True)
+        ]
+        for sign in ("", "-")
+    )
+    positions = _listed(str(i + 1) for i in range(len(part.group)))
+    sums = _listed(
+        [*(f"u.{c}" for c in part.group), *(f"sum(u.{c}) AS {c}" for c in part.additive)]
+    )
+    nonzero = " OR ".join(f"sum(u.{c}) <> 0" for c in part.additive)
+    sides, window = _sides(part, added, removed), _window(part)
+    stored = [
+        *(f"t.{c}" for c in part.group),
+        *(f"(-t.{c})::numeric AS {c}" for c in part.additive),
+    ]
+    time = "NULL::timestamptz" if target.bucket is None else f"t.{quote(target.bucket)}"
+    stored += ["true AS _window_counts", f"{time} AS _window_time"]
+    if target.keyed:
+        key = "" if spec.key is None else f"t.{quote(next(iter(part.by)))}, "
+        return (
+            f"SELECT {sums} FROM (\n      {sides}\n      UNION ALL SELECT {key}{_listed(stored)} "
+            f"FROM {quote(target.table)} AS t\n    ) AS u {window}\n    "
+            f"GROUP BY {positions} HAVING {nonzero}"
+        )
+    # A reference table is compared where it is, with what all shards have summed up.
+    return (
+        f"WITH raw AS MATERIALIZED (\n      SELECT {sums} FROM (\n      {sides}\n      ) AS u "
+        f"{window} GROUP BY {positions}\n    )\n"
+        f"    SELECT {sums} FROM (SELECT {_listed(columns)} FROM raw UNION ALL\n"
+        f"      SELECT {_listed(columns)} FROM (SELECT {_listed(stored)} "
+        f"FROM {quote(target.table)} AS t) AS u {window}\n    ) AS u "
+        f"GROUP BY {positions} HAVING {nonzero}"
+    )
+
+
+def _reconcile(spec: RollupSpec, *, sharded: bool) -> Function:
+    branches = []
+    for target in spec.targets:
+        part = _Target(spec, target)
+        columns = [*part.group, *part.additive]
+        difference, table = _difference(part), quote(target.table)
+        group = " || ', ' || ".join(
+            f"{literal(column + ' = ')} || coalesce(d.{column}::text, 'NULL')"
+            for column in part.group
+        )
+        off = _listed(f"{literal(c + ' ')} || d.{c}" for c in part.additive)
+        added = _listed(f"{c} = t.{c} + excluded.{c}" for c in part.additive)
+        align = fix = count = ""
+        if target.every is not None:
+            align = f"""
+    IF _window_since IS NULL AND isfinite(_window_horizon) THEN
+      _window_since := {bucket_at_or_after(target.every, "_window_horizon")};
+    ELSIF isfinite(_window_since) THEN
+      _window_since := {bucket_of(target.every, "_window_since")};
+    END IF;
+    IF isfinite(_window_until) THEN
+      _window_until := {bucket_at_or_after(target.every, "_window_until")};
+    END IF;"""
+        if target.extremes:
+            found = _extremes(part)
+            same = part.same("t", "f")
+            if sharded and target.keyed:
+                key = next(iter(part.by))
+                same += f" AND t.{quote(key)} = f.{quote(key)}"
+            differs = " OR ".join(f"t.{c} IS DISTINCT FROM f.{c}" for c in part.extremes)
+            with_found = "WITH found AS MATERIALIZED" if not target.keyed else "WITH found AS"
+            fix = f"""
+      {with_found} ({found})
+      UPDATE {table} AS t SET {_listed(f"{c} = f.{c}" for c in part.extremes)}
+      FROM found AS f WHERE {same} AND ({differs});
+      GET DIAGNOSTICS extremes = ROW_COUNT;"""
+            count = f"""
+      {with_found} ({found})
+      SELECT count(*) INTO extremes FROM {table} AS t JOIN found AS f ON {same}
+      WHERE {differs};"""
+        first = "coalesce(_window_since, '-infinity')" if target.every else "'-infinity'"
+        branches.append(f"""_window_target = {literal(target.table)} THEN{align}
+    _window_since := {first};
+    _window_until := coalesce(_window_until, 'infinity');
+    IF _window_since < _window_horizon THEN
+      RAISE EXCEPTION 'rollup % cannot be compared with its source before %',
+        _window_target, _window_horizon
+        USING HINT = 'Rows from before that time have been expired: the source is not complete.';
+    END IF;
+    IF repair THEN
+      INSERT INTO {table} AS t ({_listed(columns)})
+      {difference}
+      ON CONFLICT ({_listed(part.group)}) DO UPDATE SET {added};
+      GET DIAGNOSTICS groups = ROW_COUNT;
+      DELETE FROM {table} WHERE {quote(target.rows)} = 0;{fix}
+    ELSE
+      SELECT count(*), (array_agg({group} || ': ' || concat_ws(', ', {off})))[1:10]
+      INTO groups, examples
+      FROM ({difference}) AS d;{count}
+    END IF;
+    groups := groups + extremes;""")
+    missing = f"there is no rollup table % of {spec.source.replace('%', '%%')}"
+    body = f"""
+-- Compares a window of a rollup with its source, or adds the difference to it; returns how many
+-- groups differ, and some of them in words, as what is missing in the rollup. A window is as wide
+-- as the buckets that it touches.
+#variable_conflict use_column
+DECLARE
+  _window_horizon timestamptz :=
+    (SELECT s.horizon FROM {quote(spec.state)} AS s WHERE s.target = _window_target);
+  extremes bigint := 0;
+BEGIN
+{_current(spec)}
+  PERFORM {_lock(spec)};
+  IF {" ELSIF ".join(branches)}
+  ELSE
+    RAISE EXCEPTION {literal(missing)}, _window_target;
+  END IF;
+END
+"""
+    head = (
+        """(
+  _window_target text, _window_since timestamptz, _window_until timestamptz, repair boolean,
+  OUT groups bigint, OUT examples text[]
+) LANGUAGE plpgsql """
+        + _SETTINGS
+    )
+    arguments = "text, timestamptz, timestamptz, boolean"
+    return Function(f"{spec.source}_reconcile", arguments, head, body)
+
+
+def _backfill(spec: RollupSpec) -> Function:
+    reconcile = quote(f"{spec.source}_reconcile")
+    state, source = quote(spec.state), quote(spec.source)
+    buckets = [literal(target.table) for target in spec.targets if target.every is not None]
+    bucketed = f"one.target IN ({_listed(buckets)})" if buckets else "false"
+    if spec.time is None:
+        newest = "    since := '-infinity';"
+    else:
+        time = quote(spec.time)
+        newest = f"""\
+    SELECT max(r.{time}) INTO newest
+    FROM {source} AS r WHERE isfinite(r.{time}) AND r.{time} < mark;
+    -- In numbers: times and intervals overflow.
+    since := CASE WHEN extract(epoch FROM newest) - extract(epoch FROM width) > -210000000000
+      THEN date_trunc('day', newest, 'UTC') - (width - interval '1 day') ELSE '-infinity' END;"""
+    body = f"""
+-- Adds up the newest window of what was there when rollups were created, and is not in them yet.
+-- Nothing is left to do where `worked` is false.
+#variable_conflict use_variable
+DECLARE
+  mark timestamptz;
+  newest timestamptz;
+  one record;
+BEGIN
+  PERFORM {_lock(spec)};
+  SELECT max(s.complete_since) INTO mark FROM {state} AS s;
+  worked := mark > '-infinity';
+  IF worked THEN
+    width := greatest(width, interval '1 day');
+{newest}
+    FOR one IN SELECT s.target, s.horizon FROM {state} AS s WHERE s.complete_since >= mark LOOP
+      -- Before the horizon there is nothing to add up: the aggregates stay as they are.
+      IF one.horizon IS NULL OR {bucketed} THEN
+        PERFORM {reconcile}(
+          one.target, CASE WHEN since < one.horizon THEN NULL ELSE since END, mark, true);
+      END IF;
+    END LOOP;
+    UPDATE {state} AS s SET complete_since = since WHERE s.complete_since >= mark;
+    until := CASE WHEN isfinite(mark) THEN mark END;
+    since := CASE WHEN isfinite(since) THEN since END;
+  END IF;
+END
+"""
+    head = (
+        """(
+  width interval, OUT worked boolean, OUT since timestamptz, OUT until timestamptz
+) LANGUAGE plpgsql """
+        + _SETTINGS
+    )
+    return Function(f"{spec.source}_backfill", "interval", head, body)
+
+
+def _expire(spec: RollupSpec) -> Function:
+    state, source = quote(spec.state), quote(spec.source)
+    time = quote(spec.time or "")
+    if spec.time is None:
+        work = "  RAISE EXCEPTION 'the rollups of this table have no time to expire rows by';"
+    else:
+        work = f"""\
+  PERFORM {_lock(spec)};
+  IF EXISTS (SELECT FROM {state} AS s WHERE s.complete_since > '-infinity') THEN
+    RAISE EXCEPTION 'rows cannot be expired before they are in the rollups'
+      USING HINT = 'Backfill the rollups first.';
+  END IF;
+  UPDATE {state} AS s SET horizon = greatest(s.horizon, before);
+  SELECT min(r.{time}) INTO oldest
+  FROM {source} AS r WHERE isfinite(r.{time}) AND r.{time} < before;
+  IF oldest IS NOT NULL THEN
+    -- In numbers: times and intervals overflow.
+    oldest := CASE WHEN extract(epoch FROM oldest) + extract(epoch FROM width)
+      < extract(epoch FROM before) THEN least(oldest + width, before) ELSE before END;
+    SET LOCAL citus.propagate_set_commands = 'local';
+    SET LOCAL citus_analytics.expire = 'on';
+    DELETE FROM {source} AS r WHERE r.{time} < oldest AND isfinite(r.{time});
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    SET LOCAL citus_analytics.expire = 'off';
+  END IF;"""
+    body = f"""
+-- Deletes the oldest rows from before a time, and keeps their aggregates; NULL if there are none.
+DECLARE
+  oldest timestamptz;
+BEGIN
+{work}
+END
+"""
+    head = "(before timestamptz, width interval, OUT deleted bigint)\nLANGUAGE plpgsql " + _SETTINGS
+    return Function(f"{spec.source}_expire", "timestamptz, interval", head, body)
+
+
+# Creating all of it, and dropping it.
+
+# When a capturing trigger fires, and the transition tables that its statement offers.
+_CAPTURES: Final = {
+    "INSERT": ("AFTER", "REFERENCING NEW TABLE AS added "),
+    "UPDATE": ("AFTER", "REFERENCING OLD TABLE AS removed NEW TABLE AS added "),
+    "DELETE": ("AFTER", "REFERENCING OLD TABLE AS removed "),
+    "TRUNCATE": ("BEFORE", ""),
+}
+
+# Triggers on distributed tables are "unsafe" to Citus because they may touch other nodes; ours
+# touch the colocated shards beside them alone.
+_PREPARE: Final = on_citus(f"""
+{sequential()}
+PERFORM set_config('citus.enable_unsafe_triggers', 'on', true);
+""")
+
+
+def create(spec: RollupSpec) -> tuple[str, ...]:
+    """Return the statements that create the machinery of a source's rollups, in order."""
+    source, log, state = (
+        qualify(name, spec.schema) for name in (spec.source, spec.log, spec.state)
+    )
+    key = f"r.{quote(spec.key)} AS key, " if spec.key is not None else ""
+    time = f"r.{quote(spec.time)}" if spec.time is not None else "NULL::timestamptz"
+    columns = "".join(f", {sql} AS {quote(name)}" for name, sql in spec.columns.items())
+    statements = [
+        _PREPARE,
+        _check(spec),
+        # The server knows best which types the expressions have. The log is emptied again and
+        # again: what remains of it is cleaned soon.
+        f"CREATE TABLE {log} WITH (autovacuum_vacuum_scale_factor = 0, "
+        "autovacuum_vacuum_threshold = 1000) AS\n"
+        f"SELECT 1::integer AS n, {key}{time} AS at{columns} FROM {source} AS r WITH NO DATA",
+        f"CREATE TABLE IF NOT EXISTS {state} (\n"
+        "  target text PRIMARY KEY,\n  last_run timestamptz,\n  duration interval,\n"
+        "  absorbed bigint,\n  failed_at timestamptz,\n  error text,\n"
+        "  complete_since timestamptz,\n  horizon timestamptz,\n"
+        "  proved_since timestamptz,\n  proved_until timestamptz,\n  shape text NOT NULL\n)",
+    ]
+    statements.append(_check_types(spec))
+    for target in spec.targets:
+        if not target.keyed:
+            part = _Target(spec, target)
+            listed = _listed(f"t.{c}" for c in [*part.group, *part.additive, *part.extremes])
+            statements.append(
+                f"CREATE TABLE {qualify(f'{target.table}_outbox', spec.schema)} AS\n"
+                f"SELECT {'NULL::bigint' if spec.key is None else f'r.{quote(spec.key)}'} AS _key, "
+                f"{listed}\n"
+                f"FROM {source} AS r, {qualify(target.table, spec.schema)} AS t WITH NO DATA"
+            )
+    statements.append(_distribute_beside(spec))
+    statements.append(_create_functions(spec))
+    capture = qualify(f"{spec.source}_capture", spec.schema)
+    statements += (
+        f"CREATE TRIGGER {quote(f'{spec.source}_capture_{event.lower()}')} {when} {event} ON "
+        f"{source} {transitions}FOR EACH STATEMENT EXECUTE FUNCTION {capture}()"
+        for event, (when, transitions) in _CAPTURES.items()
+    )
+    statements.append(
+        f"CREATE TRIGGER {quote(f'{spec.source}_absorb')} AFTER DELETE ON {log} REFERENCING OLD "
+        f"TABLE AS drained FOR EACH STATEMENT EXECUTE FUNCTION "
+        f"{qualify(f'{spec.source}_absorb', spec.schema)}()"
+    )
+    statements += (_create_fresh(spec, target) for target in spec.targets)
+    statements.append(_register(spec))
+    statements.append(f"COMMENT ON TABLE {log} IS {literal(spec.describe())}")
+    return tuple(statements)
+
+
+def _create_fresh(spec: RollupSpec, target: TargetSpec) -> str:
+    """Return the statement that creates the fresh view of a table."""
+    query = _fresh(spec, target)
+    view, now = (qualify(f"{target.table}_{suffix}", spec.schema) for suffix in ("fresh", "now"))
+    plain = f"CREATE VIEW {view} AS\n{query}"
+    if target.keyed:
+        return plain
+    # While a run commits on several nodes, what it has taken from their logs may be in the table
+    # not yet. A read waits for it, in a function: its query sees what is there after the wait.
+    source = literal(qualify(spec.source, spec.schema))
+    lock = _lock(spec, shared=True).replace(_regclass(spec.source), f"{source}::regclass")
+    body = f"\nBEGIN\n  PERFORM {lock};\n  RETURN QUERY SELECT * FROM {now};\nEND\n"
+    rows = qualify(f"{target.table}_rows", spec.schema)
+    # Of columns and not of the view's type, which Citus takes for a circular dependency when it
+    # distributes a table anew.
+    function = (
+        f"CREATE FUNCTION {rows.replace('%', '%%')}() RETURNS TABLE (%s) LANGUAGE plpgsql AS "
+        f"{dollar_quote(body, 'rows').replace('%', '%%')}"
+    )
+    columns = (
+        "(SELECT string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), "
+        "', ' ORDER BY a.attnum)\n   FROM pg_catalog.pg_attribute AS a\n"
+        f"   WHERE a.attrelid = {literal(now)}::regclass AND a.attnum > 0)"
+    )
+    return do_block(
+        "IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN\n"
+        "  sharded := EXISTS (SELECT FROM pg_catalog.pg_dist_partition\n"
+        f"    WHERE logicalrelid = {source}::regclass);\nEND IF;\n"
+        "IF sharded THEN\n"
+        f"EXECUTE {dollar_quote(f'CREATE VIEW {now} AS{chr(10)}{query}', 'step')};\n"
+        f"EXECUTE format({dollar_quote(function, 'step')}, {columns});\n"
+        f"EXECUTE {dollar_quote(f'CREATE VIEW {view} AS SELECT * FROM {rows}()', 'step')};\n"
+        f"ELSE\nEXECUTE {dollar_quote(plain, 'step')};\nEND IF;",
+        declare=("sharded boolean := false",),
+    )
+
+
+def drop(spec: RollupSpec, *, keep: bool = False, clear: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the statements that drop the machinery, as much as there is of it.
+
+    What is in the log is added up first. With `keep` the state stays, for rollups that are created
+    anew in the same migration. The tables in `clear` are emptied: their groups are to be others.
+    """
+    run, source = (qualify(name, spec.schema) for name in (f"{spec.source}_run", spec.source))
+    lock = _lock(spec).replace(_regclass(spec.source), f"{literal(source)}::regclass")
+    statements = [
+        _PREPARE,
+        # Nobody may write between the last run and the end of the triggers. First the lock that
+        # runs take, or one that is under way could wait for a table that waits for it.
+        do_block(
+            f"IF to_regclass({literal(source)}) IS NOT NULL AND\n"
+            f"    to_regprocedure({literal(f'{run}(boolean)')}) IS NOT NULL THEN\n"
+            f"  PERFORM {lock};\n"
+            f"  LOCK TABLE {source} IN SHARE ROW EXCLUSIVE MODE;\n"
+            f"  PERFORM {run}();\nEND IF;"
+        ),
+        *(
+            f"DROP VIEW IF EXISTS {qualify(f'{target.table}_fresh', spec.schema)}"
+            for target in spec.targets
+        ),
+        *(
+            statement
+            for target in spec.targets
+            if not target.keyed
+            for statement in (
+                f"DROP FUNCTION IF EXISTS {qualify(f'{target.table}_rows', spec.schema)}()",
+                f"DROP VIEW IF EXISTS {qualify(f'{target.table}_now', spec.schema)}",
+            )
+        ),
+        *(
+            f"DROP TRIGGER IF EXISTS {quote(f'{spec.source}_capture_{event.lower()}')} ON "
+            f"{qualify(spec.source, spec.schema)}"
+            for event in _CAPTURES
+        ),
+        *(
+            f"DROP TABLE IF EXISTS {qualify(name, spec.schema)}"
+            for name in spec.machinery
+            if not (keep and name == spec.state)
+        ),
+    ]
+    every = functions(spec, sharded=True)
+    statements += (
+        f"DROP FUNCTION IF EXISTS {qualify(function.name, spec.schema)}({function.arguments})"
+        for function in reversed(every)
+    )
+    for table in clear:
+        words = (
+            "rollup table %s cannot have other dimensions or buckets: rows of its source have been "
+            "expired, and their aggregates would be lost. Declare another rollup beside it."
+        )
+        message = refusal(f"format({literal(words)}, {literal(quote(table))})")
+        state = qualify(spec.state, spec.schema)
+        statements.append(
+            do_block(
+                f"IF to_regclass({literal(state)}) IS NOT NULL THEN\n"
+                f"  IF EXISTS (SELECT FROM {state} AS s WHERE s.target = {literal(table)} "
+                f"AND isfinite(s.horizon)) THEN\n{indented(message)}\n  END IF;\nEND IF;\n"
+                f"DELETE FROM {qualify(table, spec.schema)};"
+            )
+        )
+    return tuple(statements)
+
+
+def triggers(spec: RollupSpec) -> frozenset[tuple[str, str]]:
+    """Return the table and the name of each trigger."""
+    captures = {(spec.source, f"{spec.source}_capture_{event.lower()}") for event in _CAPTURES}
+    return frozenset(captures | {(spec.log, f"{spec.source}_absorb")})
+
+
+def _distribute_beside(spec: RollupSpec) -> str:
+    source = literal(qualify(spec.source, spec.schema))
+    tables = {spec.log: "key"}
+    tables |= {f"{t.table}_outbox": "_key" for t in spec.targets if not t.keyed}
+    calls = "".join(
+        f"  PERFORM create_distributed_table({literal(qualify(table, spec.schema))}, "
+        f"{literal(column) if spec.key is not None else 'NULL'}, colocate_with => {source});\n"
+        for table, column in tables.items()
+    )
+    return on_citus(
+        "IF EXISTS (SELECT FROM pg_catalog.pg_dist_partition\n"
+        f"           WHERE logicalrelid = {source}::regclass) THEN\n{calls}END IF;"
+    )
+
+
+def _create_functions(spec: RollupSpec) -> str:
+    """Return the block that creates the functions that suit the source, with a search path.
+
+    A function that runs with its owner's rights must not look names up where others can put
+    theirs. Without a schema of our own, the one that the tables were created in is known only to
+    the server; types and operators of extensions may be in any other of the search path.
+    """
+    branches = []
+    for sharded in (True, False):
+        body = ""
+        for function in functions(spec, sharded=sharded):
+            body += f"EXECUTE {dollar_quote(function.create(spec.schema), 'create')};\n"
+            signature = f"{qualify(function.name, spec.schema)}({function.arguments})"
+            if not function.own_path:
+                continue
+            body += (
+                f"EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %s, pg_temp', "
+                f"{literal(signature)}, path);\n"
+            )
+        # Not indented: a function is compared with what it was created from.
+        branches.append(body)
+    schema = "current_schema()" if spec.schema is None else literal(spec.schema)
+    source = literal(qualify(spec.source, spec.schema))
+    block = (
+        "\nDECLARE\n  path text := (SELECT string_agg(quote_ident(s), ', ' ORDER BY o) FROM (\n"
+        f"    SELECT {schema} AS s, 0 AS o UNION ALL\n"
+        "    SELECT * FROM unnest(current_schemas(false)) WITH ORDINALITY AS p (s, o)\n"
+        f"    WHERE s <> {schema}) AS paths);\n  sharded boolean := false;\nBEGIN\n"
+        "  IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN\n"
+        "    sharded := EXISTS (SELECT FROM pg_catalog.pg_dist_partition\n"
+        f"      WHERE logicalrelid = {source}::regclass);\n  END IF;\n"
+        f"  IF sharded THEN\n{branches[0]}\n  ELSE\n{branches[1]}\n  END IF;\nEND\n"
+    )
+    return f"DO {dollar_quote(block, 'functions')}"
+
+
+def _register(spec: RollupSpec) -> str:
+    """Return the block that notes the tables of the rollups, and whether each is complete."""
+    state, source = qualify(spec.state, spec.schema), qualify(spec.source, spec.schema)
+    shapes = {}
+    for target in spec.targets:
+        # What the measures of other rollups need of the log changes nothing.
+        used = {*target.by.values(), target.where, *(c for _, c in target.extremes.values())}
+        sums = " ".join(target.sums.values())
+        columns = {
+            name: sql
+            for name, sql in spec.columns.items()
+            if name in used or f"l.{quote(name)}" in sums
+        }
+        shape = asdict(target) | {"columns": columns}
+        del shape["visible"]
+        shapes[target.table] = json.dumps(shape, sort_keys=True, ensure_ascii=False)
+    rows = ",\n    ".join(f"({literal(t)}, {literal(shape)})" for t, shape in shapes.items())
+    return do_block(
+        f"empty := NOT EXISTS (SELECT 1 FROM {source} LIMIT 1);\n"
+        # Where a table comes back, nothing of what was known of it is true.
+        f"DELETE FROM {state} WHERE target NOT IN ({_listed(map(literal, shapes))});\n"
+        f"INSERT INTO {state} AS s (target, shape, complete_since)\n"
+        "SELECT v.target, v.shape,\n"
+        "       CASE WHEN empty THEN timestamptz '-infinity' ELSE 'infinity' END\n"
+        f"FROM (VALUES\n    {rows}) AS v (target, shape)\n"
+        "ON CONFLICT (target) DO UPDATE SET shape = excluded.shape, complete_since = CASE\n"
+        "  WHEN s.shape = excluded.shape THEN s.complete_since ELSE excluded.complete_since END;",
+        declare=("empty boolean",),
+    )
+
+
+def _check(spec: RollupSpec) -> str:
+    """Return the block that refuses what would not add up, before anything is created."""
+
+    def refuse(condition: str, message: str, *names: str) -> str:
+        arguments = _listed(literal(each) for each in (message, *map(quote, names)))
+        return f"IF {condition} THEN\n{indented(refusal(f'format({arguments})'))}\nEND IF;"
+
+    def regclass(table: str) -> str:
+        return f"{literal(qualify(table, spec.schema))}::regclass"
+
+    demands = [
+        # A snapshot from before the triggers hides rows that no trigger has seen.
+        refuse(
+            "current_setting('transaction_isolation') <> 'read committed'",
+            "rollups of %s have to be created under READ COMMITTED: under another isolation level "
+            "rows that others have just committed would be missed.",
+            spec.source,
+        )
+    ]
+    used = " ".join(sql for _, sql in _projection(spec))
+    demands.append(
+        refuse(
+            "EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = "
+            f"{regclass(spec.source)}\n  AND a.attgenerated = 'v' AND (\n    position('r."
+            "\"' || replace(a.attname, '\"', '\"\"') || '\"' IN used) > 0\n"
+            "    OR a.attname ~ '^[a-z_][a-z0-9_]*$'\n"
+            "      AND used ~ ('\\mr\\.' || a.attname || '\\M')))",
+            "rollups of %s use a virtual generated column, which triggers do not see: make it "
+            "STORED, or use its expression.",
+            spec.source,
+        )
+    )
+    times = [] if spec.time is None else [(spec.source, spec.time)]
+    times += [(t.table, t.bucket) for t in spec.targets if t.bucket is not None]
+    for table, column in times:
+        demands.append(
+            refuse(
+                f"EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = "
+                f"{regclass(table)}\n  AND a.attname = {literal(column)} AND a.atttypid <> "
+                "'pg_catalog.timestamptz'::regtype)",
+                "column %s of %s must be a timestamp with time zone: without a zone a bucket would "
+                "depend on the session.",
+                *(column, table),
+            )
+        )
+    for target in spec.targets:
+        group = [*target.by] + ([] if target.bucket is None else [target.bucket])
+        wanted = f"ARRAY[{', '.join(map(literal, group))}]"
+        keys = (
+            "pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)\n"
+            "          JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid "
+            "AND a.attnum = k.number\n          WHERE k.place <= i.indnkeyatts"
+        )
+        named = f"(SELECT pg_catalog.array_agg(a.attname::text) FROM {keys})"
+        demands.append(
+            refuse(
+                "NOT EXISTS (\n"
+                "    SELECT FROM pg_catalog.pg_index AS i\n"
+                f"    WHERE i.indrelid = {regclass(target.table)} AND i.indisunique\n"
+                "      AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL\n"
+                f"      AND {named} @> {wanted}\n      AND {named} <@ {wanted}\n"
+                "      AND (i.indnullsnotdistinct OR NOT EXISTS (\n"
+                f"        SELECT FROM {keys} AND NOT a.attnotnull)))",
+                f"rollup table %s needs a unique index on {_listed(['%s'] * len(group))} alone, "
+                "with NULLS NOT DISTINCT if one of them may be NULL: it keeps one row a group.",
+                *(target.table, *group),
+            )
+        )
+    body = (
+        f"\nDECLARE\n  used text := {literal(used)};\nBEGIN\n"
+        + "\n".join(map(indented, demands))
+        + "\nEND\n"
+    )
+    return f"DO {dollar_quote(body, 'check')}"
+
+
+def _check_types(spec: RollupSpec) -> str:
+    """Return the block that refuses tables whose columns could not hold what the log has."""
+    pairs: list[str] = []
+    for target in spec.targets:
+        logged = [(c, name) for c, name in target.by.items() if name != "true"]
+        logged += ((c, name) for c, (_, name) in target.extremes.items())
+        table = literal(qualify(target.table, spec.schema))
+        pairs += (f"({table}, {literal(column)}, {literal(name)})" for column, name in logged)
+        pairs.append(f"({table}, {literal(target.rows)}, NULL)")
+    log = literal(qualify(spec.log, spec.schema))
+    message = (
+        "format('column %I of %s is a %s, and has to be a %s: it would lose what the rollup holds',"
+        " one.name, one.relation, one.found, one.wanted)"
+    )
+    return do_block(
+        "FOR one IN\n"
+        "  SELECT v.relation, v.name, format_type(t.atttypid, t.atttypmod) AS found,\n"
+        "         coalesce(format_type(l.atttypid, l.atttypmod), 'bigint') AS wanted\n"
+        f"  FROM (VALUES {_listed(pairs)}) AS v (relation, name, logged)\n"
+        "  JOIN pg_catalog.pg_attribute AS t\n"
+        "    ON t.attrelid = v.relation::regclass AND t.attname = v.name\n"
+        "  LEFT JOIN pg_catalog.pg_attribute AS l\n"
+        f"    ON l.attrelid = {log}::regclass AND l.attname = v.logged\n"
+        "  WHERE (t.atttypid, t.atttypmod)\n"
+        "    IS DISTINCT FROM\n"
+        "      (coalesce(l.atttypid, 'bigint'::regtype), coalesce(l.atttypmod, -1))\n"
+        f"LOOP\n  {refusal(message)}\nEND LOOP;",
+        declare=("one record",),
+    )
+
+
+def _fresh(spec: RollupSpec, target: TargetSpec) -> str:
+    """Return the query that adds a rollup and its log up: what a run would leave."""
+    part = _Target(spec, target)
+    columns = [*part.group, *part.additive]
+    of_target = [f"t.{c}" for c in columns]
+    of_log = [*part.groups, *part.weights]
+    sums = [*(f"u.{c}" for c in part.group), *(f"sum(u.{c})" for c in part.additive)]
+    shown = [column for column in part.group if column != '"_total"']
+    shown += (f"{sql} AS {quote(name)}" for name, sql in target.visible.items())
+    log, table = qualify(spec.log, spec.schema), qualify(target.table, spec.schema)
+    if target.extremes:
+        of_target += [*(f"t.{c}" for c in part.extremes), "false"]
+        of_log += (f"CASE WHEN l.n > 0 THEN l.{quote(c)} END" for _, c in target.extremes.values())
+        of_log.append("l.n < 0")
+        columns += [*part.extremes, "_lost"]
+        pairs = list(zip(part.extremes, target.extremes.values(), strict=True))
+        sums += [*(f"{kind}(u.{c})" for c, (kind, _) in pairs), "bool_or(u._lost)"]
+        source = qualify(spec.source, spec.schema)
+        same = " AND ".join(
+            f"{sql} IS NOT DISTINCT FROM fresh.{c}"
+            for sql, c in zip(part.groups, part.group, strict=True)
+        )
+        if spec.key is not None and target.keyed:
+            same += f" AND l.key = fresh.{quote(next(iter(part.by)))}"
+        # Where a value has gone, only the source knows which one is the next; of a group of which
+        # rows have been expired not even that.
+        shown += (
+            f"CASE WHEN _lost THEN (SELECT CASE WHEN count(*) >= fresh.{quote(target.rows)} "
+            f"THEN {kind}(l.{quote(value)}) ELSE fresh.{c} END FROM ({_raw(spec, source)}) "
+            f"AS l WHERE {part.counts} AND {same}) ELSE fresh.{c} END AS {c}"
+            for c, (kind, value) in pairs
+        )
+    return (
+        f"SELECT {_listed(shown)} FROM (\n  SELECT {_named(sums, columns)} FROM (\n"
+        f"    SELECT {_named(of_target, columns)} FROM {table} AS t\n    UNION ALL\n"
+        f"    SELECT {_named(of_log, columns)} FROM {log} AS l WHERE {part.counts}\n  ) AS u "
+        f"GROUP BY {_listed(str(i + 1) for i in range(len(part.group)))}\n  "
+        f"HAVING sum(u.{quote(target.rows)}) > 0\n) AS fresh"
+    )
+
+
+def best_query(spec: RollupSpec, target: TargetSpec, measure: str) -> str:
+    """Return the query for the groups of a table in the order of a measure, fresh.
+
+    The groups that have changes pending are added up; the others are read by the table's ranking.
+    """
+    part = _Target(spec, target)
+    log, table = qualify(spec.log, spec.schema), qualify(target.table, spec.schema)
+    rank, group = quote(measure), _listed(part.group)
+    columns = [*part.group, *part.additive]
+    # An index serves an equality, and no IS NOT DISTINCT FROM.
+    same = " AND ".join(f"(t.{c} = p.{c} OR t.{c} IS NULL AND p.{c} IS NULL)" for c in part.group)
+    shown = dict(target.visible)[measure]
+    sums = _named(
+        [*(f"u.{c}" for c in part.group), *(f"sum(u.{c})" for c in part.additive)], columns
+    )
+    of_target = _listed(f"t.{c}" for c in columns)
+    return f"""WITH changed AS (
+  SELECT {_named([*part.groups, *part.weights], columns)} FROM {log} AS l WHERE {part.counts}
+), pending AS (
+  SELECT DISTINCT {group} FROM changed
+), added AS (
+  SELECT {sums} FROM (
+    SELECT {_listed(columns)} FROM changed
+    UNION ALL
+    SELECT {of_target} FROM pending AS p JOIN {table} AS t ON {same}
+  ) AS u GROUP BY {_listed(f"u.{c}" for c in part.group)}
+  HAVING sum(u.{quote(target.rows)}) > 0
+), others AS (
+  SELECT {_listed(f"t.{c}" for c in part.group)}, t.{rank} FROM {table} AS t
+  WHERE NOT EXISTS (SELECT 1 FROM pending AS p WHERE {same})
+  ORDER BY t.{rank} DESC NULLS LAST LIMIT :limit
+)
+SELECT * FROM (
+  SELECT {group}, {shown} AS {rank} FROM added
+  UNION ALL
+  SELECT {group}, {rank} FROM others
+) AS every_group ORDER BY {rank} DESC NULLS LAST"""

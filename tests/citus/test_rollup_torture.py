@@ -1,0 +1,354 @@
+"""The torture of rollups on several nodes, with shards that move and nodes that die.
+
+What one shard has is compared in one statement, which has one snapshot there; what has a copy on
+every node is compared by the engine, and by bounds that only insertions make.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import Engine, NullPool, create_engine
+from sqlalchemy.exc import DBAPIError
+
+from citus_analytics.rollups.run import backfill
+from tests.rollup_lab import (
+    ALL_EVENTS,
+    Torture,
+    assert_at_rest,
+    assert_verified,
+    build,
+    run,
+    run_sql,
+)
+from tests.servers import ON_BREAKABLE_CITUS, ON_CITUS_ONLY, ON_SINGLE_NODE_CITUS, SHARD_COUNT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import URL, Connection
+
+    from tests.servers import DatabaseServer
+
+KEYED = {"per_user_1_minute": "1 minute", "per_user_1_hour": "1 hour"}
+
+
+@pytest.fixture
+def engines(server: DatabaseServer, empty_database: URL) -> list[Engine]:
+    """An engine for each node, the coordinator's first."""
+    name = empty_database.database
+    assert name is not None
+    return [create_engine(node.url_for(name), poolclass=NullPool) for node in server.nodes]
+
+
+def look_at_keyed(connection: Connection) -> None:
+    """Compare the fresh views of what is sharded, in statements that run on each shard as one."""
+    for target, width in KEYED.items():
+        found = run_sql(
+            connection,
+            f"""
+            SELECT raw, rolled_up
+            FROM {target}_fresh AS rolled_up FULL JOIN (
+              SELECT user_id, date_bin('{width}', at, '1970-01-01Z') AS bucket, kind,
+                count(*) AS n, sum(ms) AS ms, avg(ms) AS avg_ms, min(ms) AS first,
+                max(temp) AS last
+              FROM events WHERE isfinite(at)
+              GROUP BY user_id, date_bin('{width}', at, '1970-01-01Z'), kind
+            ) AS raw
+            ON raw.user_id = rolled_up.user_id AND raw.bucket = rolled_up.bucket
+              AND coalesce(raw.kind, 'NULL') = coalesce(rolled_up.kind, 'NULL')
+            WHERE raw.n IS DISTINCT FROM rolled_up.n OR raw.ms IS DISTINCT FROM rolled_up.ms
+              OR (raw.avg_ms IS NULL) <> (rolled_up.avg_ms IS NULL)
+              OR abs(raw.avg_ms - rolled_up.avg_ms) > 0.0001
+              OR raw.first IS DISTINCT FROM rolled_up.first
+              OR raw.last IS DISTINCT FROM rolled_up.last
+            LIMIT 3
+            """,
+        ).all()
+        assert not found, f"{target}_fresh: {found}"
+
+
+def citus_torture(
+    engines: list[Engine],
+    seconds: float,
+    seed: int,
+    *,
+    truncates: bool = True,
+    looks: bool = True,
+) -> Torture:
+    job = Torture(engines[0], seconds, seed)
+    for number, engine in enumerate(engines):
+        job.writer(number, "READ COMMITTED", on=engine, citus=True, truncates=truncates)
+    job.writer(9, "REPEATABLE READ", citus=True)
+    # A run that has locked shards of the log may meet a TRUNCATE that has locked the source.
+    job.runner(1, conflicts=truncates)
+    job.runner(2, wait=False, pause=0.1, conflicts=truncates)
+    job.verifier()
+
+    def look() -> None:
+        with engines[0].connect() as connection:
+            look_at_keyed(connection)
+
+    if looks:
+        job.start("looker", look)
+    return job
+
+
+def settle(engines: list[Engine]) -> None:
+    """Fail unless everything adds up at rest, on all nodes."""
+    for engine in engines:
+        with engine.connect() as connection:
+            look_at_keyed(connection)
+    with engines[0].begin() as connection:
+        assert_verified(connection)
+        run(connection)
+        assert_at_rest(connection)
+        assert_verified(connection)
+    for engine in engines[1:]:
+        with engine.connect() as connection:
+            assert_at_rest(connection)
+
+
+@ON_CITUS_ONLY
+@pytest.mark.parametrize("truncates", [False, True])
+def test_seconds_of_everything(engines: list[Engine], truncates: bool) -> None:
+    build(engines[0], citus=True)
+    citus_torture(engines, 4, 1, truncates=truncates).finish()
+    settle(engines)
+
+
+@pytest.mark.faults
+@ON_CITUS_ONLY
+def test_everything_at_once(engines: list[Engine]) -> None:
+    build(engines[0], citus=True)
+    citus_torture(engines, 20, 2).finish()
+    settle(engines)
+
+
+@pytest.mark.faults
+@ON_SINGLE_NODE_CITUS
+def test_everything_at_once_on_one_node(engines: list[Engine]) -> None:
+    build(engines[0], citus=True)
+    citus_torture(engines[:1], 12, 3).finish()
+    settle(engines[:1])
+
+
+@pytest.mark.faults
+@ON_CITUS_ONLY
+def test_backfill_beside_writers(engines: list[Engine]) -> None:
+    build(engines[0], citus=True, rows=2_000)
+    job = Torture(engines[0], 8, 1)
+    job.writer(1, "READ COMMITTED", on=engines[1], citus=True)
+    job.writer(2, "READ COMMITTED", citus=True)
+    job.runner(1)
+    windows = 0
+    for _ in backfill(engines[0], ALL_EVENTS):
+        windows += 1
+        time.sleep(0.3)
+    assert windows >= 2
+    job.verifier()
+    job.finish()
+    settle(engines)
+
+
+@pytest.mark.faults
+@ON_CITUS_ONLY
+@pytest.mark.parametrize("node", [0, 1], ids=["coordinator", "worker"])
+def test_reference_tables_are_fresh_while_runs_commit(engines: list[Engine], node: int) -> None:
+    """Only insertions: what is read lies between the counts before and after."""
+    build(engines[0], citus=True)
+    job = Torture(engines[0], 10, 1)
+    numbers = iter(range(1 << 40))
+
+    def insert() -> None:
+        with engines[0].begin() as connection:
+            for _ in range(5):
+                number = next(numbers)
+                run_sql(
+                    connection,
+                    f"INSERT INTO events (id, user_id, kind, at) VALUES ({number}, {number % 12}, "
+                    "'a', '2026-03-28 22:00Z')",
+                )
+
+    def look() -> None:
+        with engines[node].connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            counts = [
+                run_sql(connection, query).scalar_one() or 0
+                for query in (
+                    "SELECT count(*) FROM events",
+                    "SELECT sum(n) FROM all_events_fresh",
+                    "SELECT count(*) FROM events",
+                )
+            ]
+        assert counts[0] <= counts[1] <= counts[2], counts
+
+    job.start("insert", insert)
+    job.start("look", look)
+    job.runner(1)
+    job.finish()
+    settle(engines)
+
+
+def shards(connection: Connection) -> list[Any]:
+    query = """
+    SELECT shardid, shardminvalue::int, shardmaxvalue::int, nodeid
+    FROM pg_dist_shard JOIN pg_dist_placement USING (shardid) JOIN pg_dist_node USING (groupid)
+    WHERE logicalrelid = 'events'::regclass ORDER BY shardid
+    """
+    return list(run_sql(connection, query).all())
+
+
+def move(cluster: Connection, mode: str) -> None:
+    nodes = {shard.nodeid for shard in shards(cluster)}
+    for shard in shards(cluster):
+        (target,) = nodes - {shard.nodeid}
+        run_sql(
+            cluster,
+            "SELECT citus_move_shard_placement(:shard, :source, :target, CAST(:mode AS "
+            "citus.shard_transfer_mode))",
+            shard=shard.shardid,
+            source=shard.nodeid,
+            target=target,
+            mode=mode,
+        )
+
+
+def split(cluster: Connection, mode: str) -> None:
+    for shard in shards(cluster):
+        middle = (shard.shardminvalue + shard.shardmaxvalue) // 2
+        run_sql(
+            cluster,
+            "SELECT citus_split_shard_by_split_points(:shard, ARRAY[CAST(:middle AS text)], "
+            "ARRAY[CAST(:node AS int), CAST(:node AS int)], CAST(:mode AS "
+            "citus.shard_transfer_mode))",
+            shard=shard.shardid,
+            middle=str(middle),
+            node=shard.nodeid,
+            mode=mode,
+        )
+    assert len(shards(cluster)) == 2 * SHARD_COUNT
+
+
+def redistribute(cluster: Connection, mode: str) -> None:
+    run_sql(cluster, "SET citus.enable_unsafe_triggers TO on")
+    run_sql(
+        cluster,
+        "SELECT alter_distributed_table('events', shard_count => 6, cascade_to_colocated => true)",
+    )
+    assert mode == ""
+    assert len(shards(cluster)) == 6
+
+
+CHANGES = {
+    "move": (move, "block_writes"),
+    "move, logical": (move, "force_logical"),
+    "split": (split, "block_writes"),
+    "split, logical": (split, "force_logical"),
+    "redistribute": (redistribute, ""),
+}
+
+
+@pytest.mark.faults
+@ON_CITUS_ONLY
+@pytest.mark.parametrize("name", CHANGES)
+def test_shards_change_beside_writers(engines: list[Engine], name: str) -> None:
+    build(engines[0], citus=True)
+    change, mode = CHANGES[name]
+    if mode == "force_logical":
+        with engines[0].connect().execution_options(isolation_level="AUTOCOMMIT") as cluster:
+            for table in ("events_log", *KEYED, "by_kind_outbox", "all_events_outbox"):
+                run_sql(cluster, f"ALTER TABLE {table} REPLICA IDENTITY FULL")
+    # While tables are made anew a query may find the new one of some and the old one of others.
+    job = citus_torture(engines, 25, 4, looks=name != "redistribute")
+    try:
+        with engines[0].connect().execution_options(isolation_level="AUTOCOMMIT") as cluster:
+            time.sleep(1)
+            for attempt in range(10):
+                try:
+                    change(cluster, mode)
+                    break
+                except DBAPIError as error:
+                    # Among writers that lock in any order it may be the one to give way.
+                    if attempt == 9 or "deadlock" not in str(error):
+                        raise
+            time.sleep(2)
+    finally:
+        job.until = time.monotonic()
+        job.finish()
+    settle(engines)
+
+
+@pytest.mark.faults
+@ON_CITUS_ONLY
+def test_terminated_backends(engines: list[Engine]) -> None:
+    """Backends of any node are terminated in the middle of writes and runs."""
+    build(engines[0], citus=True)
+    until = time.monotonic() + 15
+
+    def insist(seed: int) -> None:
+        while time.monotonic() < until:
+            with suppress(DBAPIError):
+                job = Torture(engines[0], 1, seed)
+                job.writer(1, "READ COMMITTED", citus=True)
+                job.runner(1)
+                job.finish()
+
+    threads = [threading.Thread(target=insist, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    rng = random.Random(1)
+    while time.monotonic() < until:
+        time.sleep(rng.random() / 2)
+        with rng.choice(engines).begin() as connection:
+            run_sql(
+                connection,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "
+                "current_database() AND pid <> pg_backend_pid() AND backend_type = "
+                "'client backend' ORDER BY random() LIMIT 1",
+            )
+    for thread in threads:
+        thread.join()
+    recover(engines[0])
+    settle(engines)
+
+
+def recover(engine: Engine) -> None:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        # What Citus's own daemon does every minute.
+        for _ in range(3):
+            run_sql(connection, "SELECT recover_prepared_transactions()")
+            time.sleep(0.2)
+
+
+@pytest.mark.faults
+@ON_BREAKABLE_CITUS
+@pytest.mark.parametrize("delay", [0.5, 1.5, 3.0])
+@pytest.mark.parametrize("victim", [0, 1], ids=["coordinator", "worker"])
+def test_a_killed_node(
+    server: DatabaseServer, engines: list[Engine], delay: float, victim: int
+) -> None:
+    build(engines[0], citus=True)
+    node = server.nodes[victim]
+    job = citus_torture(engines, 60, 5)
+    time.sleep(delay)
+    os.kill(node.pid, signal.SIGKILL)
+    with pytest.raises(DBAPIError):
+        job.finish()
+    node.start()
+    recover(engines[0])
+    settle(engines)
+
+
+@pytest.fixture(autouse=True)
+def dispose(engines: list[Engine]) -> Iterator[None]:
+    """Leave no connection behind."""
+    yield
+    for engine in engines:
+        engine.dispose()
