@@ -50,10 +50,10 @@ _NULL: Final = b"\\N"
 _LARGEST: Final = (1 << 63) - 1
 # An escaped zero character, unless it is an escaped backslash that is followed by "u0000".
 _ESCAPED_ZERO: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-_NOT_SPACE: Final = re.compile(r"\S")
+_NOT_SPACE: Final = re.compile(r"\S", re.ASCII)
 # What may follow an event on a line that holds several: the end of the line, or the next one.
-_END_OF_EVENT: Final = re.compile(r"\s*(?:\{|\Z)")
-_END_OF_ELEMENT: Final = re.compile(r"\s*(?:\{|[\],\s]*\Z)")
+_END_OF_EVENT: Final = re.compile(r"\s*(?:\{|\Z)", re.ASCII)
+_END_OF_ELEMENT: Final = re.compile(r"\s*(?:\{|[\],\s]*\Z)", re.ASCII)
 # JSON allows line ends and tabs between its tokens, but not in strings: as spaces, they need no
 # escape in COPY's text.
 _WHITE_SPACE: Final = bytes.maketrans(b"\t\n\r", b"   ")
@@ -228,16 +228,18 @@ def _several(text: Text, reject: Reject) -> Iterator[EventRow | Reject]:
         if before:
             if isinstance(outcome, Reject):
                 continue
-            part = line[kept:start].strip().encode("utf-8", "surrogateescape")
+            part = line[kept:start].encode("utf-8", "surrogateescape").strip()
             yield _outcome(part, text.line)
-        elif start == 0 and not line[end:].strip():
+        elif start == 0 and not _NOT_SPACE.search(line, end):
             break
         yield outcome
         kept = end
     if kept == 0:
         yield reject
-    elif rest := line[kept:].strip("],\r\n\t " if text.in_array else None):
-        yield _outcome(rest.encode("utf-8", "surrogateescape"), text.line)
+    else:
+        rest = line[kept:].encode("utf-8", "surrogateescape")
+        if rest := rest.strip(b"],\r\n\t " if text.in_array else None):
+            yield _outcome(rest, text.line)
 
 
 def _outcome(text: bytes, line: int) -> EventRow | Reject:

@@ -32,7 +32,7 @@ _LONGEST_SPACE: Final = 1 << 20
 _KEPT_OF_LONG: Final = 1 << 10
 _BYTE_ORDER_MARK: Final = codecs.BOM_UTF8
 _NOT_SPACE: Final = re.compile(rb"\S")
-_BETWEEN: Final = re.compile(r"[\s,]*")
+_BETWEEN: Final = re.compile(r"[\s,]*", re.ASCII)
 _DIGIT_SAFE: Final = JSONDecoder(parse_int=str, parse_float=str)
 _OBJECT: Final = re.compile(r'\{(?=\s*")')
 # How often, on average, a character is looked at in search of the objects on a line.
@@ -287,7 +287,7 @@ class _Elements:
     def _taken(self, end: int) -> bytes:
         text = self._buffer[self._position : end]
         self._advance(end)
-        return text.strip().encode("utf-8", "surrogateescape")
+        return text.encode("utf-8", "surrogateescape").strip()  # JSON's white space, no other
 
     def _advance(self, position: int) -> None:
         self._line += self._buffer.count("\n", self._position, position)

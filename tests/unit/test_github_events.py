@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from citus_analytics.errors import LoadError
@@ -304,6 +304,10 @@ def broken(lines: list[bytes], where: int, what: bytes, kind: str) -> bytes:
     kind=st.sampled_from(["insert", "overwrite", "delete"]),
     size=st.integers(1, 500),
 )
+# White space to Unicode, and none to JSON: it is part of what is rejected.
+@example(count=1, where=0, what=b"\x1c", kind="insert", size=100)
+@example(count=2, where=300, what=b"\x1f{", kind="insert", size=100)
+@example(count=1, where=5000, what=b"\xc2\xa0", kind="insert", size=100)
 def test_every_line_of_a_damaged_file_is_loaded_or_rejected(
     count: int, where: int, what: bytes, kind: str, size: int
 ) -> None:
