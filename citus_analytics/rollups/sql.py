@@ -561,7 +561,7 @@ def _absorb(spec: RollupSpec, *, sharded: bool) -> Function:
                 "  "
                 + _in_place(into, {_TARGET: quote(target.table)})
                 + "\n  IF dead IS NOT NULL THEN\n    "
-                + _in_place(f"{remove}(dead)", {_TARGET: quote(target.table)})
+                + _in_place(f"{remove}(_vars.dead)", {_TARGET: quote(target.table)})
                 + "\n  END IF;"
             )
         if target.extremes:
@@ -569,7 +569,8 @@ def _absorb(spec: RollupSpec, *, sharded: bool) -> Function:
     if sharded:
         declared.append("  shard text;")
     body = (
-        "\nDECLARE\n" + "\n".join(declared) + "\nBEGIN\n"
+        # A column may be named like a variable.
+        "\n#variable_conflict use_column\n<<_vars>>\nDECLARE\n" + "\n".join(declared) + "\nBEGIN\n"
         "  IF NOT EXISTS (SELECT FROM drained) THEN\n    RETURN NULL;\n  END IF;\n"
         + "\n".join(parts)
         + "\n  RETURN NULL;\nEND\n"
@@ -750,6 +751,7 @@ def _run(spec: RollupSpec, *, sharded: bool) -> Function:
     body = f"""
 -- Adds what is in the log to every rollup of the source, and returns how many rows that were; NULL
 -- if another run is under way and not waited for.
+#variable_conflict use_column
 DECLARE
   started timestamptz := clock_timestamp();
 BEGIN{current}
@@ -1152,7 +1154,9 @@ def drop(spec: RollupSpec, *, keep: bool = False, clear: Iterable[str] = ()) -> 
             f"    to_regprocedure({literal(f'{run}(boolean)')}) IS NOT NULL THEN\n"
             f"  PERFORM {lock};\n"
             f"  LOCK TABLE {source} IN SHARE ROW EXCLUSIVE MODE;\n"
-            f"  PERFORM {run}();\nEND IF;"
+            # What is told the time of the last run is told of no run of a migration.
+            f"  IF EXISTS (SELECT 1 FROM {qualify(spec.log, spec.schema)} LIMIT 1) THEN\n"
+            f"    PERFORM {run}();\n  END IF;\nEND IF;"
         ),
         *(
             f"DROP VIEW IF EXISTS {qualify(f'{target.table}_fresh', spec.schema)}"

@@ -78,7 +78,6 @@ def test_moved_shards(cluster: Connection, mode: str) -> None:
     assert_still_adds_up(cluster)
 
 
-@pytest.mark.xfail(strict=True, reason="TRUNCATE deadlocks with itself")
 def test_truncate_after_shards_have_moved(cluster: Connection) -> None:
     change_something(cluster)
     move_shards(cluster, "block_writes")

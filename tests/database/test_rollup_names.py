@@ -37,7 +37,7 @@ OURS = ["n", "at", "key", "l", "r", "t", "u", "d", "f", "g", "log", "drained", "
 OURS += ["since_", "until_", "target_", "horizon_", "groups", "repair", "examples", "found", "raw"]
 OURS += ["one", "shard", "added", "removed", "wait", "changes", "started", "excluded", "rows"]
 TROUBLE = ['"', "'", "\\", "%1$s", "%", ":b", "$function$", "$log$", "$citus$", "--", "\n", "\r"]
-TROUBLE += ["A", "é", "time", "select", "lateral", "{key}", " "]
+TROUBLE += ["A", "é", "time", "select", "user", "{key}", " "]
 NAMES = st.sampled_from(OURS) | st.lists(st.sampled_from(TROUBLE), min_size=1, max_size=4).map(
     "".join
 )
