@@ -8,6 +8,7 @@ server, inside a `DO` block, so that the same text serves `alembic upgrade` and 
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from sqlalchemy import Connection
@@ -77,6 +78,9 @@ def on_citus(body: str, *, otherwise: str = "") -> str:
     return f"DO {dollar_quote(block, 'citus')}"
 
 
+_QUOTED_OR_LINE_FEED: Final = re.compile(r""""(?:[^"]|"")*"|'(?:[^']|'')*'|\n""")
+
+
 def do_block(body: str, *, declare: tuple[str, ...] = ()) -> str:
     """Return a block that runs `body`, PL/pgSQL statements, with the variables of `declare`."""
     variables = "".join(f"  {variable};\n" for variable in declare)
@@ -96,9 +100,10 @@ def sequential() -> str:
 
 def indented(lines: str) -> str:
     """Return `lines` four spaces further to the right."""
-    # Unlike `textwrap.indent`, this regards only a line feed as the end of a line: names,
-    # which stand in literals here, may contain all the others.
-    return "    " + lines.strip().replace("\n", "\n    ")
+    # A line feed within quotes belongs to a name or a value.
+    return "    " + _QUOTED_OR_LINE_FEED.sub(
+        lambda found: "\n    " if found[0] == "\n" else found[0], lines.strip()
+    )
 
 
 def refusal(message: str) -> str:

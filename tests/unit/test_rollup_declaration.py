@@ -39,7 +39,6 @@ from citus_analytics.rollups.declare import (
     Rollup,
     average,
     count,
-    every,
     maximum,
     minimum,
     rollups_of,
@@ -47,6 +46,7 @@ from citus_analytics.rollups.declare import (
     stddev,
     total,
     variance,
+    width_of,
 )
 from citus_analytics.rollups.sql import MARKER, RollupSpec, TargetSpec
 from citus_analytics.schema import (
@@ -114,13 +114,15 @@ def declare(source: Table | None = None, **changes: Any) -> Rollup:
     ],
 )
 def test_the_width_of_a_bucket(width: str | timedelta, words: str) -> None:
-    assert str(every(width)) == words
-    assert every(words) == every(width)
+    assert str(width_of(width)) == words
+    assert width_of(words) == width_of(width)
 
 
 def test_one_width_has_one_value() -> None:
-    assert every("60 minutes") == every("1 hour") == every(timedelta(hours=1)) == Every(3600)
-    assert every("1 day") != every("1 day at Europe/Berlin")
+    assert (
+        width_of("60 minutes") == width_of("1 hour") == width_of(timedelta(hours=1)) == Every(3600)
+    )
+    assert width_of("1 day") != width_of("1 day at Europe/Berlin")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_one_width_has_one_value() -> None:
 )
 def test_what_is_no_width(width: str | timedelta, message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
-        every(width)
+        width_of(width)
     with pytest.raises(DeclarationError, match=message):
         declare(every=width)
 
