@@ -776,6 +776,12 @@ _BATCH: Final = 1000
 def _run(spec: RollupSpec, *, sharded: bool, batch: bool = False) -> Function:
     """Return the function that empties the log into the targets, or one batch of it."""
     absorb, settings = _drain(spec, sharded=sharded, batch=batch)
+    lock = f"""\
+  IF wait THEN
+    PERFORM {_lock(spec)};
+  ELSIF NOT {_lock(spec, attempt=True)} THEN
+    RETURN;
+  END IF;"""
     if not batch:
         body = f"""
 -- Adds what is in the log to every rollup of the source, and returns how many changes that were;
@@ -786,11 +792,7 @@ DECLARE
   edge timestamptz;
   too_late bigint := 0;
 BEGIN
-  IF wait THEN
-    PERFORM {_lock(spec)};
-  ELSIF NOT {_lock(spec, attempt=True)} THEN
-    RETURN;
-  END IF;
+{lock}
 {absorb}
 END
 """
@@ -814,15 +816,18 @@ DECLARE
   too_late bigint := 0;
   width bigint := {width};
 BEGIN
-  PERFORM {_lock(spec)};
+{lock}
 {absorb}
   IF (page + width) * current_setting('block_size')::bigint < {pages} THEN
     next_page := page + width;
   END IF;
 END
 """
-    head = f"(page bigint, OUT changes bigint, OUT next_page bigint)\nLANGUAGE plpgsql {settings}"
-    return Function(f"{spec.source}_run_batch", "bigint", head, body)
+    head = (
+        "(page bigint, wait boolean DEFAULT true, OUT changes bigint, OUT next_page bigint)\n"
+        f"LANGUAGE plpgsql {settings}"
+    )
+    return Function(f"{spec.source}_run_batch", "bigint, boolean", head, body)
 
 
 def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
@@ -1787,7 +1792,8 @@ def read(
             *(f"{kind}({alias}.{quote(c)}) AS {quote(c)}" for c, kind in extremes.items()),
         ]
 
-    having = f" HAVING sum(u.{quote(target.rows)}) > 0" if groups else ""
+    # What is asked for all rows has an answer even if there are none, as in SQL.
+    having = f" HAVING sum(u.{quote(target.rows)}) > 0" if groups or by is None else ""
     if not values:
         inner = f"SELECT {_listed(sums('u'))}\n  FROM ({rows}) AS u{grouped('u')}{having}"
         shown: dict[str, str] = {}

@@ -295,7 +295,8 @@ def test_mapped_classes_and_expressions() -> None:
     )
     assert rollup.time == "seen_at"
     (spec,) = specs_of(Model.metadata)
-    assert spec.columns["country"] == "r.data ->> 'country'"
+    # What may be too long for an index is abbreviated there.
+    assert spec.columns["country"].endswith("ELSE r.data ->> 'country' END")
     assert spec.columns["length"] == "length(r.data ->> 'name')"
     assert spec.columns["in_seen"] == "((r.data ->> 'bot') IS NULL) IS TRUE"
     assert spec.key == "site"
@@ -336,7 +337,10 @@ def test_columns_are_known_by_their_names_in_the_database() -> None:
         ({"measures": {"page": count()}}, r"^rollup 'hourly' names 'page' twice: a column is one"),
         ({"measures": {"bucket": count()}}, r"^rollup 'hourly' names 'bucket' twice"),
         ({"bucket": "page"}, r"^rollup 'hourly' names 'page' twice"),
-        ({"ranked": "size"}, r"ranked by 'size', which is not one of its measures: n, bytes\.$"),
+        (
+            {"ranked": "size"},
+            r"ranked by 'size', which is not one of its measures that add up: n, bytes\.$",
+        ),
         ({"name": "n" * 50}, r"has a name of 50 bytes; .* only up to \d+\.$"),
         ({"name": "é" * 40}, r"has a name of 80 bytes; .* only up to \d+\.$"),
         ({"name": "clicks"}, r"^rollup table 'clicks': there is a table of that name already\.$"),
@@ -521,7 +525,9 @@ def test_the_rollups_of_a_source_share_a_log() -> None:
     declare(source, name="third", by=[(source.c.size % 2).label("page")], measures={"n": count()})
     (spec,) = specs_of(source.metadata)
     assert (spec.source, spec.key, spec.time) == ("clicks", "user_id", "at")
-    assert spec.columns == {"page": "r.page", "size": "r.size", "page_": "r.size % 2"}
+    assert spec.columns["page"].endswith("ELSE r.page END")
+    del spec.columns["page"]  # type: ignore[attr-defined]
+    assert spec.columns == {"size": "r.size", "page_": "r.size % 2"}
     assert [(each.table, dict(each.by), each.keyed) for each in spec.targets] == [
         ("first", {"user_id": "key", "page": "page"}, True),
         ("second", {"page": "page"}, False),
