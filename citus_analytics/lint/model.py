@@ -846,24 +846,33 @@ class Model:
         def renamed(columns: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(new if one == name else one for one in columns)
 
-        table.keys = [
-            replace(key, columns=renamed(key.columns), included=renamed(key.included))
-            for key in table.keys
-        ]
-        table.foreign_keys = [
-            replace(key, columns=renamed(key.columns)) for key in table.foreign_keys
-        ]
-        referrers = self._referring(table)
-        for referrer in referrers:
-            referrer.foreign_keys = [
-                replace(key, target_columns=renamed(key.target_columns))
-                if self.find(key.target) is table
-                else key
-                for key in referrer.foreign_keys
-            ]
+        part = Table(table.name, {new: column})
+        for place, key in enumerate(table.keys):
+            if name in key.columns or name in key.included:
+                table.keys[place] = replace(
+                    key, columns=renamed(key.columns), included=renamed(key.included)
+                )
+                part.keys.append(table.keys[place])
+        for place, foreign_key in enumerate(table.foreign_keys):
+            if name in foreign_key.columns:
+                table.foreign_keys[place] = replace(
+                    foreign_key, columns=renamed(foreign_key.columns)
+                )
+                part.foreign_keys.append(table.foreign_keys[place])
+        changes = []
+        for referrer in self._referring(table):
+            of_referrer = Table(referrer.name)
+            for place, foreign_key in enumerate(referrer.foreign_keys):
+                if name in foreign_key.target_columns and self.find(foreign_key.target) is table:
+                    referrer.foreign_keys[place] = replace(
+                        foreign_key, target_columns=renamed(foreign_key.target_columns)
+                    )
+                    of_referrer.foreign_keys.append(referrer.foreign_keys[place])
+            changes.append(Change(referrer, of_referrer))
         if table.placement.column == name:
             table.placement = replace(table.placement, column=new)
-        return [_whole(table), *map(_whole, referrers)]
+            part = table
+        return [Change(table, part), *changes]
 
     def _redistribute(self, table: Table, placement: Placement) -> list[Change]:
         self._untie(table)
