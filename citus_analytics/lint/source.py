@@ -74,14 +74,12 @@ class Migration:
     Attributes:
         path: The file, as shown in findings.
         source: Its text.
-        tree: The same as a syntax tree.
         revision: Its `revision`.
         parents: The revisions that come before it: `down_revision` and `depends_on`.
     """
 
     path: str
     source: str
-    tree: ast.Module
     revision: str
     parents: tuple[str, ...]
 
@@ -92,12 +90,12 @@ class Migration:
             ArgumentError: There is SQL in it, and no parser for SQL.
         """
         reader = _Reader(self.path, self.revision)
+        # Parsed again: the garbage collector would look at the trees of all migrations, often.
+        body = ast.parse(self.source).body
         # The names of the module: its imports, constants and functions.
-        for _ in reader.run(self.tree.body):
+        for _ in reader.run(body):
             pass
-        functions = {
-            node.name: node for node in self.tree.body if isinstance(node, ast.FunctionDef)
-        }
+        functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
         upgrade, downgrade = functions.get("upgrade"), functions.get("downgrade")
         yield from reader.run(upgrade.body if upgrade else ())
         line = downgrade.lineno if downgrade else 1
@@ -202,7 +200,7 @@ def _read(path: Path) -> Migration | None:
         value = reader.names.get(name)
         parents += value if isinstance(value, list) else [value]
     strings = tuple(parent for parent in parents if isinstance(parent, str))
-    return Migration(_shown(path), source, tree, revision, strings)
+    return Migration(_shown(path), source, revision, strings)
 
 
 def _in_order(migrations: list[Migration]) -> Iterator[Migration]:
