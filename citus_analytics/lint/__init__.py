@@ -19,15 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from citus_analytics.lint.model import (
-    AllowTriggers,
-    Change,
-    CreateRollups,
-    DropRollups,
-    EndMigration,
-    Model,
-    Undistribute,
-)
+from citus_analytics.lint.model import Change, EndMigration, Model
 from citus_analytics.lint.model import read_metadata as _read_metadata
 from citus_analytics.lint.report import (
     Finding,
@@ -155,18 +147,13 @@ def _judge(model: Model, events: Iterable[Event], citus: Version) -> Iterator[tu
     errors = [rule for rule in rules if rule.severity == "error"]
     warnings = [rule for rule in rules if rule.severity == "warning"]
     touched: dict[Table, Change] = {}
-    undistributed = set()
-    rollups = None
     for event in events:
         action = event.action
-        # The model is not rolled back: of a downgrade, only the order of its own events is known.
-        if event.downgrade and isinstance(action, Undistribute):
-            undistributed.add(action.table)
-        if getattr(action, "table", None) not in undistributed or isinstance(action, Undistribute):
-            for event_rule in EVENT_RULES:
-                if event_rule.applies(citus):
-                    yield from ((event_rule, fault) for fault in event_rule.check(model, event))
-        if event.downgrade and not isinstance(action, AllowTriggers | CreateRollups | DropRollups):
+        for event_rule in EVENT_RULES:
+            if event_rule.applies(citus):
+                yield from ((event_rule, fault) for fault in event_rule.check(model, event))
+        if event.downgrade:
+            model.apply_downgrade(action)
             continue
         changed = model.apply(event)
         # The server refuses something at once, so it is judged at once. What does harm is judged at
@@ -177,10 +164,7 @@ def _judge(model: Model, events: Iterable[Event], citus: Version) -> Iterator[tu
             touched[change.table] = change if before is None else before.merged(change)
         if isinstance(action, EndMigration):
             yield from _judge_tables(model, warnings, [one.now() for one in touched.values()])
-            rollups = dict(model.rollups)
-    model.allows_triggers = False
-    if rollups is not None:
-        model.rollups = rollups
+    model.end_downgrade()
 
 
 def _judge_environment(model: Model, environment: Environment) -> Iterator[tuple[Rule, Fault]]:

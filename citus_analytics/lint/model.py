@@ -592,6 +592,9 @@ class Model:
         self._groups: dict[Group, Table] = {}
         self._tied: set[Table] | None = None
         self._heirs: dict[Name, set[Name]] = {}
+        # What a downgrade has changed, as it was.
+        self._before: dict[Table, tuple[Placement, bool]] = {}
+        self._rollups_before: dict[Name, RollupSpec] | None = None
 
     @property
     def tables(self) -> list[Table]:
@@ -705,6 +708,46 @@ class Model:
                     self._add(table)
                 return self._alter(table, action, place)
         return []
+
+    def apply_downgrade(self, action: Action) -> None:
+        """Apply what decides how the rest of a downgrade is judged, until `end_downgrade`.
+
+        The model is not rolled back: the next migration starts from what the upgrade has left.
+        """
+        match action:
+            case AllowTriggers():
+                self.allows_triggers = True
+                return
+            case CreateRollups(table=source) | DropRollups(table=source):
+                if self._rollups_before is None:
+                    self._rollups_before = dict(self.rollups)
+                if isinstance(action, CreateRollups):
+                    self.rollups[_with_schema(source)] = action.rollups
+                else:
+                    self.rollups.pop(_with_schema(source), None)
+                return
+        table = self.find(action.table) if isinstance(action, TableAction) else None
+        if table is None:
+            return
+        self._before.setdefault(table, (table.placement, table.columnar))
+        match action:
+            case Undistribute():
+                table.placement = Placement()
+            case Distribute(placement=placement):
+                table.placement = placement or Placement(kind="unknown")
+            case AlterDistribution():
+                table.placement = _altered(table.placement, action)
+            case SetAccessMethod(columnar=columnar):
+                table.columnar = columnar
+
+    def end_downgrade(self) -> None:
+        """Go back to what the upgrade has left."""
+        self.allows_triggers = False
+        for table, (placement, columnar) in self._before.items():
+            table.placement, table.columnar = placement, columnar
+        self._before.clear()
+        if self._rollups_before is not None:
+            self.rollups, self._rollups_before = self._rollups_before, None
 
     def _alter(self, table: Table, action: TableAction, place: Place) -> list[Change]:
         match action:

@@ -91,6 +91,63 @@ def test_the_way_back_is_judged_too(tmp_path: Path) -> None:
     assert [one.code for one in lint_migrations(write_migrations(tmp_path, source))] == ["CA103"]
 
 
+@pytest.mark.parametrize(
+    ("upgrade", "downgrade", "found"),
+    [
+        # The distribution moves to another column, whose type changes too.
+        (
+            'op.alter_column("clicks", "v", type_=sa.BigInteger())\n'
+            'op.alter_distributed_table("clicks", column="v")',
+            'op.alter_distributed_table("clicks", column="k")\n'
+            'op.alter_column("clicks", "v", type_=sa.Integer())',
+            [],
+        ),
+        (
+            'op.alter_distributed_table("clicks", column="v")',
+            'op.alter_column("clicks", "v", type_=sa.Integer())\n'
+            'op.alter_distributed_table("clicks", column="k")',
+            ["CA108"],
+        ),
+        (
+            'op.alter_distributed_table("clicks", column="v")',
+            'op.alter_distributed_table("clicks", column="k")\nop.drop_column("clicks", "k")',
+            ["CA108"],
+        ),
+        # Every change of the distribution column goes by a local table.
+        (
+            'op.undistribute_table("clicks", schema="public", was=1)\n'
+            'op.alter_column("clicks", "k", type_=sa.Integer())\n'
+            'op.create_distributed_table("clicks", "k")',
+            'op.undistribute_table("clicks", schema="public")\n'
+            'op.alter_column("clicks", "k", type_=sa.BigInteger())\n'
+            'op.create_distributed_table("clicks", "k")',
+            [],
+        ),
+        (
+            'op.undistribute_table("clicks", was=1)\nop.create_distributed_table("clicks", "v")',
+            'op.undistribute_table("clicks")\nop.create_distributed_table("clicks", "k")\n'
+            'op.alter_column("clicks", "k", type_=sa.BigInteger())',
+            ["CA108"],
+        ),
+        (
+            'op.alter_table_set_access_method("clicks", "columnar")',
+            'op.alter_table_set_access_method("clicks", "heap")\nop.execute("DELETE FROM clicks")',
+            [],
+        ),
+    ],
+)
+def test_the_way_back_changes_tables_too(
+    tmp_path: Path, upgrade: str, downgrade: str, found: list[str]
+) -> None:
+    sources = [migration(DISTRIBUTED), migration(upgrade, downgrade=downgrade, number=2)]
+    folder = write_migrations(tmp_path, *sources)
+    assert [one.code for one in lint_migrations(folder)] == found
+    # And only on the way back.
+    third = migration('op.execute("UPDATE clicks SET v = 1, k = 2")', number=3)
+    codes_after = [one.code for one in lint_migrations(write_migrations(tmp_path, *sources, third))]
+    assert codes_after[len(found) :] != []
+
+
 def test_reference_tables_have_the_same_limits(tmp_path: Path) -> None:
     sql = "INSERT INTO clicks VALUES (1) ON CONFLICT (k) DO UPDATE SET v = now()"
     reference = f'{CLICKS}\nop.create_reference_table("clicks")\nop.execute({sql!r})'
