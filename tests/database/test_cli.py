@@ -147,7 +147,7 @@ def test_what_a_migration_notices(run: Run, server: DatabaseServer, empty_databa
     assert "CREATE EXTENSION citus" in said
     done = run("migrate", database=empty_database)
     succeed(done)
-    assert done.stderr.count("Running upgrade") == 5
+    assert done.stderr.count("Running upgrade") == 6
     assert "is not distributed by user_id" in done.stderr
 
 

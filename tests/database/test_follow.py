@@ -272,7 +272,7 @@ def test_pauses_double_across_restarts(engine: Engine, github: GitHub) -> None:
     for _ in range(6):
         github.replies = [Reply(502)]
         with pytest.raises(LoadError, match="failure 1 in a row"):
-            polls(engine, github, 1, wait=waits, max_failures=1)
+            polls(engine, github, 2, wait=waits, max_failures=1)
     # Each pause has a jitter of up to half of it.
     limits = [(2.0**n / 2 - 0.5, 2.0**n) for n in range(5)]
     assert all(low <= wait <= high for wait, (low, high) in zip(waits[1:], limits, strict=True))
