@@ -52,17 +52,33 @@ op.execute("ALTER TABLE shared ADD COLUMN c{number} int")
 """
 
 
+def one_table(number: int) -> str:
+    """A column of one table, with an index and a foreign key."""
+    first = """
+op.create_table("users", sa.Column("id", sa.BigInteger(), primary_key=True))
+op.create_reference_table("users")
+op.create_table("clicks", sa.Column("id", sa.BigInteger()))
+op.create_distributed_table("clicks", "id")
+"""
+    return f"""{first if number == 0 else ""}
+op.add_column("clicks", sa.Column("c{number}", sa.BigInteger()))
+op.create_index("clicks_c{number}", "clicks", ["c{number}"])
+op.create_foreign_key("clicks_f{number}", "clicks", "users", ["c{number}"], ["id"])
+"""
+
+
 def measure(_: Engine, __: int) -> list[Figure]:
     """Lint folders of 100 and of 800 migrations, in turns.
 
     Measured: the time that `lint_migrations` takes of the processor, per migration, of the large
-    folder over the small one; for tables on their own, and for tables that all refer to one.
+    folder over the small one; for tables on their own, for tables that all
+    refer to one, and for columns of one table.
 
     Promised: at most 1.5; linear growth is 1.
     """
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as place:
-        for upgrade in (own_table, shared_table):
+        for upgrade in (own_table, shared_table, one_table):
             folders = [Path(place) / f"{upgrade.__name__}_{count}" for count in (FEW, MANY)]
             for folder, count in zip(folders, (FEW, MANY), strict=True):
                 write(folder, count, upgrade)

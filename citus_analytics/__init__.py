@@ -13,69 +13,73 @@ tutorial. Everything else is imported from its package:
 
 from __future__ import annotations
 
-from citus_analytics.errors import (
-    ArgumentError,
-    CitusAnalyticsError,
-    DeclarationError,
-    LoadError,
-    OperationError,
-    RollupError,
-    ServerError,
-)
-from citus_analytics.github.analytics import (
-    HourlyCommits,
-    RepositoryCreator,
-    UserActivity,
-    commits_per_hour,
-    commits_per_hour_statement,
-    count_events,
-    count_events_statement,
-    most_active_users,
-    most_active_users_statement,
-    top_repository_creators,
-    top_repository_creators_statement,
-)
-from citus_analytics.github.models import (
-    GITHUB_ROLLUP_1MIN,
-    Base,
-    FollowedFeed,
-    GithubEvent,
-    GithubRollup1Min,
-    GithubUser,
-    GithubUserOrigin,
-    LatestRollup,
-    LoadedFile,
-    followed_feeds,
-    github_events,
-    github_rollup_1min,
-    github_user_origins,
-    github_users,
-    latest_rollup,
-    loaded_files,
-)
-from citus_analytics.rollups.declare import (
-    Every,
-    Measure,
-    Rollup,
-    average,
-    count,
-    maximum,
-    minimum,
-    rollups_of,
-    stddev,
-    total,
-    variance,
-)
-from citus_analytics.rollups.run import RollupRun, run_rollup
-from citus_analytics.schema import (
-    Distributed,
-    Distribution,
-    Local,
-    Reference,
-    declared_distribution,
-    distribute,
-    distribution_of,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from citus_analytics.errors import (
+        ArgumentError,
+        CitusAnalyticsError,
+        DeclarationError,
+        LoadError,
+        OperationError,
+        RollupError,
+        ServerError,
+    )
+    from citus_analytics.github.analytics import (
+        HourlyCommits,
+        RepositoryCreator,
+        UserActivity,
+        commits_per_hour,
+        commits_per_hour_statement,
+        count_events,
+        count_events_statement,
+        most_active_users,
+        most_active_users_statement,
+        top_repository_creators,
+        top_repository_creators_statement,
+    )
+    from citus_analytics.github.models import (
+        GITHUB_ROLLUP_1MIN,
+        Base,
+        FollowedFeed,
+        GithubEvent,
+        GithubRollup1Min,
+        GithubUser,
+        GithubUserOrigin,
+        LatestRollup,
+        LoadedFile,
+        followed_feeds,
+        github_events,
+        github_rollup_1min,
+        github_user_origins,
+        github_users,
+        latest_rollup,
+        loaded_files,
+    )
+    from citus_analytics.rollups.declare import (
+        Every,
+        Measure,
+        Rollup,
+        average,
+        count,
+        maximum,
+        minimum,
+        rollups_of,
+        stddev,
+        total,
+        variance,
+    )
+    from citus_analytics.rollups.run import RollupRun, run_rollup
+    from citus_analytics.schema import (
+        Distributed,
+        Distribution,
+        Local,
+        Reference,
+        declared_distribution,
+        distribute,
+        distribution_of,
+    )
 
 __version__ = "0.1.0"
 
@@ -141,3 +145,29 @@ __all__ = [
     "RollupError",
     "ServerError",
 ]
+
+# Where the names are, the light modules first.
+_MODULES = (
+    "errors",
+    "schema",
+    "rollups.declare",
+    "rollups.run",
+    "github.models",
+    "github.analytics",
+)
+
+if not TYPE_CHECKING:
+    # Imported when it is used: the command line starts with this package, and for as long as it
+    # imports SQLAlchemy nobody could handle Ctrl-C.
+    def __getattr__(name: str) -> object:
+        for module in _MODULES if name in __all__ else ():
+            try:
+                value = getattr(import_module(f"{__name__}.{module}"), name)
+            except AttributeError:
+                continue
+            globals()[name] = value
+            return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -63,22 +63,62 @@ def metadata_of(source: str) -> MetaData:
     return metadata
 
 
-def write_migrations(folder: Path, *sources: str) -> Path:
+ENVIRONMENT = """\
+from sqlalchemy import MetaData
+from citus_analytics.migrations import run_environment
+run_environment(MetaData())
+"""
+# What passes one by one, and together only in sequential mode.
+PAIR = (
+    """\
+import sqlalchemy as sa
+from citus_analytics.migrations import op
+revision = "1"
+down_revision = None
+def upgrade():
+    op.create_table("users", sa.Column("id", sa.BigInteger(), primary_key=True))
+    op.create_reference_table("users")
+    op.create_table("clicks", sa.Column("user_id", sa.BigInteger()))
+    op.create_distributed_table("clicks", "user_id")
+def downgrade():
+    op.drop_table("clicks")
+    op.drop_table("users")
+""",
+    """\
+from citus_analytics.migrations import op
+revision = "2"
+down_revision = "1"
+def upgrade():
+    op.create_index("i", "clicks", ["user_id"])
+    op.create_foreign_key("f", "clicks", "users", ["user_id"], ["id"])
+def downgrade():
+    op.drop_constraint("f", "clicks")
+    op.drop_index("i", "clicks")
+""",
+)
+
+
+def write_migrations(folder: Path, *sources: str, environment: str = ENVIRONMENT) -> Path:
     """Write migrations into `versions` of a folder that Alembic can run; return the folder."""
     versions = folder / "versions"
     versions.mkdir(parents=True, exist_ok=True)
-    (folder / "env.py").write_text(
-        "from sqlalchemy import MetaData\n"
-        "from citus_analytics.migrations import run_environment\n"
-        "run_environment(MetaData())\n"
-    )
+    (folder / "env.py").write_text(environment)
     for number, source in enumerate(sources, 1):
         (versions / f"{number:04}.py").write_text(source)
     return folder
 
 
-def findings(example: str, folder: Path, *, citus: Version = (13, 2)) -> list[Finding]:
-    """Return what the linter finds in an example, be it metadata or a migration."""
+def write_example(folder: Path, example: str) -> Path | None:
+    """Write an example that is a migration or an environment; None if it is metadata."""
     if "def upgrade()" in example:
-        return lint_migrations(write_migrations(folder, example), citus=citus)
+        return write_migrations(folder, example)
+    if "context.configure" in example:
+        return write_migrations(folder, *PAIR, environment=example)
+    return None
+
+
+def findings(example: str, folder: Path, *, citus: Version = (13, 2)) -> list[Finding]:
+    """Return what the linter finds in an example."""
+    if (written := write_example(folder, example)) is not None:
+        return lint_migrations(written, citus=citus)
     return lint_metadata(metadata_of(example), citus=citus)

@@ -12,11 +12,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
+from alembic.command import upgrade
 from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import RevisionStep
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError, coerce_resource_to_filename
 from sqlalchemy import MetaData, create_engine, func, select, text
@@ -1046,7 +1050,14 @@ def add_lint(commands: Commands) -> None:
         default="text",
         help="how to print findings; github: as annotations of a workflow",
     )
-    parser.add_argument("--explain", metavar="CODE", help="explain a code, and end")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--explain", metavar="CODE", help="explain a code, and end")
+    only.add_argument(
+        "--sql",
+        metavar="REV",
+        help="print the SQL that upgrades to a revision from the one before, or REV:REV from one "
+        "to another, and end; for linters of SQL",
+    )
 
 
 def _version(text: str) -> tuple[int, int]:
@@ -1065,6 +1076,9 @@ def lint(arguments: Namespace) -> None:
     """
     if arguments.explain is not None:
         write(_explanation(arguments.explain))
+        return
+    if arguments.sql is not None:
+        write(_sql_of(arguments.sql, arguments.targets).rstrip("\n"))
         return
     targets = arguments.targets or _migrations_of_alembic_ini()
     declared = [target for target in targets if ":" in target and not Path(target).exists()]
@@ -1100,6 +1114,50 @@ def _explanation(code: str) -> str:
     if rule.until is not None:
         facts.append("before Citus {}.{}".format(*rule.until))
     return f"{rule.code} ({', '.join(facts)}): {rule.title}.\n\n{rule.explanation}"
+
+
+def _sql_of(revision: str, targets: list[str]) -> str:
+    """Return the SQL of a revision or of a range, as Alembic's own `--sql` writes it."""
+    if len(targets) > 1:
+        raise ArgumentError("--sql takes one folder with migrations, which has an env.py.")
+    if targets:
+        folder = Path(targets[0])
+        if folder.name == "versions" and not (folder / "env.py").exists():
+            folder = folder.parent
+        if not (folder / "env.py").is_file():
+            raise ArgumentError(f"{targets[0]!r} has no env.py, which --sql runs.")
+        config = Config()
+        config.set_main_option("script_location", str(folder).replace("%", "%%"))
+        config.set_main_option("path_separator", "os")
+    elif Path("alembic.ini").exists():
+        config = Config("alembic.ini")
+    else:
+        raise ArgumentError(
+            "--sql needs a folder with migrations (there is no alembic.ini here that names one)."
+        )
+    config.output_buffer = buffer = StringIO()
+    try:
+        if ":" in revision:
+            upgrade(config, revision, sql=True)
+            return buffer.getvalue()
+        scripts = ScriptDirectory.from_config(config)
+        script = scripts.get_revision(revision)
+        if script is None:
+            raise ArgumentError("--sql needs a revision, and the base is none.")
+        step = RevisionStep.upgrade_from_script(scripts.revision_map, script)
+        # A merge starts from all revisions before it, which Alembic's command cannot name.
+        with EnvironmentContext(
+            config,
+            scripts,
+            fn=lambda *_: [step],
+            as_sql=True,
+            starting_rev=script.down_revision,
+            destination_rev=script.revision,
+        ):
+            scripts.run_env()
+    except CommandError as error:
+        raise ArgumentError(f"{revision}: {error}") from error
+    return buffer.getvalue()
 
 
 def _migrations_of_alembic_ini() -> list[str]:

@@ -157,6 +157,18 @@ def copy_rows(
         raise
 
 
+def read_rows(connection: Connection, query: str) -> list[bytes]:
+    """Return the rows of a query in COPY's text format, without their line ends."""
+    content = bytearray()
+    with (
+        _entered(driver_of(connection).cursor()) as cursor,
+        _entered(cursor.copy(f"COPY ({query}) TO STDOUT".encode())) as copying,
+    ):
+        while block := _wait(copying.read()):
+            content += block
+    return bytes(content).splitlines()
+
+
 def columns_of(connection: Connection, table: Table, columns: Iterable[str] | None = None) -> str:
     """Return a table and its columns, without generated ones, as COPY and INSERT name them."""
     preparer = connection.dialect.identifier_preparer

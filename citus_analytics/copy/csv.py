@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import re
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from sqlalchemy import Date, DateTime, Time
+from sqlalchemy import Date, DateTime, Time, text
 
 from citus_analytics.copy.connection import (
     checked_json,
@@ -21,13 +21,21 @@ from citus_analytics.copy.connection import (
     pinned_settings,
     savepoint,
 )
-from citus_analytics.copy.errors import RejectedError, explain, may_be_from_worker
-from citus_analytics.copy.source import Tally, expand, open_source, peek
+from citus_analytics.copy.errors import (
+    RejectedError,
+    explain,
+    is_fault_of_data,
+    may_be_from_worker,
+    place_in_context,
+    rows_of,
+)
+from citus_analytics.copy.source import BinaryReader, Tally, expand, open_source, peek
 from citus_analytics.errors import LoadError
 from citus_analytics.schema import table_of
+from citus_analytics.sql import qualify, schema_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterator
 
     import psycopg
     from sqlalchemy import Connection, Table
@@ -52,6 +60,13 @@ _TIME_WITH_ZONE: Final = re.compile(
 )
 # Not one of the words, such as now.
 _TIME_OR_DATE: Final = re.compile(rb"\d.*", re.DOTALL)
+# How many rows are sent at a time to find the one that is refused, and then to see others pass.
+_BATCH: Final = 10_000
+_BATCH_TO_CONFIRM: Final = 10
+_REFERS_TO_ITSELF: Final = text(
+    "SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE contype = 'f' "
+    "AND conrelid = CAST(:table AS regclass) AND confrelid = conrelid)"
+)
 _LONGEST_HEADER: Final = 1 << 20
 _LONGEST_ROW: Final = 1 << 25
 
@@ -112,7 +127,7 @@ def sum_of(results: Iterable[LoadResult]) -> LoadResult:
 def load_csv(
     connection: Executor,
     table: TableLike,
-    source: Source | Sequence[PathName],
+    source: Source | Iterable[PathName],
     *,
     header: bool = False,
     require_time_zone: bool = False,
@@ -137,9 +152,10 @@ def load_csv(
         connection: A connection or session on the driver psycopg 3.
         table: Where the rows go: a table or a mapped class.
         source: A path, a folder (its files that end with `.csv` or `.csv.gz`), a range such as
-            `2015-01-{01..31}.csv`, an http(s) address, or a list of these; "-" for standard input,
-            an open binary file (which stays open), or an iterable of bytes in blocks of any size.
-            Any of them may be compressed by gzip.
+            `2015-01-{01..31}.csv`, an http(s) address, a list of these, or any iterable of `Path`s,
+            such as `Path.glob` returns; "-" for standard input, an open binary file (which stays
+            open), or an iterable of bytes in blocks of any size. Any of them may be compressed by
+            gzip.
         header: Whether the first line of each source names the columns, in any order.
         require_time_zone: Whether to refuse times without a zone in columns that have one, and
             words such as `now` for any time or date.
@@ -154,7 +170,7 @@ def load_csv(
             table is of another kind.
         psycopg.Error: An error that is not the fault of the source, such as a missing table; and a
             constraint that a worker of Citus found violated, for which Citus does not pass on what
-            kind of error that is.
+            kind of error that is, if the source cannot be read again to find the row.
     """
     table = table_of(table)
     opened = connection_of(connection, table)
@@ -216,12 +232,28 @@ def header_of(source: Input, table: Table) -> tuple[list[str], Input]:
     return names, source
 
 
-def _sources(source: Source | Sequence[PathName]) -> Iterable[Source]:
-    """Return the single sources behind a path, a list of paths or another source."""
+def _sources(source: Source | Iterable[PathName]) -> Iterable[Source]:
+    """Return the single sources behind a path, several paths or another source."""
     paths: Any = source if isinstance(source, list | tuple) else [source]
     if paths and all(isinstance(path, str | PathLike) for path in paths):
         return [name for path in paths for name in expand(path)]
+    if isinstance(source, Iterable) and not isinstance(source, Sequence | BinaryReader):
+        # A generator of paths, or a set of them; strings may as well be text.
+        elements = iter(cast("Iterable[Any]", source))
+        first = list(islice(elements, 1))
+        if first and isinstance(first[0], PathLike):
+            return _sources([*first, *elements])
+        return [chain(first, elements)]
     return [cast("Source", source)]
+
+
+class _UndoneError(Exception):
+    """Ends a block whose work is to be undone."""
+
+
+def _words(error: psycopg.Error) -> str:
+    """Return what the server says, without the numbers of shards."""
+    return re.sub(r"\d+", "", error.diag.message_primary or str(error))
 
 
 class CsvLoad:
@@ -265,9 +297,67 @@ class CsvLoad:
             error = rejected.error
         if repeatable and may_be_from_worker(error, self._table):
             error = self._find_bad_json(error)
-        if explained := explain(error, self._table, self._source, self._columns):
+        line = self._refused_line(error) if repeatable else None
+        if explained := explain(error, self._table, self._source, self._columns, line=line):
             raise explained from error
         raise error
+
+    def _refused_line(self, error: psycopg.Error) -> int | None:
+        """Return the line of the row that the server refuses without saying which; load nothing.
+
+        It says nothing where a foreign key or a trigger looks at a row after COPY has read all of
+        them, or a worker of Citus does. Rows are sent again, some at a time, up to those at fault.
+        """
+        if place_in_context(error.diag.context, self._table).line is not None:
+            return None
+        if self._connection.execute(
+            _REFERS_TO_ITSELF,
+            {"table": qualify(self._table.name, schema_of(self._connection, self._table))},
+        ).scalar_one():
+            # A row may need one that comes after it.
+            return None
+        found: int | None = None
+        with (
+            suppress(_UndoneError),
+            savepoint(self._connection),
+            pinned_settings(self._connection),
+            closing(rows_of(self._source)) as rows,
+        ):
+            if self._columns is not None and self._source.first_line == 1:
+                next(rows, None)
+            while batch := list(islice(rows, _BATCH)):
+                if (said := self._refused(batch)) is None:
+                    continue
+                # Nothing else, such as a full disk, is the fault of a row: others have to pass.
+                passed, after = False, list[tuple[int, bytes]]()
+                while len(batch) > 1:
+                    first, second = batch[: len(batch) // 2], batch[len(batch) // 2 :]
+                    refused = self._refused(first)
+                    if refused is None:
+                        passed, batch = True, second
+                    else:
+                        batch, after, said = first, second, refused
+                after += islice(rows, _BATCH_TO_CONFIRM)
+                passed = passed or any(
+                    self._refused([row]) is None for row in after[:_BATCH_TO_CONFIRM]
+                )
+                if _words(said) == _words(error) and (passed or is_fault_of_data(error)):
+                    found = self._source.first_line - 1 + batch[0][0]
+                break
+            raise _UndoneError
+        return found
+
+    def _refused(self, rows: list[tuple[int, bytes]]) -> psycopg.Error | None:
+        """Load rows, and return None; or what the server says that refuses them."""
+        content = [row for _, row in rows]
+        if rows[0][0] == 1:
+            content[0] = content[0].removeprefix(BOM_UTF8)
+        try:
+            with savepoint(self._connection):
+                copy_rows(self._connection, self._table, "csv", content, columns=self._columns)
+        except RejectedError as rejected:
+            return rejected.error
+        return None
 
     def attempt(
         self, parts: Iterable[Input] | None = None, *, check_json: bool = False

@@ -80,7 +80,12 @@ def place_in_context(context: str | None, table: Table) -> Place:
 
 
 def explain(
-    error: psycopg.Error, table: Table, source: Input, columns: Sequence[str] | None
+    error: psycopg.Error,
+    table: Table,
+    source: Input,
+    columns: Sequence[str] | None,
+    *,
+    line: int | None = None,
 ) -> LoadError | None:
     """Return an error that names the row of CSV at fault, or None if no row is at fault.
 
@@ -89,12 +94,17 @@ def explain(
         table: Where the rows go.
         source: Where they come from.
         columns: What the header of the source names; None without a header.
+        line: Where the row at fault starts, if that was looked for.
     """
-    if not is_fault_of_data(error):
+    if line is not None:
+        place = Place(line, error.diag.column_name)
+    elif is_fault_of_data(error):
+        place = _place(error, table, source, columns)
+    else:
         return None
-    place = _place(error, table, source, columns)
     said = error.diag.message_primary or str(error)
-    detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
+    detail = (error.diag.message_detail or "").removesuffix(".")
+    detail = f" ({detail})" if detail else ""
     of_value = error.sqlstate == _INVALID_TEXT
     if of_value and place.line == 1 and re.search(rf'"({_names(table)})"', said):
         advice = "The first line seems to be a header: load with header=True (--header)."
@@ -133,20 +143,33 @@ def _names(table: Table) -> str:
     return "|".join(re.escape(column.name) for column in table.columns)
 
 
-def _row_that_ends(source: Input, line: int) -> tuple[int, bytes]:
-    """Return the line on which the row starts that is on this line, and the row so far."""
-    start, row, quoted = line, b"", False
+def rows_of(source: Input) -> Generator[tuple[int, bytes]]:
+    """Yield the rows of CSV, each with the line on which it starts, counted within the source.
+
+    Of a row that is longer than any the server takes, only the beginning.
+    """
+    start, row, quoted = 1, b"", False
     with closing(_lines(source)) as lines:
         for number, text in enumerate(lines, 1):
             # A line end between quotes belongs to the field; a quote in a field counts twice.
             if not quoted:
+                if number > 1:
+                    yield start, row
                 start, row = number, b""
             if len(row) < _LONGEST_ROW:
                 row += text + b"\n"
             quoted ^= text.count(b'"') % 2 == 1
-            if number == line:
-                break
-    return start, row
+    if row != b"\n":
+        yield start, row
+
+
+def _row_that_ends(source: Input, line: int) -> tuple[int, bytes]:
+    """Return the line on which the row starts that is on this line, and the row."""
+    with closing(rows_of(source)) as rows:
+        for start, row in rows:
+            if start + row.count(b"\n") > line:
+                return start, row
+    return line, b""
 
 
 def _lines(source: Input) -> Generator[bytes]:

@@ -108,9 +108,11 @@ class Input:
         waiting = 0
         for block in self.blocks():
             if not isinstance(block, Block):
+                advice = "open files in binary mode, encode text as UTF-8"
+                if isinstance(block, os.PathLike):
+                    advice = "pass paths themselves, one by one or in a list"
                 raise ArgumentError(
-                    f"{self.name} must give bytes, but gave {type(block).__name__}: open files in "
-                    "binary mode, encode text as UTF-8"
+                    f"{self.name} must give bytes, but gave {type(block).__name__}: {advice}"
                 )
             parts.append(bytes(block))
             waiting += len(parts[-1])

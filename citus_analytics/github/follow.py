@@ -255,11 +255,12 @@ def follow(
 
     A failure that may pass is yielded as a failed poll, and tried again later. Where a further page
     cannot be read, those before it are loaded. When the next poll is due, after a poll or a
-    failure, is kept in the database too: the next call waits for the rest of it.
+    failure, is kept in the database too: the next call waits for the rest of it. So is the number
+    of failures in a row, by which pauses double.
 
     Args:
         engine: An engine on the driver psycopg 3.
-        feed: What to follow, in a database after migration ca_0004.
+        feed: What to follow, in a database after migration ca_0006.
         options: How to follow it.
         wait: Called to wait for so many seconds; returns whether to end instead of polling, as the
             `wait` of a `threading.Event` does. By default, `time.sleep`.
@@ -275,12 +276,13 @@ def follow(
     wait = _sleep if wait is None else wait
     address = feed.address
     reported: dict[bytes, None] = {}
-    polls = failures = 0
+    # `failures` goes on where the call before has ended, `failed` is what this one gives up after.
+    polls = failed = 0
     with http_client(options) as client:
         with connected(engine) as connection:
             # The driver reads no times under another one.
             set_local(connection, "DateStyle", "ISO")
-            position, rest = _read_position(connection, address)
+            position, rest, failures = _read_position(connection, address)
         # Even if the clock was set back, no wait is longer than it can have been.
         due = time.monotonic() + min(rest, max(LONGEST_WAIT, options.interval))
         while polls != options.max_polls:
@@ -289,7 +291,10 @@ def follow(
             request = partial(get_page, client, timeout=options.timeout)
             fetched = fetch(request, address, position.etag)
             last = fetched.last
-            polls, failures = (polls, failures + 1) if last.problem else (polls + 1, 0)
+            if last.problem is None:
+                polls, failed, failures = polls + 1, 0, 0
+            else:
+                failed, failures = failed + 1, failures + 1
             pause = delay(
                 fetched,
                 failures=failures,
@@ -313,7 +318,7 @@ def follow(
                 rejects: list[Reject] = []
                 with shield(), transaction(engine) as connection:
                     new, known = _store(connection, fetched, rejects)
-                    _note(connection, address, next_poll=next_poll, position=position)
+                    _note(connection, address, next_poll, failures, position=position)
                 complete = last.problem is None and not last.unchanged
                 rejects = unreported(reported, rejects, complete=complete)
                 poll = replace(poll, new=new, known=known, rejected=len(rejects))
@@ -323,7 +328,7 @@ def follow(
             else:
                 with shield(), transaction(engine) as connection:
                     asked = last.limited or last.retry_after is not None
-                    _note(connection, address, next_poll=next_poll, at_least=not asked)
+                    _note(connection, address, next_poll, failures, at_least=not asked)
             _log(address, poll)
             yield poll
             if last.problem is None:
@@ -331,9 +336,9 @@ def follow(
             problem = f"{address}: {last.problem.rstrip('.')}."
             if not last.temporary:
                 raise LoadError(f"{problem} What was loaded before stays.")
-            if failures == options.max_failures:
+            if failed == options.max_failures:
                 raise LoadError(
-                    f"{problem} That was failure {failures} in a row. What was loaded before "
+                    f"{problem} That was failure {failed} in a row. What was loaded before "
                     "stays; try again later, and it continues from there."
                 )
 
@@ -738,14 +743,15 @@ def unreported(
 # The database: the events, and how far the feed has been read.
 
 
-def _read_position(connection: Connection, address: str) -> tuple[Position, float]:
-    """Return how far a feed has been read, and in how many seconds the next poll is due."""
+def _read_position(connection: Connection, address: str) -> tuple[Position, float, int]:
+    """Return how far a feed has been read, how long to wait, and how many polls have failed."""
     statement = select(followed_feeds).where(followed_feeds.c.address == address)
     row = connection.execute(statement).one_or_none()
     if row is None:
-        return Position(), 0.0
+        return Position(), 0.0, 0
     rest = (row.next_poll - datetime.now(UTC)).total_seconds() if row.next_poll else 0.0
-    return Position(etag=row.etag, event_ids=frozenset(row.event_ids), newest=row.newest), rest
+    position = Position(etag=row.etag, event_ids=frozenset(row.event_ids), newest=row.newest)
+    return position, rest, row.failures
 
 
 def _store(connection: Connection, fetched: Fetched, rejects: list[Reject]) -> tuple[int, int]:
@@ -760,16 +766,21 @@ def _store(connection: Connection, fetched: Fetched, rejects: list[Reject]) -> t
 def _note(
     connection: Connection,
     address: str,
-    *,
     next_poll: datetime,
+    failures: int,
+    *,
     at_least: bool = False,
     position: Position | None = None,
 ) -> None:
-    """Note when GitHub may be asked again and, after a poll that read something, how far.
+    """Note when GitHub may be asked again, and how far a poll has read that read something.
 
     With `at_least`, what an earlier refusal has asked for holds, if it is longer.
     """
-    changed: dict[str, Any] = {"next_poll": next_poll}
+    changed: dict[str, Any] = {
+        "next_poll": next_poll,
+        # More than the pauses need, and what the column can hold.
+        "failures": min(failures, 1_000_000),
+    }
     if position is not None:
         changed["etag"] = position.etag
         changed["event_ids"] = sorted(position.event_ids)

@@ -390,8 +390,8 @@ class _OnceLoad:
         """Load all of the source."""
         content = Content()
         self._users = Users(self._connection, self._options.buffers.users)
-        stage = self._stage(indexed=in_batches)
         kind, source = recognise(self._source, self._table, self._options)
+        stage = self._stage(kind, indexed=in_batches)
         with closing(HeldRejects(self._options)) as rejects:
             result = self._copy(
                 source, kind, stage, rejects.options, content.add, in_batches=in_batches
@@ -401,7 +401,8 @@ class _OnceLoad:
             if known.parts and not self._force:
                 raise _KnownError(content, known)
             # Before rejects are reported: it may find that the source has to be read again.
-            result = self._merged(stage, result)
+            result = self._merged(stage, result, rejects.options)
+            rejects.require_some(source, result)
             rejects.report()
         self._ledger.forget(content)
         self._users.store()
@@ -429,9 +430,9 @@ class _OnceLoad:
             if known.complete:
                 return known.result
             for part, each in parts_of(self._source, known.missing, read, tally):
-                stage = self._stage(indexed=True)
+                stage = self._stage(kind, indexed=True)
                 result = self._copy(each, kind, stage, self._options, columns=columns)
-                result = self._merged(stage, result)
+                result = self._merged(stage, result, self._options)
                 self._ledger.record(content, self._source, result, [part])
                 results.append(result)
             if read.fingerprint != content.fingerprint:
@@ -445,17 +446,24 @@ class _OnceLoad:
     def _has_header(self, kind: Kind) -> bool:
         return self._options.header and kind == "csv"
 
-    def _stage(self, *, indexed: bool) -> Stage | None:
+    def _stage(self, kind: Kind, *, indexed: bool) -> Stage | None:
         """Return the temporary table where rows wait, if they are compared with those there."""
         if self._force or self._options.unique or self._table is github_users:
-            return Stage(self._connection, self._table, indexed=indexed)
+            of_events = kind != "csv"
+            return Stage(self._connection, self._table, indexed=indexed, of_events=of_events)
         return None
 
-    def _merged(self, stage: Stage | None, result: LoadResult) -> LoadResult:
+    def _merged(self, stage: Stage | None, result: LoadResult, options: LoadOptions) -> LoadResult:
         if stage is None:
             return result
-        rows = stage.replace() if self._force else stage.insert_missing()
-        return replace(result, rows=rows, duplicates=result.rows - rows)
+        merge = stage.replace if self._force else stage.insert_missing
+        rows, rejected = merge(self._source.name, options)
+        return replace(
+            result,
+            rows=rows,
+            rejected=result.rejected + rejected,
+            duplicates=result.rows - rows - rejected,
+        )
 
     def _copy(
         self,
@@ -504,6 +512,7 @@ class _OnceLoad:
             options,
             self._users if options.users else None,
             in_batches=in_batches,
+            tracked=stage is not None and stage.tracked,
         )
 
         def show() -> None:
@@ -650,7 +659,9 @@ def load_outcomes(
     """Load events that have been converted already; see `load_api_events`."""
     opened = connection_of(connection, github_events)
     with savepoint(opened):
-        stage = Stage(opened, github_events, indexed=True) if options.unique else None
+        stage = (
+            Stage(opened, github_events, indexed=True, of_events=True) if options.unique else None
+        )
         users = Users(opened, options.buffers.users)
         load = EventLoad(
             opened,
@@ -658,11 +669,19 @@ def load_outcomes(
             "the events",
             options,
             users if options.users else None,
+            tracked=stage is not None and stage.tracked,
         )
         load.store(outcomes)
-        stored = load.rows if stage is None else stage.insert_missing()
+        stored, refused = load.rows, 0
+        if stage is not None:
+            stored, refused = stage.insert_missing("the events", options)
         users.store()
-    return LoadResult(rows=stored, bytes=0, rejected=load.rejected, duplicates=load.rows - stored)
+    return LoadResult(
+        rows=stored,
+        bytes=0,
+        rejected=load.rejected + refused,
+        duplicates=load.rows - stored - refused,
+    )
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from sqlalchemy import (
     case,
     func,
     literal_column,
+    text,
 )
 from sqlalchemy import (
     cast as sql_cast,
@@ -175,7 +176,8 @@ class FollowedFeed(Base):
     `address` is the feed's. `event_ids` are the events of the last poll that had all of its pages,
     and `newest` is when the newest of all polls happened: a poll that has none of these events
     may have missed some since then. `etag` is what GitHub knows that poll by, and `next_poll` when
-    it wants to be asked again.
+    it wants to be asked again. `failures` is how many polls have failed in a row, by which the
+    pauses grow.
     """
 
     __tablename__ = "followed_feeds"
@@ -186,6 +188,7 @@ class FollowedFeed(Base):
     event_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
     newest: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     next_poll: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    failures: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
 
 class LatestRollup(Base):

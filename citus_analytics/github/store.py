@@ -17,20 +17,24 @@ import hashlib
 import pickle
 import re
 from collections.abc import Callable
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import chain
 from tempfile import SpooledTemporaryFile
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import psycopg
-from psycopg.errors import DeadlockDetected, LockNotAvailable
+from psycopg.errors import DeadlockDetected, LockNotAvailable, UniqueViolation
 from sqlalchemy import (
+    BigInteger,
     Column,
+    LargeBinary,
     MetaData,
     Table,
     and_,
+    any_,
     column,
     delete,
     func,
@@ -40,11 +44,18 @@ from sqlalchemy import (
     text,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import distinct_on, insert
+from sqlalchemy.dialects.postgresql import array, distinct_on, insert
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from citus_analytics.copy import LoadResult
-from citus_analytics.copy.connection import checked_json, columns_of, copy_rows, savepoint
+from citus_analytics.copy.connection import (
+    checked_json,
+    columns_of,
+    copy_rows,
+    pinned_settings,
+    read_rows,
+    savepoint,
+)
 from citus_analytics.copy.errors import (
     RejectedError,
     is_fault_of_data,
@@ -64,9 +75,8 @@ from citus_analytics.sql import copy_field, qualify, quote, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, Engine, FromClause
+    from sqlalchemy import ColumnElement, Connection, Delete, Engine, FromClause
 
     from citus_analytics.copy.source import Input
 
@@ -86,6 +96,17 @@ _INDEXES: Final = text(
     "LATERAL pg_catalog.pg_get_indexdef(indexrelid) AS def "
     "WHERE indrelid = CAST(:table AS regclass) AND indisvalid"
 )
+# Whether a table may refuse rows that a copy of it would take. Capturing changes refuses none.
+_LATE_DEMANDS: Final = text(
+    "SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint "
+    "WHERE conrelid = CAST(:table AS regclass) AND contype = 'f') "
+    "OR EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = CAST(:table AS regclass) "
+    "AND NOT tgisinternal AND tgenabled <> 'D' "
+    "AND tgname !~ '_capture_(insert|update|delete|truncate)$')"
+)
+_NOBODY: Final = UserRecord(None, None, None, None, None)
+# How many rows are read at a time to be sent again.
+_PAGE: Final = 10_000
 # After a refusal more rows may be refused, and for each of them the others are sent again.
 _SMALL_BATCH_SIZE: Final = 1 << 18
 _SHOWN: Final = 120
@@ -169,10 +190,13 @@ class EventLoad:
         options: How to load, and what to do with events that cannot be stored.
         users: Where to note the users, if anywhere.
         in_batches: Whether to keep rows until the server has taken them.
+        tracked: Whether the table has columns for the line and the text of each event, in batches.
+        unless_known: Whether a row that a unique key knows is left out, and not rejected.
 
     Attributes:
         rows: How many have been sent, or stored in batches, so far.
         rejected: How many events could not be stored.
+        refused: The rows among these that the server refuses.
     """
 
     def __init__(
@@ -184,9 +208,13 @@ class EventLoad:
         users: Users | None,
         *,
         in_batches: bool = True,
+        tracked: bool = False,
+        unless_known: bool = False,
     ) -> None:
         self._connection = connection
         self._table = table
+        self._tracked = tracked
+        self._unless_known = unless_known
         self._name = name
         self._options = options
         self._users = users
@@ -194,6 +222,7 @@ class EventLoad:
         self._batch_size = options.buffers.batch_size
         self.rows = 0
         self.rejected = 0
+        self.refused: list[EventRow] = []
 
     def store(self, outcomes: Iterable[EventRow | Reject]) -> None:
         """Store the rows among the outcomes, and reject the others.
@@ -221,8 +250,9 @@ class EventLoad:
             if isinstance(outcome, Reject):
                 self._reject(outcome)
                 continue
-            block.append(outcome)
-            size += len(outcome.copy)
+            row = _with_origin(outcome) if self._tracked else outcome
+            block.append(row)
+            size += len(row.copy)
             if size >= enough:
                 yield block
                 block, size = [], 0
@@ -314,15 +344,17 @@ class EventLoad:
             else:
                 at = 0 if len(some) == 1 or line is None else line - 1
                 row = some[at]
-                refused.append((row, error.diag.message_primary or str(error)))
-                if first is None or row.line < first[0]:
-                    first = row.line, error.with_traceback(None)
+                if not (self._unless_known and error.sqlstate == UniqueViolation.sqlstate):
+                    refused.append((row, error.diag.message_primary or str(error)))
+                    if first is None or row.line < first[0]:
+                        first = row.line, error.with_traceback(None)
                 # What follows is halved, so that many bad rows are not all sent again for each.
                 middle = (at + 1 + len(some)) // 2
                 parts = some[middle:], some[at + 1 : middle], some[:at]
                 waiting += [part for part in parts if part]
             error = None
         for row, said in sorted(refused, key=lambda each: each[0].line):
+            self.refused.append(row)
             reject = Reject(row.line, f"the server refuses it: {said}", row.text)
             self._reject(reject, first and first[1])
         return stored
@@ -355,6 +387,12 @@ class EventLoad:
         if isinstance(said, psycopg.Error) and is_fault_of_data(said):
             return said
         raise error from said
+
+
+def _with_origin(row: EventRow) -> EventRow:
+    """Return a row with two more fields: the line and the text of its event."""
+    origin = b"\t%d\t\\\\x%s\n" % (row.line, row.text.hex().encode())
+    return row._replace(copy=row.copy.removesuffix(b"\n") + origin)
 
 
 class Content:
@@ -510,6 +548,10 @@ class Ledger:
         return columns.table_name == self._table, columns.fingerprint == content.fingerprint
 
 
+class _RefusedError(Exception):
+    """Rows are refused that are to replace others."""
+
+
 class Stage:
     """A temporary table of rows, which are compared with those of a table before they go in.
 
@@ -518,23 +560,42 @@ class Stage:
         table: `github_events` or `github_users`.
         indexed: Whether what an index of the table refuses is refused by the temporary table, where
             its row is known. Most rows are refused by none, and indexes cost time.
+        of_events: Whether the rows are those of an `EventLoad`, which can be rejected one by one.
 
     Attributes:
         table: The temporary table.
+        tracked: Whether it has the line and the text of each event, because the table has foreign
+            keys or triggers: what these refuse is known only when the rows go in.
     """
 
-    def __init__(self, connection: Connection, table: Table, *, indexed: bool) -> None:
+    def __init__(
+        self, connection: Connection, table: Table, *, indexed: bool, of_events: bool
+    ) -> None:
         self._connection = connection
         self._target = table
         self._indexed = indexed
         self._key = _KEYS[table]
-        self.table = _temporary_table(f"{table.name}_staged", table.columns)
         # What a constraint of the table refuses is refused here, where it can be rejected.
         target = qualify(table.name, schema_of(connection, table))
+        self.tracked = (
+            indexed
+            and of_events
+            and bool(connection.execute(_LATE_DEMANDS, {"table": target}).scalar_one())
+        )
+        origin = (Column("_line", BigInteger), Column("_text", LargeBinary))
+        self.table = _temporary_table(
+            f"{table.name}_staged", [*table.columns, *(origin if self.tracked else ())]
+        )
         connection.exec_driver_sql(
             f"CREATE TEMPORARY TABLE {quote(self.table.name)} (LIKE {target} INCLUDING CONSTRAINTS "
             "INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING IDENTITY) ON COMMIT DROP"
         )
+        if self.tracked:
+            connection.exec_driver_sql(
+                f"ALTER TABLE pg_temp.{quote(self.table.name)} ADD COLUMN _line bigint, "
+                "ADD COLUMN _text bytea, "
+                "ADD COLUMN _number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
+            )
         if indexed:
             # A unique one would refuse the second of two rows, which is to be left out.
             for definition in connection.execute(_INDEXES, {"table": target}).scalars():
@@ -542,11 +603,18 @@ class Stage:
                     f"CREATE INDEX ON pg_temp.{quote(self.table.name)} {definition}"
                 )
 
-    def insert_missing(self) -> int:
-        """Insert what the table does not have yet, each row once; return how many that are.
+    def insert_missing(self, name: str, options: LoadOptions) -> tuple[int, int]:
+        """Insert what the table does not have yet, each row once.
 
         Loaders do this one after the other until they commit: none sees what another one is about
         to insert.
+
+        Args:
+            name: What to call the source in messages.
+            options: What to do with rows that the table refuses, if they are tracked.
+
+        Returns:
+            How many rows were inserted, and how many rejected.
         """
         self._lock()
         self._leave_one_of_each()
@@ -562,16 +630,77 @@ class Stage:
         self._connection.execute(insert(known).from_select([*self._key], found))
         self._connection.execute(delete(self.table).where(self._same(self.table, known)))
         known.drop(self._connection)
-        return self._insert()
+        if self.tracked:
+            return self._insert_each(name, options)
+        return self._insert(), 0
 
-    def replace(self) -> int:
-        """Insert all rows, instead of those that the table has; return how many that are."""
+    def replace(self, name: str, options: LoadOptions) -> tuple[int, int]:
+        """Insert all rows, instead of those that the table has; see `insert_missing`."""
         self._lock()
         if self._target is github_users:
             self._leave_one_of_each()
         old = delete(self._target).where(self._same(self._target, self._keys()))
+        if self.tracked:
+            return self._insert_each(name, options, instead_of=old)
         self._connection.execute(old)
-        return self._insert()
+        return self._insert(), 0
+
+    def _insert_each(
+        self, name: str, options: LoadOptions, *, instead_of: Delete | None = None
+    ) -> tuple[int, int]:
+        """Insert rows so that each one that the table refuses is rejected, and the others go in.
+
+        By COPY: where INSERT ... SELECT fails within a savepoint, Citus may leave the transaction
+        of a worker aborted.
+        """
+        rejected = 0
+        while True:
+            load = EventLoad(self._connection, self._target, name, options, None, unless_known=True)
+            with (
+                suppress(_RefusedError),
+                savepoint(self._connection),
+                pinned_settings(self._connection),
+            ):
+                if instead_of is not None:
+                    self._connection.execute(instead_of)
+                load.store(self._rows())
+                if instead_of is not None and load.refused:
+                    # What the table has of a row that is refused stays.
+                    raise _RefusedError
+                self.table.drop(self._connection)
+                return load.rows, rejected + load.rejected
+            rejected += load.rejected
+            number: ColumnElement[int] = literal_column("_number")
+            refused = [row.event_id for row in load.refused]
+            self._connection.execute(delete(self.table).where(number == any_(array(refused))))
+
+    def _rows(self) -> Iterator[EventRow]:
+        """Yield the rows as they were sent, with their number instead of the id of the event."""
+        columns = ", ".join(
+            quote(column.name) for column in self._target.columns if column.computed is None
+        )
+        last = 0
+        while True:
+            page = read_rows(
+                self._connection,
+                f"SELECT {columns}, _line, _text, _number "  # noqa: S608 - quoted
+                f"FROM pg_temp.{quote(self.table.name)} WHERE _number > {last} "
+                f"ORDER BY _number LIMIT {_PAGE}",
+            )
+            for row in page:
+                fields, line, origin, number = row.rsplit(b"\t", 3)
+                last = int(number)
+                yield EventRow(
+                    event_id=last,
+                    user_id=0,
+                    created_at=datetime.min,  # noqa: DTZ901 - nobody reads it
+                    copy=fields + b"\n",
+                    user=_NOBODY,
+                    line=int(line),
+                    text=bytes.fromhex(origin.decode().removeprefix("\\\\x")),
+                )
+            if len(page) < _PAGE:
+                return
 
     def _lock(self) -> None:
         require_read_committed(self._connection)
@@ -609,8 +738,7 @@ class Stage:
             if is_fault_of_data(said):
                 raise LoadError(
                     f"{self._target.name} refuses a row: {said.diag.message_primary}. Nothing of "
-                    "its source was loaded: load it without unique (--unique) or force (--force), "
-                    "and the row is rejected."
+                    f"its source was loaded. {said.diag.message_detail or ''}".rstrip()
                 ) from error
             raise
         self.table.drop(self._connection)
@@ -785,7 +913,7 @@ class HeldRejects:
         Raises:
             LoadError: Everything in it was rejected.
         """
-        if result.rejected and not result.rows:
+        if result.rejected and not result.rows and not result.duplicates:
             self.report()
             raise LoadError(
                 f"{source.name}: nothing in it can be stored as an event, {result.rejected} of "

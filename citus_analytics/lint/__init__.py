@@ -19,7 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from citus_analytics.lint.model import AllowTriggers, EndMigration, Model, Undistribute
+from citus_analytics.lint.model import Change, EndMigration, Model
 from citus_analytics.lint.model import read_metadata as _read_metadata
 from citus_analytics.lint.report import (
     Finding,
@@ -31,6 +31,7 @@ from citus_analytics.lint.report import (
 )
 from citus_analytics.lint.rules import (
     EVENT_RULES,
+    PARALLEL_ENVIRONMENT,
     RULES,
     TABLE_RULES,
     Fault,
@@ -39,7 +40,7 @@ from citus_analytics.lint.rules import (
     TableRule,
     Version,
 )
-from citus_analytics.lint.source import read_folders
+from citus_analytics.lint.source import read_environments, read_folders
 
 if TYPE_CHECKING:
     import os
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
     from citus_analytics.lint.model import Event, Table
+    from citus_analytics.lint.source import Environment
 
 __all__ = [
     "RULES",
@@ -84,7 +86,7 @@ def lint_metadata(
     require_codes(ignore, "the argument `ignore`")
     model = _read_metadata(metadata)
     rules = [rule for rule in TABLE_RULES if rule.applies(citus)]
-    faults = list(_judge_tables(model, rules, model.tables))
+    faults = list(_judge_tables(model, rules, [Change(one, one) for one in model.tables]))
     declared = [one for part in metadata for one in ignores_of_metadata(part)]
     return findings_of(faults, declared, ignore, citus)
 
@@ -118,6 +120,16 @@ def lint_migrations(
                 faults[fault.place.path][rule, fault] = None
     return [
         finding
+        for environment in read_environments(map(Path, paths))
+        for finding in findings_of(
+            list(_judge_environment(model, environment)),
+            list(ignores_of_source(environment.source, environment.path)),
+            ignore,
+            citus,
+            path=environment.path,
+        )
+    ] + [
+        finding
         for migration in migrations
         for finding in findings_of(
             list(faults[migration.path]),
@@ -134,33 +146,48 @@ def _judge(model: Model, events: Iterable[Event], citus: Version) -> Iterator[tu
     rules = [rule for rule in TABLE_RULES if rule.applies(citus)]
     errors = [rule for rule in rules if rule.severity == "error"]
     warnings = [rule for rule in rules if rule.severity == "warning"]
-    touched: dict[Table, None] = {}
-    undistributed = set()
+    touched: dict[Table, Change] = {}
     for event in events:
         action = event.action
-        # The model is not rolled back: of a downgrade, only the order of its own events is known.
-        if event.downgrade and isinstance(action, Undistribute):
-            undistributed.add(action.table)
-        if getattr(action, "table", None) not in undistributed or isinstance(action, Undistribute):
-            for event_rule in EVENT_RULES:
-                if event_rule.applies(citus):
-                    yield from ((event_rule, fault) for fault in event_rule.check(model, event))
-        if event.downgrade and not isinstance(action, AllowTriggers):
+        for event_rule in EVENT_RULES:
+            if event_rule.applies(citus):
+                yield from ((event_rule, fault) for fault in event_rule.check(model, event))
+        if event.downgrade:
+            model.apply_downgrade(action)
             continue
         changed = model.apply(event)
         # The server refuses something at once, so it is judged at once. What does harm is judged at
         # the end: the next statement may have put it right.
         yield from _judge_tables(model, errors, changed)
-        touched |= dict.fromkeys(changed)
+        for change in changed:
+            before = touched.get(change.table)
+            touched[change.table] = change if before is None else before.merged(change)
         if isinstance(action, EndMigration):
-            yield from _judge_tables(model, warnings, touched)
-    model.allows_triggers = False
+            yield from _judge_tables(model, warnings, [one.now() for one in touched.values()])
+    model.end_downgrade()
+
+
+def _judge_environment(model: Model, environment: Environment) -> Iterator[tuple[Rule, Fault]]:
+    """Yield the fault of an `env.py` if there are tables that Citus works on in parallel."""
+    spread = next((table for table in model.tables if table.placement.spread), None)
+    if spread is not None and not environment.is_sequential:
+        yield (
+            PARALLEL_ENVIRONMENT,
+            Fault(
+                f"migrations distribute tables such as {str(spread.name)!r}, and their "
+                "transactions do not begin in sequential mode: operations that pass one by one are "
+                "refused after one another. Call run_environment, or "
+                "sequential_transactions(connection) before context.configure.",
+                "env.py",
+                environment.place,
+            ),
+        )
 
 
 def _judge_tables(
-    model: Model, rules: Iterable[TableRule], tables: Iterable[Table]
+    model: Model, rules: Iterable[TableRule], changes: Iterable[Change]
 ) -> Iterator[tuple[Rule, Fault]]:
-    for table in tables:
-        if model.find(table.name) is table:
+    for change in changes:
+        if model.find(change.table.name) is change.table:
             for rule in rules:
-                yield from ((rule, fault) for fault in rule.check(model, table))
+                yield from ((rule, fault) for fault in rule.check(model, change))

@@ -8,8 +8,9 @@ never at all tables, so that the work grows with the number of events alone.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from sqlalchemy import (
     BinaryExpression,
@@ -26,11 +27,12 @@ from sqlalchemy.schema import Column as DeclaredColumn
 from sqlalchemy.schema import CreateColumn
 from sqlalchemy.sql import operators
 
+from citus_analytics.rollups.sql import RollupSpec
 from citus_analytics.schema import Distributed, Reference, declared_distribution
 from citus_analytics.sql import DIALECT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping
 
     from sqlalchemy import Constraint, Index, MetaData
     from sqlalchemy import Table as DeclaredTable
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 # In the `info` of a SchemaItem that a migration creates: where it does so.
 PLACE: Final = "citus_analytics.place"
+
+_P = TypeVar("_P")
 
 # Stands in SQL text for what only a run of a migration could tell: it is accepted where a name is
 # and inside of a literal.
@@ -138,6 +142,15 @@ class ForeignKey:
     def __str__(self) -> str:
         columns = ", ".join(self.columns)
         return f"foreign key {self.name!r}" if self.name else f"foreign key ({columns})"
+
+
+@dataclass(frozen=True, slots=True)
+class OtherIndex:
+    """An index that is neither a B-tree nor a hash, be it that of an exclusion constraint."""
+
+    name: str | None
+    method: str
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,12 +258,16 @@ class Table:
         filled: Where a migration gives it rows.
         has_trigger: Whether it has a trigger.
         partitioned: Whether it is a table of partitions.
+        columnar: Whether it is stored by columns.
+        parents: The tables that it inherits from.
+        indexes: Its indexes other than B-trees and hashes.
     """
 
     name: Name
     columns: dict[str, Column] = field(default_factory=dict)
     keys: list[Key] = field(default_factory=list)
     foreign_keys: list[ForeignKey] = field(default_factory=list)
+    indexes: list[OtherIndex] = field(default_factory=list)
     placement: Placement = Placement()
     place: Place | None = None
     leader: Table | None = None
@@ -259,6 +276,8 @@ class Table:
     filled: Place | None = None
     has_trigger: bool = False
     partitioned: bool = False
+    columnar: bool = False
+    parents: tuple[Name, ...] = ()
 
     @property
     def distribution_column(self) -> Column | None:
@@ -333,8 +352,30 @@ class RenameTable(TableAction):
 
 
 @dataclass(frozen=True, slots=True)
+class SetAccessMethod(TableAction):
+    """`alter_table_set_access_method`, and ALTER TABLE ... SET ACCESS METHOD."""
+
+    columnar: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Inherit(TableAction):
+    """ALTER TABLE ... INHERIT, or NO INHERIT."""
+
+    parent: Name
+    no_longer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AlterUnsupported(TableAction):
+    """An ALTER TABLE that Citus does not have; `what` in SQL's words."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class Extend(TableAction):
-    """ALTER TABLE ... ADD, and CREATE INDEX; `part` has the new columns, keys and foreign keys."""
+    """ALTER TABLE ... ADD, and CREATE INDEX; `part` has what is new."""
 
     part: Table
 
@@ -413,26 +454,41 @@ class Fill(TableAction):
 
 @dataclass(frozen=True, slots=True)
 class Update(TableAction):
-    """UPDATE, DELETE, MERGE, or ON CONFLICT DO UPDATE of an INSERT.
+    """UPDATE, DELETE, MERGE, or ON CONFLICT of an INSERT.
 
     Attributes:
-        statement: Which of the four.
+        statement: Which of them.
         columns: The columns that may get another value.
         functions: The functions that it calls, also in WHERE.
         conditional: Those among them that are called in CASE or COALESCE.
-        of_columns: The functions, operators (such as "+") and casts (such as "::date") of which a
-            column of the table is an operand, each with the column.
+        stable_calls: The functions, operators (such as "+") and casts (such as "::date") of a
+            column that are STABLE, each with the column, given the tables.
     """
 
-    statement: Literal["UPDATE", "DELETE", "MERGE", "DO UPDATE"]
-    columns: tuple[str, ...]
-    functions: tuple[str, ...]
-    conditional: tuple[str, ...]
-    of_columns: tuple[tuple[str, str], ...]
+    statement: Literal["UPDATE", "DELETE", "MERGE", "DO UPDATE", "DO NOTHING"]
+    columns: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+    conditional: tuple[str, ...] = ()
+    stable_calls: Callable[[Model], Iterable[tuple[str, str]]] = lambda _: ()
 
 
+@dataclass(frozen=True, slots=True)
 class CreateTrigger(TableAction):
     """CREATE TRIGGER."""
+
+    after_row: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRollups(TableAction):
+    """`op.create_rollups`; the table is their source."""
+
+    rollups: RollupSpec
+
+
+@dataclass(frozen=True, slots=True)
+class DropRollups(TableAction):
+    """`op.drop_rollups`; the table is their source."""
 
 
 class AllowTriggers(Action):
@@ -471,15 +527,63 @@ class Event:
     downgrade: bool = False
 
 
+class Change(NamedTuple):
+    """A table that has changed, and what of it has to be judged again: the whole table, or a part.
+
+    A part has columns, keys, foreign keys and indexes of the table, so that the work does not grow
+    with what the table had before.
+    """
+
+    table: Table
+    part: Table
+
+    def merged(self, other: Change) -> Change:
+        """Return the change of both changes of a table."""
+        if self.part is self.table or other.part is self.table:
+            return Change(self.table, self.table)
+        part = Table(
+            self.table.name,
+            self.part.columns | other.part.columns,
+            self.part.keys + other.part.keys,
+            self.part.foreign_keys + other.part.foreign_keys,
+            self.part.indexes + other.part.indexes,
+        )
+        return Change(self.table, part)
+
+    def now(self) -> Change:
+        """Return the change without what has been dropped or replaced since."""
+        table, part = self
+        if part is table:
+            return self
+
+        def kept(changed: list[_P], there: list[_P]) -> list[_P]:
+            # What has changed in a migration is among the last.
+            return [one for one in changed if any(one is other for other in reversed(there))]
+
+        columns = {name: table.columns[name] for name in part.columns if name in table.columns}
+        return Change(
+            table,
+            Table(
+                table.name,
+                columns,
+                kept(part.keys, table.keys),
+                kept(part.foreign_keys, table.foreign_keys),
+                kept(part.indexes, table.indexes),
+            ),
+        )
+
+
 class Model:
     """All tables at one moment.
 
     Attributes:
         allows_triggers: Whether the migration at hand has set citus.enable_unsafe_triggers.
+        rollups: The rollups by their source.
     """
 
     def __init__(self) -> None:
         self.allows_triggers = False
+        self.rollups: dict[Name, RollupSpec] = {}
         # All by names with a schema. The inner dictionaries are sets that keep their order.
         self._tables: dict[Name, Table] = {}
         self._referrers: dict[Name, dict[Name, None]] = {}
@@ -487,6 +591,10 @@ class Model:
         self._numbered: dict[str, dict[tuple[Table, str], None]] = {}
         self._groups: dict[Group, Table] = {}
         self._tied: set[Table] | None = None
+        self._heirs: dict[Name, set[Name]] = {}
+        # What a downgrade has changed, as it was.
+        self._before: dict[Table, tuple[Placement, bool]] = {}
+        self._rollups_before: dict[Name, RollupSpec] | None = None
 
     @property
     def tables(self) -> list[Table]:
@@ -520,6 +628,31 @@ class Model:
                 return table, column
         return None
 
+    def referrers(self, table: Table) -> Iterator[tuple[Table, ForeignKey]]:
+        """Yield the foreign keys of other tables to a table."""
+        for referrer in self._referring(table):
+            for key in referrer.foreign_keys:
+                if referrer is not table and self.find(key.target) is table:
+                    yield referrer, key
+
+    def heirs(self, table: Table) -> list[Table]:
+        """Return the tables that inherit from a table."""
+        found = map(self.find, sorted(self._heirs.get(_with_schema(table.name), ()), key=str))
+        return [one for one in found if one is not None and self._inherits(one, table)]
+
+    def _inherits(self, table: Table, parent: Table) -> bool:
+        return any(self.find(name) is parent for name in table.parents)
+
+    def rollups_with(self, name: Name) -> list[RollupSpec]:
+        """Return the rollups of which a table is the source or one of the tables of aggregates."""
+        name = _with_schema(name)
+        return [
+            spec
+            for source, spec in self.rollups.items()
+            if name.schema == source.schema
+            and name.name in (spec.source, *(target.table for target in spec.targets))
+        ]
+
     def declare(self, tables: Iterable[Table]) -> None:
         """Take over declared tables, all at once."""
         added = list(tables)
@@ -538,8 +671,8 @@ class Model:
             for link in reversed(chain):
                 self._place(link, link.placement)
 
-    def apply(self, event: Event) -> list[Table]:
-        """Apply an event; return the tables to be checked again.
+    def apply(self, event: Event) -> list[Change]:
+        """Apply an event; return what has to be judged again.
 
         These are the table that has changed, those whose foreign keys lead to it if they depend on
         what has changed, and those that Citus takes over because of it.
@@ -555,14 +688,19 @@ class Model:
                 if table is not None:
                     dropped = ("unique index", index.name)
                     table.keys = [key for key in table.keys if (key.kind, key.name) != dropped]
+                    table.indexes = [one for one in table.indexes if one.name != index.name]
             case CreateTable(if_not_exists=True) if self.find(action.table) is not None:
                 pass
             case CreateTable(created=created):
                 self._drop(action.table)
                 created.place = place
-                return [created, *self._add(created)]
+                return [_whole(created), *self._add(created)]
             case DropTable():
                 self._drop(action.table)
+            case CreateRollups(table=source, rollups=rollups):
+                self.rollups[_with_schema(source)] = rollups
+            case DropRollups(table=source):
+                self.rollups.pop(_with_schema(source), None)
             case TableAction() if not isinstance(action, Update):
                 table = self.find(action.table)
                 if table is None:
@@ -571,16 +709,64 @@ class Model:
                 return self._alter(table, action, place)
         return []
 
-    def _alter(self, table: Table, action: TableAction, place: Place) -> list[Table]:
+    def apply_downgrade(self, action: Action) -> None:
+        """Apply what decides how the rest of a downgrade is judged, until `end_downgrade`.
+
+        The model is not rolled back: the next migration starts from what the upgrade has left.
+        """
+        match action:
+            case AllowTriggers():
+                self.allows_triggers = True
+                return
+            case CreateRollups(table=source) | DropRollups(table=source):
+                if self._rollups_before is None:
+                    self._rollups_before = dict(self.rollups)
+                if isinstance(action, CreateRollups):
+                    self.rollups[_with_schema(source)] = action.rollups
+                else:
+                    self.rollups.pop(_with_schema(source), None)
+                return
+        table = self.find(action.table) if isinstance(action, TableAction) else None
+        if table is None:
+            return
+        self._before.setdefault(table, (table.placement, table.columnar))
+        match action:
+            case Undistribute():
+                table.placement = Placement()
+            case Distribute(placement=placement):
+                table.placement = placement or Placement(kind="unknown")
+            case AlterDistribution():
+                table.placement = _altered(table.placement, action)
+            case SetAccessMethod(columnar=columnar):
+                table.columnar = columnar
+
+    def end_downgrade(self) -> None:
+        """Go back to what the upgrade has left."""
+        self.allows_triggers = False
+        for table, (placement, columnar) in self._before.items():
+            table.placement, table.columnar = placement, columnar
+        self._before.clear()
+        if self._rollups_before is not None:
+            self.rollups, self._rollups_before = self._rollups_before, None
+
+    def _alter(self, table: Table, action: TableAction, place: Place) -> list[Change]:
         match action:
             case Extend(part=part):
-                for column in part.columns.values():
-                    table.columns[column.name] = replace(column, place=column.place or place)
-                table.keys += [replace(key, place=key.place or place) for key in part.keys]
-                table.foreign_keys += [
-                    replace(key, place=key.place or place) for key in part.foreign_keys
-                ]
-                return [table, *self._note(table, part)]
+                added = Table(
+                    table.name,
+                    {
+                        column.name: replace(column, place=column.place or place)
+                        for column in part.columns.values()
+                    },
+                    [replace(key, place=key.place or place) for key in part.keys],
+                    [replace(key, place=key.place or place) for key in part.foreign_keys],
+                    [replace(index, place=index.place or place) for index in part.indexes],
+                )
+                table.columns |= added.columns
+                table.keys += added.keys
+                table.foreign_keys += added.foreign_keys
+                table.indexes += added.indexes
+                return [Change(table, added), *self._note(table, added)]
             case DropColumn(column=name):
                 # PostgreSQL drops keys with their columns.
                 table.columns.pop(name, None)
@@ -591,10 +777,22 @@ class Model:
                 return self._alter_column(table, action)
             case DropConstraint(name=name):
                 table.keys = [key for key in table.keys if not table.is_called(key, name)]
+                table.indexes = [index for index in table.indexes if index.name != name]
                 kept = [key for key in table.foreign_keys if not table.is_called(key, name)]
                 self._set_foreign_keys(table, kept)
             case RenameTable(new=new):
-                return self._rename(table, new)
+                self._rename(table, new)
+                return [_whole(table)]
+            case SetAccessMethod(columnar=columnar):
+                table.columnar = columnar
+                return [_whole(table)]
+            case Inherit(parent=parent, no_longer=no_longer):
+                if no_longer:
+                    table.parents = tuple(one for one in table.parents if one != parent)
+                elif not self.placement(parent).spread:  # Citus accepts it from a spread parent.
+                    table.parents += (parent,)
+                    self._bequeath(table)
+                return [_whole(table)]
             case Distribute(placement=placement):
                 return [] if placement is None else self._redistribute(table, placement)
             case AlterDistribution():
@@ -603,27 +801,31 @@ class Model:
                 return self._redistribute(table, Placement())
             case Fill():
                 table.filled = place
-                return []
             case CreateTrigger():
                 table.has_trigger = True
-                return []
-        return [table]
+        return []
 
-    def _add(self, table: Table) -> list[Table]:
+    def _bequeath(self, table: Table) -> None:
+        for parent in table.parents:
+            self._heirs.setdefault(_with_schema(parent), set()).add(_with_schema(table.name))
+
+    def _add(self, table: Table) -> list[Change]:
         """Add a table; return those that Citus takes over with it."""
         self._tables[_with_schema(table.name)] = table
+        self._bequeath(table)
         return self._note(table, table)
 
-    def _note(self, table: Table, part: Table) -> list[Table]:
+    def _note(self, table: Table, part: Table) -> list[Change]:
         """Take note of new columns and keys; return the tables that Citus takes over for them."""
         for column in part.columns.values():
             self._number(table, column)
-        for key in part.keys:
-            if key.kind == "unique index" and key.name is not None:
-                index = Name(table.name.schema, key.name)
-                self._index_owners[_with_schema(index)] = table
+        named = [key.name for key in part.keys if key.kind == "unique index"]
+        for name in (*named, *(index.name for index in part.indexes)):
+            if name is not None:
+                self._index_owners[_with_schema(Name(table.name.schema, name))] = table
         self._refer(part)
-        return self._tie(table) if part is table or part.foreign_keys else []
+        new = self._tie(table) if part is table or part.foreign_keys else []
+        return [_whole(one) for one in new]
 
     def _drop(self, name: Name) -> None:
         table = self.find(name)
@@ -635,7 +837,7 @@ class Model:
             if group is not None and self._groups.get(group) is table:
                 del self._groups[group]
 
-    def _rename(self, table: Table, new: Name) -> list[Table]:
+    def _rename(self, table: Table, new: Name) -> None:
         old = table.name
         self._refer(table, no_longer=True)
         del self._tables[_with_schema(old)]
@@ -649,9 +851,17 @@ class Model:
                 for key in referrer.foreign_keys
             ]
             self._refer(referrer)
-        return [table]
+        for heir in self._heirs.pop(_with_schema(old), ()):
+            table_of_heir = self._tables.get(heir)
+            if table_of_heir is not None:
+                table_of_heir.parents = tuple(
+                    new if _with_schema(one) == _with_schema(old) else one
+                    for one in table_of_heir.parents
+                )
+                self._bequeath(table_of_heir)
+        self._bequeath(table)
 
-    def _alter_column(self, table: Table, action: AlterColumn) -> list[Table]:
+    def _alter_column(self, table: Table, action: AlterColumn) -> list[Change]:
         name, new = action.column, action.new_name or action.column
         column = table.columns.get(name, Column(name))
         if (like := action.retyped) is not None:
@@ -660,6 +870,12 @@ class Model:
             )
         if (like := action.new_default) is not None:
             column = replace(column, sequence=like.sequence, identity=like.identity)
+        if new == name:
+            table.columns[name] = column
+            self._number(table, column)
+            of_column = [key for key in table.foreign_keys if name in key.columns]
+            part = Table(table.name, {name: column}, foreign_keys=of_column)
+            return [Change(table, part)]
         column = replace(column, name=new)
         if name in table.columns:
             table.columns = {
@@ -669,35 +885,42 @@ class Model:
         else:
             table.columns[new] = column
         self._number(table, column)
-        if new == name:
-            return [table]
 
         def renamed(columns: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(new if one == name else one for one in columns)
 
-        table.keys = [
-            replace(key, columns=renamed(key.columns), included=renamed(key.included))
-            for key in table.keys
-        ]
-        table.foreign_keys = [
-            replace(key, columns=renamed(key.columns)) for key in table.foreign_keys
-        ]
-        referrers = self._referring(table)
-        for referrer in referrers:
-            referrer.foreign_keys = [
-                replace(key, target_columns=renamed(key.target_columns))
-                if self.find(key.target) is table
-                else key
-                for key in referrer.foreign_keys
-            ]
+        part = Table(table.name, {new: column})
+        for place, key in enumerate(table.keys):
+            if name in key.columns or name in key.included:
+                table.keys[place] = replace(
+                    key, columns=renamed(key.columns), included=renamed(key.included)
+                )
+                part.keys.append(table.keys[place])
+        for place, foreign_key in enumerate(table.foreign_keys):
+            if name in foreign_key.columns:
+                table.foreign_keys[place] = replace(
+                    foreign_key, columns=renamed(foreign_key.columns)
+                )
+                part.foreign_keys.append(table.foreign_keys[place])
+        changes = []
+        for referrer in self._referring(table):
+            of_referrer = Table(referrer.name)
+            for place, foreign_key in enumerate(referrer.foreign_keys):
+                if name in foreign_key.target_columns and self.find(foreign_key.target) is table:
+                    referrer.foreign_keys[place] = replace(
+                        foreign_key, target_columns=renamed(foreign_key.target_columns)
+                    )
+                    of_referrer.foreign_keys.append(referrer.foreign_keys[place])
+            changes.append(Change(referrer, of_referrer))
         if table.placement.column == name:
             table.placement = replace(table.placement, column=new)
-        return [table, *referrers]
+            part = table
+        return [Change(table, part), *changes]
 
-    def _redistribute(self, table: Table, placement: Placement) -> list[Table]:
+    def _redistribute(self, table: Table, placement: Placement) -> list[Change]:
         self._untie(table)
         self._place(table, placement)
-        return [table, *self._referring(table), *self._tie(table)]
+        return [_whole(one) for one in (table, *self._referring(table), *self._tie(table))]
 
     def _place(self, table: Table, placement: Placement) -> None:
         """Give a table its place, and find what it is colocated with."""
@@ -796,6 +1019,10 @@ class Model:
             self._tied = None
 
 
+def _whole(table: Table) -> Change:
+    return Change(table, table)
+
+
 def _with_schema(name: Name) -> Name:
     return name if name.schema is not None else Name("public", name.name)
 
@@ -848,8 +1075,43 @@ def read_table(table: DeclaredTable) -> Table:
             _read_foreign_key(one) for one in constraints if isinstance(one, ForeignKeyConstraint)
         ],
         placement=Placement.of(declared_distribution(table)),
-        partitioned=table.dialect_kwargs.get("postgresql_partition_by") is not None,
+        **read_options(table.dialect_kwargs, table.schema),
+        indexes=[
+            *(
+                OtherIndex(str(index.name), method, _place_of(index, ()))
+                for index in indexes
+                if (method := other_method(index.dialect_kwargs.get("postgresql_using")))
+            ),
+            *(
+                OtherIndex(str(one.name) if one.name else None, method, _place_of(one, ()))
+                for one in constraints
+                if isinstance(one, ExcludeConstraint) and (method := other_method(one.using))
+            ),
+        ],
     )
+
+
+def read_options(options: Mapping[str, object], schema: str | None) -> dict[str, Any]:
+    """Return what the options of CREATE TABLE say, as attributes of a `Table`."""
+    inherits = options.get("postgresql_inherits")
+    names = inherits if isinstance(inherits, list | tuple) else [inherits]
+    using = options.get("postgresql_using")
+    return {
+        "partitioned": options.get("postgresql_partition_by") is not None,
+        "columnar": isinstance(using, str) and using.lower() == "columnar",
+        "parents": tuple(
+            Name(parent or schema, name)
+            for one in names
+            if isinstance(one, str)
+            for parent, _, name in [one.rpartition(".")]
+        ),
+    }
+
+
+def other_method(using: object) -> str | None:
+    """Return the access method of an index if it is neither a B-tree nor a hash."""
+    known = using.lower() if isinstance(using, str) else "btree"
+    return None if known in ("btree", "hash") else known
 
 
 def _read_column(column: DeclaredColumn[Any]) -> Column:

@@ -14,15 +14,22 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from citus_analytics.lint.model import (
     AlterColumn,
+    AlterDistribution,
+    AlterUnsupported,
+    Change,
+    CreateRollups,
     CreateTrigger,
     Distribute,
     DropColumn,
+    DropTable,
     EndMigration,
     Event,
     Extend,
     ForeignKey,
     Model,
+    Name,
     Place,
+    RenameTable,
     RunConcurrently,
     Table,
     Undistribute,
@@ -31,6 +38,7 @@ from citus_analytics.lint.model import (
 
 if TYPE_CHECKING:
     from citus_analytics.lint.model import Column, Key
+    from citus_analytics.rollups.sql import RollupSpec
 
 # "error": the server refuses it. "warning": the server accepts it, and it does harm later.
 Severity: TypeAlias = Literal["error", "warning"]
@@ -84,7 +92,7 @@ class Rule:
 class TableRule(Rule):
     """A rule about a table among others."""
 
-    check: Callable[[Model, Table], Iterator[Fault]]
+    check: Callable[[Model, Change], Iterator[Fault]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +108,10 @@ def table_rule(
     explanation: str,
     severity: Severity = "error",
     until: Version | None = None,
-) -> Callable[[Callable[[Model, Table], Iterator[Fault]]], TableRule]:
+) -> Callable[[Callable[[Model, Change], Iterator[Fault]]], TableRule]:
     """Make a function a rule about tables."""
 
-    def decorate(check: Callable[[Model, Table], Iterator[Fault]]) -> TableRule:
+    def decorate(check: Callable[[Model, Change], Iterator[Fault]]) -> TableRule:
         return TableRule(code, title, explanation, severity, until=until, check=check)
 
     return decorate
@@ -128,6 +136,15 @@ UNUSED_IGNORE: Final = Rule(
 )
 
 
+PARALLEL_ENVIRONMENT: Final = Rule(
+    "CA116",
+    "An environment without the sequential mode",
+    "After an operation that works on the shards in parallel, such as CREATE INDEX, Citus refuses "
+    "foreign keys to reference tables, types, schemas and functions until the transaction ends.",
+    "warning",
+)
+
+
 # Keys. A shard can only look after its own rows.
 
 
@@ -137,8 +154,9 @@ UNUSED_IGNORE: Final = Rule(
     "Rows are checked shard by shard. Only if the distribution column is part of the key are "
     "two equal rows sure to meet in one shard.",
 )
-def _unique_without_distribution_column(_: Model, table: Table) -> Iterator[Fault]:
-    for key in _keys_without_distribution_column(table):
+def _unique_without_distribution_column(_: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    for key in _keys_without_distribution_column(change):
         if key.kind != "exclusion constraint" and table.placement.column not in key.included:
             yield _key_fault(
                 table,
@@ -155,8 +173,9 @@ def _unique_without_distribution_column(_: Model, table: Table) -> Iterator[Faul
     "Rows are checked shard by shard. Only rows with the same distribution column are sure to "
     "meet in one shard.",
 )
-def _exclusion_without_distribution_column(_: Model, table: Table) -> Iterator[Fault]:
-    for key in _keys_without_distribution_column(table):
+def _exclusion_without_distribution_column(_: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    for key in _keys_without_distribution_column(change):
         if key.kind == "exclusion constraint":
             yield _key_fault(
                 table,
@@ -174,8 +193,9 @@ def _exclusion_without_distribution_column(_: Model, table: Table) -> Iterator[F
     "rows, so that the table gets duplicates; and it refuses to create the index again.",
     "warning",
 )
-def _distribution_column_only_included(_: Model, table: Table) -> Iterator[Fault]:
-    for key in _keys_without_distribution_column(table):
+def _distribution_column_only_included(_: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    for key in _keys_without_distribution_column(change):
         if key.kind != "exclusion constraint" and table.placement.column in key.included:
             yield _key_fault(
                 table,
@@ -187,9 +207,10 @@ def _distribution_column_only_included(_: Model, table: Table) -> Iterator[Fault
             )
 
 
-def _keys_without_distribution_column(table: Table) -> Iterator[Key]:
-    if table.placement.kind == "sharded":
-        yield from (key for key in table.keys if table.placement.column not in key.columns)
+def _keys_without_distribution_column(change: Change) -> Iterator[Key]:
+    placement = change.table.placement
+    if placement.kind == "sharded":
+        yield from (key for key in change.part.keys if placement.column not in key.columns)
 
 
 def _key_fault(table: Table, key: Key | ForeignKey, message: str) -> Fault:
@@ -207,8 +228,9 @@ _HARMLESS: Final = ("NO ACTION", "RESTRICT")
     "A foreign key leads from a distributed table to a local one",
     "Workers check the rows of their shards, and a local table is on the coordinator alone.",
 )
-def _distributed_to_local(model: Model, table: Table) -> Iterator[Fault]:
-    for key, target in _foreign_keys(model, table):
+def _distributed_to_local(model: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    for key, target in _foreign_keys(model, change):
         if table.placement.distributed and target.placement.kind == "local":
             name = str(target.name)
             yield _key_fault(
@@ -226,8 +248,9 @@ def _distributed_to_local(model: Model, table: Table) -> Iterator[Fault]:
     "the matching shards there. Tables with the same column type and shard count are colocated, "
     "unless one of them names another table.",
 )
-def _not_colocated(model: Model, table: Table) -> Iterator[Fault]:
-    for key, target in _foreign_keys(model, table):
+def _not_colocated(model: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    for key, target in _foreign_keys(model, change):
         if target is table or not (table.placement.distributed and target.placement.distributed):
             continue
         if not _may_be_colocated(table, target):
@@ -247,8 +270,9 @@ def _not_colocated(model: Model, table: Table) -> Iterator[Fault]:
     "Only if both distribution columns are at the same position in the key is the referenced row "
     "in the matching shard on the same node.",
 )
-def _distribution_columns_not_paired(model: Model, table: Table) -> Iterator[Fault]:
-    for key, target in _foreign_keys(model, table):
+def _distribution_columns_not_paired(model: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    for key, target in _foreign_keys(model, change):
         own, other = table.placement, target.placement
         if own.kind != "sharded" or other.kind != "sharded":
             continue
@@ -273,10 +297,11 @@ def _distribution_columns_not_paired(model: Model, table: Table) -> Iterator[Fau
     "A reference table is on every node, and no node has all rows of a distributed table. "
     "The same holds for local tables that foreign keys connect to reference tables.",
 )
-def _replicated_to_distributed(model: Model, table: Table) -> Iterator[Fault]:
+def _replicated_to_distributed(model: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
     if table.placement.distributed:
         return
-    for key, target in _foreign_keys(model, table):
+    for key, target in _foreign_keys(model, change):
         if target.placement.distributed and model.is_on_citus(table):
             is_local = table.placement.kind == "local"
             kind = "local table tied to a reference one" if is_local else "reference table"
@@ -296,10 +321,11 @@ def _replicated_to_distributed(model: Model, table: Table) -> Iterator[Fault]:
     "distributed table: rows are left behind that refer to nothing, and CASCADE does nothing.",
     "warning",
 )
-def _local_to_distributed(model: Model, table: Table) -> Iterator[Fault]:
+def _local_to_distributed(model: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
     if table.placement.kind != "local":
         return
-    for key, target in _foreign_keys(model, table):
+    for key, target in _foreign_keys(model, change):
         if target.placement.distributed and not model.is_on_citus(table):
             name = str(target.name)
             yield _key_fault(
@@ -317,8 +343,9 @@ def _local_to_distributed(model: Model, table: Table) -> Iterator[Fault]:
     "The coordinator would have to change the copies on all nodes; only NO ACTION and RESTRICT "
     "are supported.",
 )
-def _reference_to_local_with_action(model: Model, table: Table) -> Iterator[Fault]:
-    for key, target in _foreign_keys(model, table):
+def _reference_to_local_with_action(model: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    for key, target in _foreign_keys(model, change):
         actions = [action for action in _actions(key) if not action.endswith(_HARMLESS)]
         if table.placement.kind == "reference" and target.placement.kind == "local" and actions:
             name = str(target.name)
@@ -337,8 +364,9 @@ def _reference_to_local_with_action(model: Model, table: Table) -> Iterator[Faul
     "A new value may belong to another shard, and rows do not move. SET NULL and SET DEFAULT "
     "are refused, and ON UPDATE CASCADE.",
 )
-def _action_on_distribution_column(model: Model, table: Table) -> Iterator[Fault]:
-    for key, _ in _foreign_keys(model, table):
+def _action_on_distribution_column(model: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    for key, _ in _foreign_keys(model, change):
         actions = [
             action
             for action in _actions(key)
@@ -360,8 +388,9 @@ def _action_on_distribution_column(model: Model, table: Table) -> Iterator[Fault
     "A foreign key sets a column to the default of a sequence",
     "Shards have no defaults from sequences: the column would become NULL.",
 )
-def _default_from_sequence(model: Model, table: Table) -> Iterator[Fault]:
-    for key, _ in _foreign_keys(model, table):
+def _default_from_sequence(model: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    for key, _ in _foreign_keys(model, change):
         names: tuple[str, ...] = ()
         if "SET DEFAULT" in (key.on_update, key.on_delete):
             names = key.columns
@@ -380,9 +409,9 @@ def _default_from_sequence(model: Model, table: Table) -> Iterator[Fault]:
                 )
 
 
-def _foreign_keys(model: Model, table: Table) -> Iterator[tuple[ForeignKey, Table]]:
+def _foreign_keys(model: Model, change: Change) -> Iterator[tuple[ForeignKey, Table]]:
     """Yield the foreign keys to tables that are known."""
-    for key in table.foreign_keys:
+    for key in change.part.foreign_keys:
         target = model.find(key.target)
         if target is not None:
             yield key, target
@@ -428,8 +457,9 @@ _NARROW: Final = ("INTEGER", "SMALLINT")
     "neither a downgrade nor another shard count or distribution column is possible.",
     "warning",
 )
-def _identity_is_irreversible(_: Model, table: Table) -> Iterator[Fault]:
-    for column in table.columns.values():
+def _identity_is_irreversible(_: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    for column in change.part.columns.values():
         if table.placement.spread and column.identity:
             yield _column_fault(
                 table,
@@ -447,8 +477,9 @@ def _identity_is_irreversible(_: Model, table: Table) -> Iterator[Fault]:
     "do not fit, so that INSERTs through a worker fail; and Citus refuses to change the type.",
     "warning",
 )
-def _narrow_sequence(model: Model, table: Table) -> Iterator[Fault]:
-    for column in table.columns.values():
+def _narrow_sequence(model: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    for column in change.part.columns.values():
         numbered = column.sequence is not None or column.identity
         if column.type in _NARROW and numbered and model.is_on_citus(table):
             yield _column_fault(
@@ -465,8 +496,9 @@ def _narrow_sequence(model: Model, table: Table) -> Iterator[Fault]:
     "One sequence numbers columns of different types",
     "Citus gives a sequence the type of the column that it numbers; it cannot have two.",
 )
-def _sequence_of_two_types(model: Model, table: Table) -> Iterator[Fault]:
-    for column in table.columns.values():
+def _sequence_of_two_types(model: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    for column in change.part.columns.values():
         if column.sequence is None or not model.is_on_citus(table):
             continue
         user, used = model.first_numbered(column.sequence) or (table, column)
@@ -485,7 +517,8 @@ def _sequence_of_two_types(model: Model, table: Table) -> Iterator[Fault]:
     "The distribution column has a type that cannot be hashed",
     "The shard of a row is decided by the hash of the distribution column.",
 )
-def _type_without_hash(_: Model, table: Table) -> Iterator[Fault]:
+def _type_without_hash(_: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
     column = table.distribution_column
     if column is None or column.type is None:
         return
@@ -504,7 +537,8 @@ def _type_without_hash(_: Model, table: Table) -> Iterator[Fault]:
     "The distribution column is a generated column",
     "The shard of a row is decided before its generated columns are computed.",
 )
-def _generated_distribution_column(_: Model, table: Table) -> Iterator[Fault]:
+def _generated_distribution_column(_: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
     column = table.distribution_column
     if column is not None and column.generated:
         yield _column_fault(
@@ -521,8 +555,9 @@ def _generated_distribution_column(_: Model, table: Table) -> Iterator[Fault]:
     "Citus 12.0 was the first to distribute tables whose identity is an integer or smallint.",
     until=(12, 0),
 )
-def _narrow_identity(_: Model, table: Table) -> Iterator[Fault]:
-    for column in table.columns.values():
+def _narrow_identity(_: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    for column in change.part.columns.values():
         if table.placement.spread and column.identity and column.type in _NARROW:
             yield _column_fault(
                 table,
@@ -548,7 +583,8 @@ def _column_fault(table: Table, column: Column, message: str) -> Fault:
     "Equal values must have equal hashes in colocated tables. Tables of one type and shard "
     "count that name no other are colocated too.",
 )
-def _partners_differ(_: Model, table: Table) -> Iterator[Fault]:
+def _partners_differ(_: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
     if table.placement.kind != "sharded" or table.partner is None:
         return
     own, other = table.distribution_column, table.partner.distribution_column
@@ -576,7 +612,8 @@ def _partners_differ(_: Model, table: Table) -> Iterator[Fault]:
     "A table is colocated with something that is not distributed alike",
     "colocate_with names a table that has shards of the same kind, before this one gets its own.",
 )
-def _no_such_partner(_: Model, table: Table) -> Iterator[Fault]:
+def _no_such_partner(_: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
     if table.refusal is not None:
         name, partner = str(table.name), table.partner_name
         yield Fault(
@@ -593,7 +630,8 @@ def _no_such_partner(_: Model, table: Table) -> Iterator[Fault]:
     "Distributed tables without a distribution column came with Citus 12.0.",
     until=(12, 0),
 )
-def _single_shard(_: Model, table: Table) -> Iterator[Fault]:
+def _single_shard(_: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
     if table.placement.kind == "single-shard":
         name = str(table.name)
         yield Fault(
@@ -609,7 +647,8 @@ def _single_shard(_: Model, table: Table) -> Iterator[Fault]:
     "A partitioned reference table",
     "Citus supports partitions of distributed tables only.",
 )
-def _partitioned_reference(_: Model, table: Table) -> Iterator[Fault]:
+def _partitioned_reference(_: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
     if table.partitioned and table.placement.kind == "reference":
         name = str(table.name)
         yield Fault(
@@ -618,6 +657,107 @@ def _partitioned_reference(_: Model, table: Table) -> Iterator[Fault]:
             name,
             table.place,
         )
+
+
+# Columnar tables, and inheritance.
+
+
+@table_rule(
+    "CA022",
+    "A foreign key of a columnar table",
+    "Columnar storage has neither foreign keys, from or to a table, nor what else would need a row "
+    "trigger after the statement.",
+)
+def _foreign_key_of_columnar(model: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    for key, target in _foreign_keys(model, change):
+        columnar = table if table.columnar else target
+        if columnar.columnar:
+            yield _key_fault(
+                table,
+                key,
+                f"needs triggers on {str(columnar.name)!r}, which is columnar and cannot have "
+                "them. Drop the foreign key, or store the table as heap.",
+            )
+    if table.columnar and change.part is table:
+        for referrer, key in model.referrers(table):
+            yield _key_fault(
+                referrer,
+                key,
+                f"needs triggers on {str(table.name)!r}, which is columnar and cannot have them. "
+                "Drop the foreign key, or store the table as heap.",
+            )
+
+
+@table_rule(
+    "CA023",
+    "A columnar table has an index that is neither a B-tree nor a hash",
+    "Columnar storage refuses other indexes, and alter_table_set_access_method drops them without "
+    "a word.",
+)
+def _index_of_columnar(_: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    for index in change.part.indexes if table.columnar else ():
+        name = str(table.name)
+        yield Fault(
+            f"index {index.name or ''!r} of table {name!r} is a {index.method} index, and the "
+            "table is columnar: it can only have B-tree and hash indexes. Drop the index, or store "
+            "the table as heap.",
+            name,
+            index.place or table.place,
+        )
+
+
+@table_rule(
+    "CA024",
+    "A columnar table of partitions",
+    "A table of partitions has no storage. Each partition has its own.",
+)
+def _partitioned_columnar(_: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    if table.columnar and table.partitioned:
+        name = str(table.name)
+        yield Fault(
+            f"table {name!r} is partitioned, and cannot be columnar itself. Make its partitions "
+            "columnar, each when it is no longer written to.",
+            name,
+            table.place,
+        )
+
+
+@table_rule(
+    "CA025",
+    "A table of Citus in an inheritance",
+    "Citus supports partitions, and no other inheritance: not of distributed and reference tables, "
+    "nor of local tables that foreign keys tie to reference tables.",
+)
+def _inheritance(model: Model, change: Change) -> Iterator[Fault]:
+    table = change.table
+    if change.part is not table:
+        return
+    name = str(table.name)
+    parents = [one for one in map(model.find, table.parents) if one is not None]
+    heirs = model.heirs(table)
+    if model.is_on_citus(table) and (parents or heirs):
+        other = f"inherits from {str(parents[0].name)!r}" if parents else ""
+        other = other or f"is inherited by {str(heirs[0].name)!r}"
+        kind = table.placement.kind
+        which = "tied to a reference table" if kind == "local" else kind
+        yield Fault(
+            f"table {name!r} is {which}, and {other}: Citus has no inheritance other than "
+            "partitions. Copy the columns with LIKE, or partition the table.",
+            name,
+            table.place,
+        )
+    for parent in parents:
+        if model.is_on_citus(parent) and not model.is_on_citus(table):
+            yield Fault(
+                f"table {name!r} is local, and inherits from {str(parent.name)!r}, which is "
+                f"{parent.placement.kind}: Citus has no inheritance other than partitions. Copy "
+                "the columns with LIKE.",
+                name,
+                table.place,
+            )
 
 
 # Events: what migrations do, when, and whether there is a way back.
@@ -644,23 +784,6 @@ _STABLE: Final = frozenset(
         "current_time",
         "localtimestamp",
         "localtime",
-    )
-)
-# What of a timestamptz is STABLE: functions, operators and casts.
-_STABLE_OF_TIMES: Final = frozenset(
-    (
-        "age",
-        "date_part",
-        "date_trunc",
-        "extract",
-        "to_char",
-        "+",
-        "-",
-        "::date",
-        "::text",
-        "::time",
-        "::timestamp",
-        "::varchar",
     )
 )
 
@@ -759,7 +882,7 @@ def _undistributed_without_was(_: Model, event: Event) -> Iterator[Fault]:
 
 @event_rule(
     "CA106",
-    "DO UPDATE with a function that is not IMMUTABLE",
+    "DO UPDATE or MERGE with a function that is not IMMUTABLE",
     "Citus refuses now() and the like in ON CONFLICT DO UPDATE, and in MERGE, on distributed and "
     "reference tables. PostgreSQL does not, so that tests without Citus pass.",
 )
@@ -767,10 +890,11 @@ def _stable_upsert(model: Model, event: Event) -> Iterator[Fault]:
     match event.action:
         case Update(table, ("DO UPDATE" | "MERGE") as statement) if model.placement(table).spread:
             called = [one for one in event.action.functions if one in _STABLE | _VOLATILE]
+            called += [function for function, _ in event.action.stable_calls(model)]
             if called:
                 yield _event_fault(
                     event,
-                    f"{statement} on table {str(table)!r} calls {called[0]}, which is not "
+                    f"{statement} on table {str(table)!r} uses {called[0]}, which is not "
                     "IMMUTABLE: Citus refuses it. Insert the value, and use that of excluded (or "
                     "of the source of MERGE) instead.",
                 )
@@ -828,11 +952,13 @@ def _distribution_column_changed(model: Model, event: Event) -> Iterator[Fault]:
 )
 def _numbered_column_added(model: Model, event: Event) -> Iterator[Fault]:
     match event.action:
-        case Extend(table, part) if model.placement(table).spread:
+        case Extend(name, part) if (table := model.find(name)) and model.is_on_citus(table):
             if any(column.identity or column.serial for column in part.columns.values()):
+                kind = table.placement.kind
                 yield _event_fault(
                     event,
-                    f"table {str(table)!r} is {model.placement(table).kind}, and Citus adds no "
+                    f"table {str(name)!r} is "
+                    f"{'tied to a reference one' if kind == 'local' else kind}, and Citus adds no "
                     "serial or identity columns to such tables. Add a BIGINT column whose default "
                     "is nextval of a sequence.",
                 )
@@ -883,27 +1009,21 @@ def _unnamed_exclusion(model: Model, event: Event) -> Iterator[Fault]:
 @event_rule(
     "CA112",
     "UPDATE or DELETE with a STABLE function of a column",
-    "What depends on the time zone of a session, such as a timestamptz plus an interval, would "
-    "have to be computed by the workers, whose sessions may have another one.",
+    "What depends on the settings of a session, such as a timestamptz plus an interval in its time "
+    "zone, would have to be computed by the workers, whose sessions may have others.",
 )
 def _stable_of_column(model: Model, event: Event) -> Iterator[Fault]:
     match event.action:
-        case Update(name, ("UPDATE" | "DELETE") as statement, of_columns=of_columns):
-            table = model.find(name)
-            if table is None or not table.placement.spread:
+        case Update(name, ("UPDATE" | "DELETE") as statement) if model.placement(name).spread:
+            for function, column in event.action.stable_calls(model):
+                yield _event_fault(
+                    event,
+                    f"{statement} of table {str(name)!r} uses {function} of column {column!r}, "
+                    "which is STABLE: it depends on settings of the session, and Citus refuses it. "
+                    "Convert times with AT TIME ZONE 'UTC' first, and the result back; join texts "
+                    "with ||.",
+                )
                 return
-            for function, column_name in of_columns:
-                column = table.columns.get(column_name)
-                type_ = column.type if column is not None else None
-                if function in _STABLE_OF_TIMES and type_ == "TIMESTAMP WITH TIME ZONE":
-                    yield _event_fault(
-                        event,
-                        f"{statement} of table {str(name)!r} uses {function} on column "
-                        f"{column_name!r}, which is STABLE, as it depends on the time zone: Citus "
-                        "refuses it. Convert the column with AT TIME ZONE 'UTC' first, and the "
-                        "result back.",
-                    )
-                    return
 
 
 @event_rule(
@@ -934,7 +1054,7 @@ def _sequence_on_rows(model: Model, event: Event) -> Iterator[Fault]:
     match event.action:
         case Extend(name, part):
             table = model.find(name)
-            if table is None or not table.placement.spread or table.filled is None:
+            if table is None or table.filled is None or not model.is_on_citus(table):
                 return
             for column in part.columns.values():
                 if column.sequence is not None and not (column.serial or column.identity):
@@ -945,6 +1065,160 @@ def _sequence_on_rows(model: Model, event: Event) -> Iterator[Fault]:
                         f"({table.filled.path}:{table.filled.line}): Citus refuses it. Add the "
                         "column first, and set its default afterwards.",
                     )
+
+
+@event_rule(
+    "CA115",
+    "A statement that columnar tables do not have",
+    "Columnar storage is written to by INSERT and COPY alone: no UPDATE, DELETE, MERGE or ON "
+    "CONFLICT, and no trigger for each row after the statement.",
+)
+def _change_of_columnar(model: Model, event: Event) -> Iterator[Fault]:
+    match event.action:
+        case Update(name, statement):
+            what = f"ON CONFLICT {statement}" if statement.startswith("DO ") else statement
+        case CreateTrigger(name, after_row=True):
+            what = "a trigger AFTER ... FOR EACH ROW"
+        case _:
+            return
+    table = model.find(name)
+    if table is not None and table.columnar:
+        yield _event_fault(
+            event,
+            f"table {str(name)!r} is columnar, and columnar storage does not have {what}. Change "
+            "the rows before the table is made columnar, or store it as heap.",
+        )
+
+
+@event_rule(
+    "CA117",
+    "An ALTER TABLE that Citus does not support",
+    "Citus passes on the changes that it knows, for distributed and reference tables and those "
+    "tied to them, and refuses all others.",
+)
+def _unsupported_alter(model: Model, event: Event) -> Iterator[Fault]:
+    match event.action:
+        case AlterUnsupported(name, what=what):
+            table = model.find(name)
+        case AlterColumn(name, column_name, new_default=default) if default is not None:
+            table = model.find(name)
+            column = table.columns.get(column_name) if table is not None else None
+            if column is not None and column.identity and not default.identity:
+                what = "DROP IDENTITY"
+            elif default.identity:
+                what = "ADD GENERATED AS IDENTITY"
+            else:
+                return
+        case _:
+            return
+    if table is not None and model.is_on_citus(table):
+        yield _event_fault(
+            event,
+            f"table {str(name)!r} is on Citus, which does not support ALTER TABLE with {what}. Do "
+            "it while the table is local, or leave it out; of several changes, make each a "
+            "statement of its own, with a name for each constraint.",
+        )
+
+
+@event_rule(
+    "CA118",
+    "Something that a rollup uses is renamed or dropped",
+    "The functions and triggers of a rollup have the names of its source, its tables and their "
+    "columns. Every write to the source fails once one of them is gone.",
+    "warning",
+)
+def _rollup_broken(model: Model, event: Event) -> Iterator[Fault]:
+    column: str | None = None
+    match event.action:
+        case DropTable(name):
+            done = "is dropped"
+        case RenameTable(name):
+            done = "is renamed"
+        case DropColumn(name, column):
+            done = "is dropped"
+        case AlterColumn(name, column, new_name=str(new)) if new != column:
+            done = "is renamed"
+        case AlterColumn(name, column, retyped=retyped) if retyped is not None:
+            done = "gets another type"
+        case Distribute(name) | Undistribute(name) | AlterDistribution(name, column=str()):
+            done = "is distributed in another way"
+        case _:
+            return
+    for spec in model.rollups_with(name):
+        if done == "is distributed in another way" and name.name != spec.source:
+            continue
+        if column is None:
+            what = f"table {str(name)!r}"
+        elif column in columns_of_rollups(spec, name.name):
+            what = f"column {column!r} of table {str(name)!r}"
+        else:
+            continue
+        yield _event_fault(
+            event,
+            f"{what} {done}, and the rollups of {spec.source!r} use it. Call op.drop_rollups "
+            "first, and op.create_rollups with the new names afterwards, in the same migration.",
+        )
+
+
+@event_rule(
+    "CA119",
+    "Rollups that their tables cannot hold",
+    "Rollups need the columns that they name, a time with a zone, and in each of their tables a "
+    "unique key on the dimensions and the bucket alone.",
+)
+def _rollup_refused(model: Model, event: Event) -> Iterator[Fault]:
+    # Of a way back, what the tables are by then is not known.
+    if event.downgrade or not isinstance(event.action, CreateRollups):
+        return
+    spec = event.action.rollups
+    schema = event.action.table.schema
+    times = [(spec.source, spec.time)]
+    times += [(target.table, target.bucket) for target in spec.targets]
+    for table_name in dict.fromkeys((spec.source, *(target.table for target in spec.targets))):
+        table = model.find(Name(schema, table_name))
+        if table is not None and table.placement.kind != "unknown" and table.columns:
+            for column in sorted(columns_of_rollups(spec, table_name) - set(table.columns)):
+                yield _event_fault(
+                    event,
+                    f"the rollups use column {column!r} of table {table_name!r}, which is not "
+                    "there. Create it first, or correct its name.",
+                )
+    for table_name, time in times:
+        table = model.find(Name(schema, table_name))
+        known = table.columns.get(time) if table is not None and time is not None else None
+        if known is not None and known.type not in (None, "TIMESTAMP WITH TIME ZONE"):
+            yield _event_fault(
+                event,
+                f"column {time!r} of table {table_name!r} is {known.type}, and rollups need a "
+                "TIMESTAMP WITH TIME ZONE: without a zone a bucket would depend on the session.",
+            )
+    for target in spec.targets:
+        table = model.find(Name(schema, target.table))
+        if table is None or table.placement.kind == "unknown" or not table.columns:
+            continue
+        group = {*target.by, target.bucket} - {None}
+        if not any(set(key.columns) == group and not key.has_expression for key in table.keys):
+            listed = ", ".join(repr(one) for one in (*target.by, target.bucket) if one)
+            yield _event_fault(
+                event,
+                f"table {target.table!r} of the rollups has no unique key on {listed} alone: it "
+                "keeps one row a group. Add one, with NULLS NOT DISTINCT if one of them may be "
+                "NULL.",
+            )
+
+
+def columns_of_rollups(spec: RollupSpec, table: str) -> set[str]:
+    """Return the columns of a table that rollups use, as far as they name them."""
+    used: set[str | None] = set()
+    if table == spec.source:
+        used |= {spec.key, spec.time}
+        for sql in spec.columns.values():
+            for quoted, plain in re.findall(r'\br\.(?:"((?:[^"]|"")+)"|([a-z_][a-z0-9_$]*))', sql):
+                used.add(quoted.replace('""', '"') or plain)
+    for target in spec.targets:
+        if table == target.table:
+            used |= {*target.by, target.bucket, target.rows, *target.sums, *target.extremes}
+    return {column for column in used if column is not None}
 
 
 def _event_fault(event: Event, message: str) -> Fault:
@@ -973,6 +1247,10 @@ TABLE_RULES: Final[tuple[TableRule, ...]] = (
     _single_shard,
     _narrow_identity,
     _partitioned_reference,
+    _foreign_key_of_columnar,
+    _index_of_columnar,
+    _partitioned_columnar,
+    _inheritance,
 )
 EVENT_RULES: Final[tuple[EventRule, ...]] = (
     _concurrently_in_transaction,
@@ -989,8 +1267,12 @@ EVENT_RULES: Final[tuple[EventRule, ...]] = (
     _stable_of_column,
     _stable_in_condition,
     _sequence_on_rows,
+    _change_of_columnar,
+    _unsupported_alter,
+    _rollup_broken,
+    _rollup_refused,
 )
 
 RULES: Final[dict[str, Rule]] = {
-    rule.code: rule for rule in (UNUSED_IGNORE, *TABLE_RULES, *EVENT_RULES)
+    rule.code: rule for rule in (UNUSED_IGNORE, *TABLE_RULES, *EVENT_RULES, PARALLEL_ENVIRONMENT)
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -31,11 +31,13 @@ from citus_analytics.lint.model import (
     AlterColumn,
     AlterDistribution,
     Column,
+    CreateRollups,
     CreateTable,
     Distribute,
     DropColumn,
     DropConstraint,
     DropIndex,
+    DropRollups,
     DropTable,
     EndMigration,
     Event,
@@ -44,17 +46,22 @@ from citus_analytics.lint.model import (
     ForeignKey,
     Key,
     Name,
+    OtherIndex,
     Place,
     Placement,
     RenameTable,
     RunConcurrently,
+    SetAccessMethod,
     Table,
     Undistribute,
     column_name,
     foreign_key_action,
+    other_method,
     read_exclusion,
+    read_options,
     read_table,
 )
+from citus_analytics.rollups.sql import RollupSpec, TargetSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -67,14 +74,12 @@ class Migration:
     Attributes:
         path: The file, as shown in findings.
         source: Its text.
-        tree: The same as a syntax tree.
         revision: Its `revision`.
         parents: The revisions that come before it: `down_revision` and `depends_on`.
     """
 
     path: str
     source: str
-    tree: ast.Module
     revision: str
     parents: tuple[str, ...]
 
@@ -85,12 +90,12 @@ class Migration:
             ArgumentError: There is SQL in it, and no parser for SQL.
         """
         reader = _Reader(self.path, self.revision)
+        # Parsed again: the garbage collector would look at the trees of all migrations, often.
+        body = ast.parse(self.source).body
         # The names of the module: its imports, constants and functions.
-        for _ in reader.run(self.tree.body):
+        for _ in reader.run(body):
             pass
-        functions = {
-            node.name: node for node in self.tree.body if isinstance(node, ast.FunctionDef)
-        }
+        functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
         upgrade, downgrade = functions.get("upgrade"), functions.get("downgrade")
         yield from reader.run(upgrade.body if upgrade else ())
         line = downgrade.lineno if downgrade else 1
@@ -132,6 +137,50 @@ def read_folders(folders: Iterable[Path]) -> list[Migration]:
     return list(_in_order(found))
 
 
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """An `env.py`.
+
+    Attributes:
+        path: The file, as shown in findings.
+        source: Its text.
+    """
+
+    path: str
+    source: str
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether its transactions begin in Citus's sequential mode."""
+        return (
+            re.search(r"run_environment|sequential_|multi_shard_modify_mode", self.source)
+            is not None
+        )
+
+    @property
+    def place(self) -> Place:
+        """Where it configures Alembic. A comment on any line can ignore."""
+        lines = self.source.splitlines()
+        found = (number for number, line in enumerate(lines, 1) if "context.configure" in line)
+        return Place(self.path, next(found, 1), 1, len(lines))
+
+
+def read_environments(folders: Iterable[Path]) -> list[Environment]:
+    """Return the environments of folders, or of the folders that these are `versions` of."""
+    found: dict[Path, None] = {}
+    for folder in folders:
+        for place in (folder, folder.parent) if folder.name == "versions" else (folder,):
+            if (place / "env.py").is_file():
+                found[place / "env.py"] = None
+    return [Environment(_shown(path), path.read_text(encoding="utf-8")) for path in found]
+
+
+def _shown(path: Path) -> str:
+    # Relative to the current folder where it is below: continuous integration links only those.
+    here, full = Path.cwd(), path.resolve()
+    return str(full.relative_to(here) if full.is_relative_to(here) else path)
+
+
 def _read(path: Path) -> Migration | None:
     """Return a file's migration; None if it sets no `revision`."""
     try:
@@ -150,11 +199,8 @@ def _read(path: Path) -> Migration | None:
     for name in ("down_revision", "depends_on"):
         value = reader.names.get(name)
         parents += value if isinstance(value, list) else [value]
-    # Relative to the current folder where it is below: continuous integration links only those.
-    here, full = Path.cwd(), path.resolve()
-    shown = full.relative_to(here) if full.is_relative_to(here) else path
     strings = tuple(parent for parent in parents if isinstance(parent, str))
-    return Migration(str(shown), source, tree, revision, strings)
+    return Migration(_shown(path), source, revision, strings)
 
 
 def _in_order(migrations: list[Migration]) -> Iterator[Migration]:
@@ -234,6 +280,9 @@ _POSITIONAL: Final = {
     "create_reference_table": ("table_name",),
     "alter_distributed_table": ("table_name",),
     "undistribute_table": ("table_name",),
+    "alter_table_set_access_method": ("table_name", "access_method"),
+    "create_rollups": ("spec",),
+    "drop_rollups": ("spec",),
 }
 # The names that operations have for the table that they are about.
 _TABLE = ("table_name", "source_table", "old_table_name")
@@ -530,6 +579,8 @@ def _filled(template: str, hole: str, values: Iterable[str]) -> str:
 
 def _is_construct(value: object) -> bool:
     """Return whether a value is one of SQLAlchemy's modules or constructs, which do nothing."""
+    if value in (RollupSpec, TargetSpec):
+        return True
     name = getattr(value, "__name__", "")
     if isinstance(value, type(ast)):
         return name == "sqlalchemy" or name.startswith((*_CONSTRUCTS, "sqlalchemy.dialects"))
@@ -540,6 +591,10 @@ def _is_construct(value: object) -> bool:
 def _imported(full: str) -> object:
     if full in _OPERATIONS:
         return OPERATIONS
+    if full.startswith("citus_analytics."):
+        return {one.__name__: one for one in (RollupSpec, TargetSpec)}.get(
+            full.rpartition(".")[2], UNKNOWN
+        )
     if full.partition(".")[0] != "sqlalchemy":
         return UNKNOWN
     module, _, name = full.rpartition(".")
@@ -582,6 +637,10 @@ def _actions(operation: str, arguments: dict[str, object]) -> Iterator[Action]:
         if isinstance(table, sa.TableClause):
             yield Fill(Name(table.schema, table.name))
         return
+    if isinstance(spec := arguments.get("spec"), RollupSpec):
+        source = Name(spec.schema, spec.source)
+        yield CreateRollups(source, spec) if operation == "create_rollups" else DropRollups(source)
+        return
     called = next(filter(None, map(string, _TABLE)), None)
     if called is None:
         return
@@ -593,8 +652,7 @@ def _actions(operation: str, arguments: dict[str, object]) -> Iterator[Action]:
             items = arguments.get("items")
             known = items if isinstance(items, list) else []
             parts = [item for item in known if isinstance(item, SchemaItem)]
-            created = _table_of(name, parts)
-            created.partitioned = arguments.get("postgresql_partition_by") is not None
+            created = replace(_table_of(name, parts), **read_options(arguments, name.schema))
             yield CreateTable(name, created, arguments.get("if_not_exists") is True)
         case "drop_table":
             yield DropTable(name)
@@ -611,9 +669,14 @@ def _actions(operation: str, arguments: dict[str, object]) -> Iterator[Action]:
         case "alter_column":
             if column := string("column_name"):
                 yield _alter_column(name, column, string("new_column_name"), arguments)
-        case "create_index" if arguments.get("unique") is True and columns:
-            compared = tuple(filter(None, map(column_name, columns)))
-            yield with_key(Key("unique index", string("index_name"), compared, included))
+        case "create_index":
+            part = Table(name)
+            if method := other_method(arguments.get("postgresql_using")):
+                part.indexes.append(OtherIndex(string("index_name"), method))
+            if arguments.get("unique") is True and columns:
+                compared = tuple(filter(None, map(column_name, columns)))
+                part.keys.append(Key("unique index", string("index_name"), compared, included))
+            yield Extend(name, part)
         case "create_unique_constraint" if columns:
             yield with_key(Key("unique constraint", constraint, tuple(columns), included))
         case "create_primary_key" if columns:
@@ -621,7 +684,10 @@ def _actions(operation: str, arguments: dict[str, object]) -> Iterator[Action]:
         case "create_exclude_constraint":
             elements = listed("items") or []
             if elements and all(isinstance(one, list) and UNKNOWN not in one for one in elements):
-                yield with_key(read_exclusion(constraint, elements))
+                exclusion = Table(name, keys=[read_exclusion(constraint, elements)])
+                if method := other_method(arguments.get("using", "gist")):
+                    exclusion.indexes.append(OtherIndex(constraint, method))
+                yield Extend(name, exclusion)
         case "create_foreign_key":
             local, remote = listed("local_cols"), listed("remote_cols")
             if (target := string("referent_table")) and local and remote:
@@ -660,6 +726,9 @@ def _actions(operation: str, arguments: dict[str, object]) -> Iterator[Action]:
                 string("colocate_schema"),
                 number("shard_count"),
             )
+        case "alter_table_set_access_method":
+            if method := string("access_method"):
+                yield SetAccessMethod(name, method == "columnar")
         case "undistribute_table":
             yield Undistribute(name, reversible=arguments.get("was") is not None)
 
@@ -677,7 +746,11 @@ def _alter_column(
     table: Name, column: str, new_name: str | None, arguments: dict[str, object]
 ) -> AlterColumn:
     def read(type_: Any, default: Any) -> Column:
-        declared: DeclaredColumn[Any] = DeclaredColumn(column, type_, server_default=default)
+        declared: DeclaredColumn[Any] = (
+            DeclaredColumn(column, type_, default)
+            if isinstance(default, sa.Identity)
+            else DeclaredColumn(column, type_, server_default=default)
+        )
         return _table_of(table, [declared]).columns[column]
 
     retyped = new_default = None

@@ -8,7 +8,7 @@ are taken. What the grammar does not accept is skipped: the server will report i
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pglast import Error, ast, enums, parse_plpgsql, parse_sql, split
 
@@ -18,6 +18,7 @@ from citus_analytics.lint.model import (
     AllowTriggers,
     AlterColumn,
     AlterDistribution,
+    AlterUnsupported,
     Column,
     CreateTable,
     CreateTrigger,
@@ -29,20 +30,25 @@ from citus_analytics.lint.model import (
     Extend,
     Fill,
     ForeignKey,
+    Inherit,
     Key,
+    Model,
     Name,
+    OtherIndex,
     Placement,
     RenameTable,
     RunConcurrently,
+    SetAccessMethod,
     Table,
     Undistribute,
     Update,
+    other_method,
     read_exclusion,
 )
 from citus_analytics.sql import dollar_quote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 _Type = enums.AlterTableType
 _Object = enums.ObjectType
@@ -72,6 +78,7 @@ _FUNCTIONS: Final = {
         "colocate_with",
     ),
     "undistribute_table": ("table_name",),
+    "alter_table_set_access_method": ("table_name", "access_method"),
 }
 _SERIALS: Final = {
     "smallserial": "SMALLINT",
@@ -96,6 +103,33 @@ _TYPES: Final = {
     "time": "TIME WITHOUT TIME ZONE",
     "timetz": "TIME WITH TIME ZONE",
 }
+# What of ALTER TABLE Citus refuses on its tables.
+_UNSUPPORTED: Final = {
+    _Type.AT_ClusterOn: "CLUSTER ON",
+    _Type.AT_DropCluster: "SET WITHOUT CLUSTER",
+    _Type.AT_SetTableSpace: "SET TABLESPACE",
+    _Type.AT_SetStatistics: "SET STATISTICS",
+    _Type.AT_SetStorage: "SET STORAGE",
+    _Type.AT_SetOptions: "ALTER COLUMN ... SET (...)",
+    _Type.AT_ResetOptions: "ALTER COLUMN ... RESET (...)",
+    _Type.AT_AddInherit: "INHERIT",
+    _Type.AT_DropInherit: "NO INHERIT",
+    _Type.AT_AddOf: "OF",
+    _Type.AT_DropOf: "NOT OF",
+    _Type.AT_DropExpression: "DROP EXPRESSION",
+    _Type.AT_AddIdentity: "ADD GENERATED AS IDENTITY",
+    _Type.AT_SetIdentity: "SET GENERATED",
+    _Type.AT_DropIdentity: "DROP IDENTITY",
+    _Type.AT_AlterConstraint: "ALTER CONSTRAINT",
+    _Type.AT_EnableRule: "ENABLE RULE",
+    _Type.AT_DisableRule: "DISABLE RULE",
+}
+# The constraints of a column that could be those of a table.
+_OF_TABLES: Final = (
+    _Constraint.CONSTR_PRIMARY,
+    _Constraint.CONSTR_UNIQUE,
+    _Constraint.CONSTR_FOREIGN,
+)
 _ACTIONS: Final = {
     "a": "NO ACTION",
     "r": "RESTRICT",
@@ -167,23 +201,33 @@ def _statement(statement: Any) -> Iterator[Action]:
             if conflict is not None and conflict.targetList:
                 sets, condition = conflict.targetList, conflict.whereClause
                 yield _update("DO UPDATE", relation, table, sets, condition)
+            elif conflict is not None and conflict.infer is not None:
+                yield Update(table, "DO NOTHING")
         case ast.UpdateStmt(targetList=sets, whereClause=condition, fromClause=others):
-            yield _update("UPDATE", relation, table, sets or (), (condition, others))
+            yield _update("UPDATE", relation, table, sets or (), condition, others or ())
         case ast.DeleteStmt(whereClause=condition, usingClause=others):
-            yield _update("DELETE", relation, table, (), (condition, others))
+            yield _update("DELETE", relation, table, (), condition, others or ())
         case ast.MergeStmt(mergeWhenClauses=clauses):
+            others = (statement.sourceRelation,)
             for when in clauses or ():
                 if when.commandType == enums.CmdType.CMD_INSERT:
                     yield Fill(table)
-                elif when.commandType == enums.CmdType.CMD_UPDATE:
+                else:
                     conditions = (when.condition, statement.joinCondition)
-                    yield _update("MERGE", relation, table, when.targetList or (), conditions)
+                    sets = when.targetList or ()
+                    yield _update("MERGE", relation, table, sets, conditions, others)
         case ast.CopyStmt(is_from=True):
             yield Fill(table)
-        case ast.CreateTrigStmt():
-            yield CreateTrigger(table)
+        case ast.CreateTrigStmt(row=row, timing=timing):
+            yield CreateTrigger(table, after_row=bool(row) and timing == 0)
         case ast.CreateStmt(partbound=None):  # A partition is where its parent is.
-            created = Table(table, partitioned=statement.partspec is not None)
+            parents = [_name(parent) for parent in statement.inhRelations or ()]
+            created = Table(
+                table,
+                partitioned=statement.partspec is not None,
+                columnar=statement.accessMethod == "columnar",
+                parents=tuple(parent for parent in parents if parent is not None),
+            )
             for element in statement.tableElts or ():
                 match element:
                     case ast.ColumnDef():
@@ -195,20 +239,33 @@ def _statement(statement: Any) -> Iterator[Action]:
             yield CreateTable(table, Table(table), statement.if_not_exists is True)
             yield Fill(table)
         case ast.AlterTableStmt(objtype=_Object.OBJECT_TABLE):
-            for command in statement.cmds or ():
+            commands = statement.cmds or ()
+            for command in commands:
+                what = _unsupported(command, alone=len(commands) == 1)
+                adds = command.subtype == _Type.AT_AddColumn
+                if what is not None and not adds:
+                    yield AlterUnsupported(table, what)
                 yield from _alter_table(table, command)
+                # Only a foreign key of the new column may put the table under Citus.
+                if what is not None and adds:
+                    yield AlterUnsupported(table, what)
+        case ast.RenameStmt(renameType=_Object.OBJECT_TABCONSTRAINT):
+            yield AlterUnsupported(table, "RENAME CONSTRAINT")
         case ast.RenameStmt(renameType=_Object.OBJECT_TABLE, newname=str(new)):
             yield RenameTable(table, Name(table.schema, new))
         case ast.RenameStmt(renameType=_Object.OBJECT_COLUMN, subname=str(old), newname=str(new)):
             yield AlterColumn(table, old, new_name=new)
         case ast.AlterObjectSchemaStmt(objectType=_Object.OBJECT_TABLE, newschema=str(schema)):
             yield RenameTable(table, Name(schema, table.name))
-        case ast.IndexStmt(unique=True):
-            columns = tuple(part.name for part in statement.indexParams or () if part.name)
-            extra = statement.indexIncludingParams or ()
-            included = tuple(part.name for part in extra if part.name)
+        case ast.IndexStmt(accessMethod=using):
             part = Table(table)
-            _add_key(part, Key("unique index", statement.idxname, columns, included))
+            if method := other_method(using):
+                part.indexes.append(OtherIndex(statement.idxname, method))
+            if statement.unique:
+                columns = tuple(part.name for part in statement.indexParams or () if part.name)
+                extra = statement.indexIncludingParams or ()
+                included = tuple(part.name for part in extra if part.name)
+                _add_key(part, Key("unique index", statement.idxname, columns, included))
             yield Extend(table, part)
 
 
@@ -248,6 +305,9 @@ def _call(call: ast.FuncCall) -> Iterator[Action]:
             yield Distribute(table, function, Placement(kind="reference"))
         case "undistribute_table":
             yield Undistribute(table)
+        case "alter_table_set_access_method":
+            if isinstance(method := values.get("access_method"), str):
+                yield SetAccessMethod(table, method == "columnar")
         case "alter_distributed_table":
             yield AlterDistribution(
                 table,
@@ -276,11 +336,12 @@ def _update(
     relation: ast.RangeVar,
     table: Name,
     targets: tuple[ast.ResTarget, ...],
-    looked_at: object,
+    conditions: object,
+    others: tuple[object, ...] = (),
 ) -> Update:
-    """Return what a statement sets, and what it calls there and in the clauses `looked_at`."""
+    """Return what a statement sets, and what it calls there, in its conditions and in `others`."""
     own = {relation.alias.aliasname if relation.alias is not None else table.name}
-    equalities = list(_equalities(looked_at, own))
+    equalities = list(_equalities((conditions, others), own))
     columns: list[str] = []
     for target in targets:
         name, value = str(target.name), target.val
@@ -291,25 +352,330 @@ def _update(
         itself = _column_of(value, own | {"excluded"} if kind == "DO UPDATE" else own) == name
         if not itself and (name, _operand(value)) not in equalities:
             columns.append(name)
-    clauses = (targets, looked_at)
+    clauses = (targets, conditions, others)
     conditional: list[str] = []
-    of_columns: list[tuple[str, str]] = []
     for node in _nodes(clauses):
-        operands: tuple[object, ...] = ()
+        if isinstance(node, ast.CaseExpr | ast.CoalesceExpr):
+            conditional += _functions(node)
+    relations = {str(name): table for name in own}
+    if kind == "DO UPDATE":
+        relations["excluded"] = table
+    for other in _relations(others):
+        if (known := _name(other)) is not None:
+            alias = other.alias.aliasname if other.alias is not None else None
+            relations[alias or known.name] = known
+    return Update(
+        table,
+        kind,
+        tuple(columns),
+        tuple(_functions(clauses)),
+        tuple(conditional),
+        lambda model: StableCalls(model, table, relations).of(targets, (conditions, others)),
+    )
+
+
+def _relations(value: object) -> Iterator[ast.RangeVar]:
+    """Yield the tables of a FROM clause, without those of its subqueries."""
+    match value:
+        case tuple():
+            for one in value:
+                yield from _relations(one)
+        case ast.RangeVar():
+            yield value
+        case ast.JoinExpr():
+            yield from _relations((value.larg, value.rarg))
+
+
+# The types that decide whether something is STABLE, by their names in the model.
+_KINDS: Final = {
+    "TIMESTAMP WITH TIME ZONE": "timestamptz",
+    "TIMESTAMP WITHOUT TIME ZONE": "timestamp",
+    "TIMESTAMP": "timestamp",
+    "DATE": "date",
+    "TIME WITHOUT TIME ZONE": "time",
+    "TIME": "time",
+    "TIME WITH TIME ZONE": "timetz",
+    "INTERVAL": "interval",
+    "MONEY": "money",
+    "XML": "xml",
+    "REGCLASS": "regclass",
+    "BOOLEAN": "boolean",
+    "JSON": "json",
+    "JSONB": "json",
+    **dict.fromkeys(("TEXT", "VARCHAR", "CHAR", "CHARACTER", "CHARACTER VARYING"), "text"),
+    **dict.fromkeys(
+        ("SMALLINT", "INTEGER", "BIGINT", "NUMERIC", "REAL", "DOUBLE PRECISION"), "number"
+    ),
+}
+_STABLE_CASTS: Final = {
+    *(("timestamptz", kind) for kind in ("timestamp", "date", "time", "timetz", "text")),
+    *((kind, "timestamptz") for kind in ("timestamp", "date", "text")),
+    *(("text", kind) for kind in ("timestamp", "date", "time", "timetz", "interval")),
+    *(("text", kind) for kind in ("money", "xml", "regclass")),
+    *((kind, "text") for kind in ("timestamp", "date", "interval", "money", "regclass")),
+    *(("time", "timetz"), ("money", "number"), ("number", "money")),
+}
+_COMPARISONS: Final = ("=", "<", ">", "<=", ">=", "<>")
+# Of any argument, or of the number of them that is given.
+_STABLE_FUNCTIONS: Final = {
+    **dict.fromkeys(
+        (
+            *("array_to_json", "array_to_string", "concat", "concat_ws", "convert"),
+            *("convert_from", "convert_to", "format", "json_build_array", "json_build_object"),
+            *("jsonb_build_array", "jsonb_build_object", "json_populate_record", "pg_typeof"),
+            *("jsonb_populate_record", "make_timestamptz", "pg_column_size", "row_to_json"),
+            *("to_char", "to_date", "to_json", "to_jsonb", "to_number", "to_regclass"),
+        ),
+        None,
+    ),
+    **dict.fromkeys(
+        (
+            *("age", "plainto_tsquery", "phraseto_tsquery", "to_tsquery", "to_tsvector"),
+            "websearch_to_tsquery",
+        ),
+        1,
+    ),
+    "to_timestamp": 2,
+}
+_RESULTS: Final = {
+    **dict.fromkeys(
+        (
+            *("now", "statement_timestamp", "transaction_timestamp", "clock_timestamp"),
+            *("current_timestamp", "make_timestamptz", "to_timestamp"),
+        ),
+        "timestamptz",
+    ),
+    **dict.fromkeys(("localtimestamp", "make_timestamp"), "timestamp"),
+    **dict.fromkeys(("current_date", "make_date", "to_date"), "date"),
+    **dict.fromkeys(
+        ("age", "justify_days", "justify_hours", "justify_interval", "make_interval"), "interval"
+    ),
+    **dict.fromkeys(("date_part", "extract", "length", "abs", "round", "to_number"), "number"),
+    **dict.fromkeys(
+        (
+            *("btrim", "concat", "concat_ws", "format", "initcap", "left", "lower", "lpad"),
+            *("ltrim", "md5", "overlay", "regexp_replace", "repeat", "replace", "reverse"),
+            *("right", "rpad", "rtrim", "split_part", "substr", "substring", "to_char"),
+            *("translate", "trim", "upper", "array_to_string", "jsonb_extract_path_text"),
+        ),
+        "text",
+    ),
+}
+
+
+class _Value(NamedTuple):
+    """An expression: its type, and a column that it depends on.
+
+    A constant without a type of its own is a "literal", a type that does not matter is None.
+    """
+
+    kind: str | None = None
+    column: str | None = None
+
+
+class StableCalls:
+    """Finds what an UPDATE or a DELETE computes of columns that is STABLE.
+
+    Whether something is depends on types: `at + interval '1 day'` is STABLE of a timestamptz, and
+    IMMUTABLE of a timestamp. Types are followed as far as they decide. Subqueries are left out:
+    Citus runs them on their own.
+    """
+
+    def __init__(self, model: Model, table: Name, relations: Mapping[str, Name]) -> None:
+        self._relations = {alias: model.find(name) for alias, name in relations.items()}
+        self._table = model.find(table)
+        self._found: dict[tuple[str, str], None] = {}
+
+    def of(
+        self, targets: Iterable[ast.ResTarget], conditions: object
+    ) -> tuple[tuple[str, str], ...]:
+        """Return the calls, each with a column, in what is set and in conditions."""
+        columns = self._table.columns if self._table is not None else {}
+        for target in targets:
+            column = columns.get(str(target.name))
+            self._cast(self._value(target.val), _kind(column.type if column else None))
+        self._value(conditions)
+        return tuple(self._found)
+
+    def _note(self, function: str, *values: _Value) -> None:
+        for value in values:
+            if value.column is not None:
+                self._found[function, value.column] = None
+                return
+
+    def _cast(self, value: _Value, kind: str | None) -> _Value:
+        if (value.kind, kind) in _STABLE_CASTS:
+            self._note(f"::{kind}", value)
+        return _Value(kind, value.column)
+
+    def _values(self, nodes: object) -> list[_Value]:
+        return [self._value(node) for node in (nodes if isinstance(nodes, tuple) else (nodes,))]
+
+    def _value(self, node: object) -> _Value:
         match node:
-            case ast.CaseExpr() | ast.CoalesceExpr():
-                conditional += _functions(node)
+            case ast.SubLink(testexpr=compared):
+                return _Value("boolean", self._value(compared).column)
+            case ast.RangeSubselect() | None:
+                return _Value()
+            case ast.ColumnRef():
+                return self._column(node)
+            case ast.A_Const(val=ast.Integer() | ast.Float()):
+                return _Value("number")
+            case ast.A_Const(val=ast.Boolean()):
+                return _Value("boolean")
+            case ast.A_Const():
+                return _Value("literal")
+            case ast.TypeCast(arg=argument, typeName=ast.TypeName() as type_):
+                known = _strings(type_.names)[-1]
+                kind = None if type_.arrayBounds else _kind(_TYPES.get(known, known.upper()))
+                return self._cast(self._value(argument), kind)
+            case ast.SQLValueFunction(op=enums.SQLValueFunctionOp() as which):
+                return _Value(_RESULTS.get(_value_function(which)))
             case ast.FuncCall():
-                name, operands = _strings(node.funcname)[-1], node.args or ()
-            case ast.TypeCast(typeName=ast.TypeName() as type_):
-                name, operands = f"::{_strings(type_.names)[-1]}", (node.arg,)
+                return self._call(node)
             case ast.A_Expr():
-                name, operands = _strings(node.name)[-1], (node.lexpr, node.rexpr)
-                if name == "-" and not _is_interval(node.rexpr):
-                    continue
-        of_columns += [(name, column) for one in operands if (column := _column_of(one, own))]
-    functions = tuple(_functions(clauses))
-    return Update(table, kind, tuple(columns), functions, tuple(conditional), tuple(of_columns))
+                return self._operator(node)
+            case ast.CoalesceExpr(args=arguments) | ast.MinMaxExpr(args=arguments):
+                return self._same(self._values(arguments))
+            case ast.CaseExpr():
+                parts = [node.defresult]
+                self._value(node.arg)
+                for when in node.args or ():
+                    self._value(when.expr)
+                    parts.append(when.result)
+                return self._same([self._value(part) for part in parts])
+            case ast.Node():
+                below = self._values(tuple(getattr(node, name) for name in node))
+            case tuple():
+                below = self._values(node)
+            case _:
+                return _Value()
+        return _Value(None, _first_column(below))
+
+    def _column(self, node: ast.ColumnRef) -> _Value:
+        *qualifiers, name = _strings(node.fields)
+        tables = (
+            [self._relations.get(qualifiers[-1])] if qualifiers else [*self._relations.values()]
+        )
+        for table in tables:
+            if table is not None and name in table.columns:
+                return _Value(_kind(table.columns[name].type), name)
+        if any(name == alias for alias in self._relations):
+            return _Value(None, name)  # The row.
+        return _Value(None, name if None not in tables else None)
+
+    def _same(self, values: list[_Value]) -> _Value:
+        """Return the value of one type that several values become."""
+        kinds = {value.kind for value in values}
+        found = [kind for kind in ("timestamptz", "timestamp", "date") if kind in kinds]
+        kind = found[0] if found else next((k for k in kinds if k not in (None, "literal")), None)
+        for value in values:
+            if found:
+                self._cast(value, kind)
+        return _Value(kind, _first_column(values))
+
+    def _call(self, call: ast.FuncCall) -> _Value:
+        name, values = _strings(call.funcname)[-1], self._values(call.args or ())
+        column = _first_column(values)
+        last = values[-1].kind if values else None
+        if name in _STABLE_FUNCTIONS and _STABLE_FUNCTIONS[name] in (None, len(values)):
+            self._note(name, *values)
+        match name:
+            case "date_trunc" if len(values) >= 2:
+                time = values[1]
+                if time.kind in ("timestamptz", "date"):
+                    self._note(name, time)
+                return _Value("timestamptz" if time.kind == "date" else time.kind, column)
+            case "date_part" | "extract" if last == "timestamptz":
+                self._note(name, values[-1])
+            case "quote_literal" | "quote_nullable" if last not in ("text", "literal", None):
+                self._note(name, values[-1])
+            case "timezone" if len(values) == 2:
+                if last == "timetz":
+                    self._note(name, values[-1])
+                flipped = {"timestamptz": "timestamp", "timestamp": "timestamptz"}
+                return _Value(
+                    flipped.get(str(last), "timestamptz" if last == "date" else None), column
+                )
+            case "date" | "timestamp" | "timestamptz" | "time" if len(values) == 1:
+                return self._cast(values[0], name)
+            case "date_bin" if len(values) == 3:
+                return _Value(values[1].kind, column)
+        return _Value(_RESULTS.get(name), column)
+
+    def _operator(self, node: ast.A_Expr) -> _Value:
+        name = _strings(node.name)[-1]
+        left, rights = self._value(node.lexpr), self._values(node.rexpr)
+        if isinstance(node.rexpr, ast.A_ArrayExpr):
+            rights = self._values(node.rexpr.elements or ())
+        column = _first_column([left, *rights])
+        boolean = _Value("boolean", column)
+        if node.kind == enums.A_Expr_Kind.AEXPR_NULLIF:
+            return _Value(left.kind, column)
+        if "BETWEEN" in name:
+            name = "="
+        if name in _COMPARISONS:
+            for right in rights:
+                kinds = {left.kind, right.kind}
+                if "timestamptz" in kinds and kinds & {"timestamp", "date"}:
+                    self._note(name, left, right)
+            return boolean
+        right = rights[0] if rights else _Value()
+        match name, left.kind, right.kind:
+            case "||", "text" | "literal", one if one not in (None, "text", "literal", "json"):
+                self._note(name, left, right)
+            case "||", one, "text" | "literal" if one not in (None, "text", "literal", "json"):
+                self._note(name, left, right)
+            case "+" | "-", "timestamptz", "interval":
+                self._note(name, left, right)
+            case "+", "interval", "timestamptz":
+                self._note(name, left, right)
+            case "+", "timestamptz", "literal":
+                self._note(name, left)
+            case "-", "timestamptz", "timestamp" | "date":
+                self._note(name, left, right)
+            case "-", "timestamp" | "date", "timestamptz":
+                self._note(name, left, right)
+        return _Value(_result(name, left.kind, right.kind), column)
+
+
+def _result(operator: str, left: str | None, right: str | None) -> str | None:
+    """Return the type of the result of an operator."""
+    times = ("timestamptz", "timestamp", "date")
+    match operator, left, right:
+        case "||", "json", _:
+            return "json"
+        case (("||" | "->>" | "#>>"), _, _):
+            return "text" if operator != "||" or "text" in (left, right) else None
+        case (("->" | "#>"), _, _):
+            return "json"
+        case (("+" | "-"), "date", "number"):
+            return "date"
+        case "-", "date", "date":
+            return "number"
+        case "-", _, _ if left in times and (right in times or right == "literal"):
+            return "interval"
+        case "+", "date", "time":
+            return "timestamp"
+        case (("+" | "-"), _, "interval") if left in times:
+            return "timestamp" if left == "date" else left
+        case "+", "interval", _ if right in times:
+            return "timestamp" if right == "date" else right
+        case "+", "timestamptz" | "timestamp", "literal":
+            return left
+        case (("~" | "~*" | "!~" | "!~*" | "~~" | "~~*" | "!~~" | "@>" | "<@" | "?" | "&&"), _, _):
+            return "boolean"
+        case (("+" | "-" | "*" | "/" | "%"), _, _):
+            return "interval" if "interval" in (left, right) else left if left == right else None
+    return None
+
+
+def _kind(type_: str | None) -> str | None:
+    return _KINDS.get(type_ or "")
+
+
+def _first_column(values: Iterable[_Value]) -> str | None:
+    return next((value.column for value in values if value.column is not None), None)
 
 
 def _functions(value: object) -> Iterator[str]:
@@ -318,7 +684,11 @@ def _functions(value: object) -> Iterator[str]:
             case ast.FuncCall():
                 yield _strings(node.funcname)[-1]
             case ast.SQLValueFunction(op=enums.SQLValueFunctionOp() as which):
-                yield which.name.removeprefix("SVFOP_").removesuffix("_N").lower()
+                yield _value_function(which)
+
+
+def _value_function(which: enums.SQLValueFunctionOp) -> str:
+    return which.name.removeprefix("SVFOP_").removesuffix("_N").lower()
 
 
 def _equalities(condition: object, own: set[str | None]) -> Iterator[tuple[str, object]]:
@@ -351,15 +721,6 @@ def _operand(value: object) -> object:
     return object() if constant is _NOT_CONSTANT else constant
 
 
-def _is_interval(value: object) -> bool:
-    match value:
-        case ast.TypeCast(typeName=ast.TypeName() as type_):
-            return _strings(type_.names)[-1] == "interval"
-        case ast.FuncCall():
-            return _strings(value.funcname)[-1] == "make_interval"
-    return False
-
-
 def _alter_table(table: Name, command: ast.AlterTableCmd) -> Iterator[Action]:
     match command:
         case ast.AlterTableCmd(subtype=_Type.AT_AddColumn, def_=ast.ColumnDef() as definition):
@@ -382,9 +743,36 @@ def _alter_table(table: Name, command: ast.AlterTableCmd) -> Iterator[Action]:
             yield Extend(table, part)
         case ast.AlterTableCmd(subtype=_Type.AT_DropConstraint, name=str(name)):
             yield DropConstraint(table, name)
+        case ast.AlterTableCmd(subtype=_Type.AT_SetAccessMethod, name=str(method)):
+            yield SetAccessMethod(table, method == "columnar")
+        case ast.AlterTableCmd(
+            subtype=_Type.AT_AddInherit | _Type.AT_DropInherit as subtype,
+            def_=ast.RangeVar() as relation,
+        ) if (parent := _name(relation)) is not None:
+            yield Inherit(table, parent, no_longer=subtype == _Type.AT_DropInherit)
         case ast.AlterTableCmd(subtype=_Type.AT_DetachPartition, def_=ast.PartitionCmd() as which):
             if which.concurrent:
                 yield RunConcurrently()
+
+
+def _unsupported(command: ast.AlterTableCmd, *, alone: bool) -> str | None:
+    """Return what a change of ALTER TABLE has that Citus refuses, None if it has nothing."""
+    subtype, definition = command.subtype, command.def_
+    if subtype in _UNSUPPORTED:
+        return _UNSUPPORTED[subtype]
+    if subtype == _Type.AT_AddConstraint and not alone:
+        return "ADD CONSTRAINT beside other changes"
+    if subtype == _Type.AT_ColumnDefault and not alone and _sequence(definition) is not None:
+        return "SET DEFAULT nextval beside other changes"
+    if subtype == _Type.AT_AddColumn and isinstance(definition, ast.ColumnDef):
+        for constraint in definition.constraints or ():
+            if constraint.conname is not None:
+                continue
+            if constraint.contype == _Constraint.CONSTR_CHECK:
+                return "ADD COLUMN and a CHECK without a name"
+            if constraint.contype in _OF_TABLES and not alone:
+                return "ADD COLUMN and a constraint without a name beside other changes"
+    return None
 
 
 def _add_column(table: Table, definition: ast.ColumnDef) -> None:
@@ -449,6 +837,8 @@ def _add_constraint(table: Table, constraint: ast.Constraint, of_column: str | N
                 for element, operator in constraint.exclusions or ()
             ]
             _add_key(table, read_exclusion(name, elements))
+            if method := other_method(constraint.access_method):
+                table.indexes.append(OtherIndex(name, method))
         case _Constraint.CONSTR_FOREIGN:
             target = _name(constraint.pktable)
             if target is not None:

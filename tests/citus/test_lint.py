@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from citus_analytics.errors import OperationError
 from citus_analytics.lint import RULES
 from citus_analytics.migrations import UndistributeTableOp
-from tests.lint_pages import metadata_of, page, write_migrations
+from tests.lint_pages import metadata_of, page, write_example
 from tests.lint_server import configuration_of, create, create_on
 
 if TYPE_CHECKING:
@@ -50,16 +50,18 @@ def shared(citus: DatabaseServer) -> Iterator[Engine]:
 
 
 def run(example: str, engine: Engine, folder: Path) -> None:
-    """Create the tables of an example, or run its migration."""
-    if "def upgrade()" in example:
-        command.upgrade(configuration_of(engine.url, write_migrations(folder, example)), "head")
+    """Create the tables of an example, or run its migrations, one by one."""
+    if (written := write_example(folder, example)) is not None:
+        config = configuration_of(engine.url, written)
+        command.upgrade(config, "+1")
+        command.upgrade(config, "head")
     else:
         create(metadata_of(example), engine.url)
 
 
 def run_and_undo(example: str, shared: Engine, citus: DatabaseServer, folder: Path) -> None:
     """Run an example, and leave nothing of it."""
-    if "def upgrade()" in example:
+    if "def upgrade()" in example or "context.configure" in example:
         with citus.database("empty") as url:
             run(example, create_engine(url, poolclass=NullPool), folder)
     else:
@@ -73,7 +75,7 @@ def answer(connection: Connection, sql: str, **values: object) -> list[tuple[obj
 
 @pytest.mark.parametrize("code", REFUSED)
 def test_what_is_refused(code: str, shared: Engine, citus: DatabaseServer, tmp_path: Path) -> None:
-    with pytest.raises(DBAPIError, match=said(code)):
+    with pytest.raises((DBAPIError, OperationError), match=said(code)):
         run_and_undo(page(code).breaks, shared, citus, tmp_path)
 
 
@@ -135,11 +137,17 @@ def harm_of_a_narrow_sequence(engine: Engine) -> None:
         connection.execute(text("ALTER TABLE countries ALTER id TYPE bigint"))
 
 
+def harm_of_a_broken_rollup(engine: Engine) -> None:
+    with engine.begin() as connection, pytest.raises(DBAPIError, match=said("CA118")):
+        connection.execute(text("INSERT INTO clicks (user_id) VALUES (1)"))
+
+
 HARMS: dict[str, Callable[[Engine], None]] = {
     "CA003": harm_of_an_included_column,
     "CA008": harm_of_a_local_table_that_refers,
     "CA012": harm_of_an_identity,
     "CA013": harm_of_a_narrow_sequence,
+    "CA118": harm_of_a_broken_rollup,
 }
 
 
@@ -208,6 +216,12 @@ def test_a_way_back(plain: Engine, tmp_path: Path) -> None:
     config = configuration_of(plain.url, tmp_path)
     command.downgrade(config, "base")
     command.upgrade(config, "head")
+
+
+def test_operations_one_after_the_other(plain: Engine, tmp_path: Path) -> None:
+    """CA116: the migrations would pass, each in an upgrade of its own."""
+    with pytest.raises(DBAPIError, match=said("CA116")):
+        run(page("CA116").breaks, plain, tmp_path)
 
 
 @pytest.mark.faults

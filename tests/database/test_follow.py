@@ -266,6 +266,25 @@ def test_a_callers_interval_holds_after_failures_and_restarts(
     assert waits == pytest.approx([0, day, day], abs=5)
 
 
+def test_pauses_double_across_restarts(engine: Engine, github: GitHub) -> None:
+    github.happen(1)
+    waits = Waits()
+    for _ in range(6):
+        github.replies = [Reply(502)]
+        with pytest.raises(LoadError, match="failure 1 in a row"):
+            polls(engine, github, 2, wait=waits, max_failures=1)
+    # Each pause has a jitter of up to half of it.
+    limits = [(2.0**n / 2 - 0.5, 2.0**n) for n in range(5)]
+    assert all(low <= wait <= high for wait, (low, high) in zip(waits[1:], limits, strict=True))
+    read = select(followed_feeds.c.failures)
+    with engine.connect() as connection:
+        assert connection.scalar(read) == 6
+    github.replies = []
+    polls(engine, github, 1, wait=waits)
+    with engine.connect() as connection:
+        assert connection.scalar(read) == 0
+
+
 FAULTS = {
     "server error": Reply(500, body=b"<html>"),
     "cut": Reply(damage="cut"),

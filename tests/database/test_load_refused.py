@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from citus_analytics.copy import Progress
+    from citus_analytics.copy import LoadResult, Progress
     from citus_analytics.github.events import Reject
 
 EVENTS = 600
@@ -247,3 +247,122 @@ def test_a_row_of_csv_that_only_an_index_refuses_is_named(engine: Engine, tmp_pa
     with pytest.raises(LoadError, match=r"events\.csv, line 2: index row"):
         load_files(engine, github_events, [path], options=LoadOptions(unique=True))
     assert events(engine) == 0
+
+
+DEMANDS = {
+    "foreign key": (
+        "CREATE TABLE kinds (name text PRIMARY KEY)",
+        "SELECT create_reference_table('kinds')",
+        "INSERT INTO kinds VALUES ('PushEvent'), ('WatchEvent'), ('CreateEvent')",
+        "ALTER TABLE github_events ADD CONSTRAINT demand FOREIGN KEY (event_type) "
+        "REFERENCES kinds (name)",
+    ),
+    "trigger": (
+        "CREATE FUNCTION demand() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN IF right(new.event_type, 5) <> ''Event'' THEN "
+        "RAISE check_violation USING MESSAGE = ''demand: no such kind''; END IF; "
+        "RETURN new; END'",
+        "CREATE TRIGGER demand AFTER INSERT ON github_events FOR EACH ROW EXECUTE FUNCTION "
+        "demand()",
+    ),
+}
+
+
+def demand(engine: Engine, kind: str) -> None:
+    """Make the table refuse events whose type is none, when they go in."""
+    with engine.begin() as connection:
+        on_citus = connection.scalar(text("SELECT to_regclass('pg_dist_partition') IS NOT NULL"))
+        for statement in DEMANDS[kind]:
+            if on_citus or "create_reference_table" not in statement:
+                connection.exec_driver_sql(statement)
+
+
+@pytest.fixture(params=["foreign key", "trigger"])
+def demanding(engine: Engine, request: pytest.FixtureRequest) -> Engine:
+    with engine.connect() as connection:
+        on_citus = connection.scalar(text("SELECT to_regclass('pg_dist_partition') IS NOT NULL"))
+    if on_citus and request.param == "trigger":
+        pytest.skip("Citus has no triggers on distributed tables")
+    demand(engine, request.param)
+    return engine
+
+
+@pytest.mark.parametrize("unique", [True, False], ids=["unique", "force"])
+@pytest.mark.parametrize("stream", [False, True], ids=["file", "stream"])
+def test_what_only_a_foreign_key_or_a_trigger_refuses_is_rejected(
+    demanding: Engine, tmp_path: Path, unique: bool, stream: bool
+) -> None:
+    path = tmp_path / "hour.json"
+    # The texts have what COPY would have to escape.
+    odd = line(51, type="Tab\\t\\\\\\n\N{SNOWMAN}")
+    path.write_bytes(hour(50) + odd + line(52) * (1 + unique) + line(53, type="No") + line(54))
+    rejects: list[Reject] = []
+    options = LoadOptions(rejects=rejects.append, unique=unique)
+
+    def load() -> LoadResult:
+        source = iter([path.read_bytes()]) if stream else path
+        (result,) = load_files(
+            demanding, github_events, [source], options=options, force=not unique
+        )
+        return result
+
+    result = load()
+    last = 53 + unique
+    assert [(reject.line, reject.text) for reject in rejects] == [
+        (51, odd.strip()),
+        (last, line(53, type="No").strip()),
+    ]
+    assert all("demand" in reject.reason for reject in rejects)
+    assert (result.rows, result.rejected, result.duplicates) == (52, 2, unique)
+    assert events(demanding) == 52
+    if not unique:
+        assert load().rows == 52
+        assert events(demanding) == 52
+
+
+def test_a_refused_row_leaves_the_one_that_it_was_to_replace(
+    engine: Engine, tmp_path: Path
+) -> None:
+    path = tmp_path / "hour.json"
+    path.write_bytes(hour(5) + line(6, type="No"))
+    load_files(engine, github_events, [path])
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE kinds (name text PRIMARY KEY)"))
+    demands = DEMANDS["foreign key"][1:]
+    with engine.begin() as connection:
+        on_citus = connection.scalar(text("SELECT to_regclass('pg_dist_partition') IS NOT NULL"))
+        for statement in demands if on_citus else demands[1:]:
+            suffix = " NOT VALID" if statement.startswith("ALTER") else ""
+            connection.execute(text(statement + suffix))
+    rejects: list[Reject] = []
+    options = LoadOptions(rejects=rejects.append)
+    (result,) = load_files(engine, github_events, [path], options=options, force=True)
+    assert (result.rows, result.rejected, events(engine)) == (5, 1, 6)
+    assert len(rejects) == 1
+
+
+def test_strict_names_what_a_foreign_key_refuses(demanding: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "hour.json"
+    path.write_bytes(hour(5) + line(6, type="No") + line(7))
+    options = LoadOptions(unique=True, strict=True)
+    with pytest.raises(LoadError, match=r"hour\.json, line 6: the server refuses it"):
+        load_files(demanding, github_events, [path], options=options)
+    assert events(demanding) == 0
+
+
+def test_nothing_that_can_be_stored(demanding: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "hour.json"
+    path.write_bytes(line(6, type="No") + line(7, type="No"))
+    with pytest.raises(LoadError, match="nothing in it can be stored"):
+        load_files(demanding, github_events, [path], options=LoadOptions(unique=True))
+    assert events(demanding) == 0
+
+
+def test_a_unique_key_beside_a_foreign_key(demanding: Engine, tmp_path: Path) -> None:
+    """What another key knows is left out as before, and not rejected."""
+    with demanding.begin() as connection:
+        connection.execute(text("CREATE UNIQUE INDEX ON github_events (user_id, repo_id)"))
+    path = tmp_path / "hour.json"
+    path.write_bytes(line(1) + line(1, id="77") + line(2, type="No"))
+    (result,) = load_files(demanding, github_events, [path], options=LoadOptions(unique=True))
+    assert (result.rows, result.rejected, result.duplicates) == (1, 1, 1)

@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 
 from citus_analytics.errors import OperationError
+from citus_analytics.lint import lint_migrations
 from citus_analytics.migrations import CitusOperation, CreateDistributedTableOp
 from citus_analytics.rollups.declare import Rollup, count
 from citus_analytics.schema import Distributed, Local, Reference
@@ -305,6 +306,7 @@ def test_the_type_of_a_distribution_column_changes(
         "INSERT INTO lines SELECT i, 1 FROM generate_series(1, 20) AS i",
     )
     migrated(application, typed(BigInteger, shard_count=shard_count))
+    assert lint_migrations(application.folder) == []
     application.downgrade()
     assert differences(application.url, before) == []
     assert query_text(application.url, "SELECT count(*) FROM orders JOIN lines USING (tenant)") == (
@@ -370,6 +372,7 @@ def test_other_changes_of_columns_that_citus_refuses(application: Application) -
         "INSERT INTO plans SELECT FROM generate_series(1, 5)",
     )
     migrated(application, after)
+    assert {one.code for one in lint_migrations(application.folder)} == {"CA013"}
     execute(application.url, "INSERT INTO plans DEFAULT VALUES")
     assert query_text(application.url, "SELECT max(id) FROM plans") == "6"
     application.downgrade()

@@ -54,19 +54,26 @@ def test_the_handlers_are_those_of_before() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_an_interrupt_while_the_program_starts_leaves_no_traceback() -> None:
-    script = """
-import sys
-import citus_analytics
+@pytest.mark.parametrize("module", ["sqlalchemy", "psycopg", "citus_analytics.cli.main"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from citus_analytics.__main__ import main; sys.exit(main(['--version']))",
+        "sys.argv[1:] = ['--version']; runpy.run_module('citus_analytics', run_name='__main__')",
+    ],
+    ids=["script", "module"],
+)
+def test_an_interrupt_while_the_program_starts_leaves_no_traceback(start: str, module: str) -> None:
+    script = f"""
+import runpy, sys
 
 class Interrupt:
     def find_spec(self, name, *rest):
-        if name == "citus_analytics.cli.main":
+        if name == {module!r}:
             raise KeyboardInterrupt
 
 sys.meta_path.insert(0, Interrupt())
-from citus_analytics.__main__ import main
-sys.exit(main(["--version"]))
+{start}
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "citus-analytics: interrupted\n")

@@ -153,3 +153,49 @@ def test_a_code_can_be_explained_in_lower_case(capsys: pytest.CaptureFixture[str
     said = output(capsys, 0, "--explain", "ca019")
     assert said.startswith("CA019 (error, before Citus 12.0): ")
     assert RULES["CA019"].explanation in said
+
+
+def test_the_sql_of_a_revision(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For other linters: no more than the revision itself, from a merge as well."""
+    folder = write_migrations(
+        here / "shop",
+        migration(CLICKS),
+        migration('op.add_column("clicks", sa.Column("w", sa.Text()))', number=2),
+        migration('op.create_table("other", sa.Column("k", sa.Text()))', number=2).replace(
+            'revision = "2"', 'revision = "two"'
+        ),
+        migration('op.create_index("i", "clicks", ["w"])', number=3).replace(
+            'down_revision = "2"', 'down_revision = ("2", "two")'
+        ),
+    )
+    first = output(capsys, 0, "shop", "--sql", "1")
+    assert "CREATE TABLE clicks" in first
+    assert "ALTER TABLE" not in first
+    second = output(capsys, 0, "shop/versions", "--sql", "2")
+    assert "ALTER TABLE clicks ADD COLUMN w TEXT;" in second
+    assert "CREATE TABLE" not in second
+    merged = output(capsys, 0, "shop", "--sql", "3")
+    assert "CREATE INDEX i ON clicks (w);" in merged
+    assert "ALTER TABLE" not in merged
+    several = output(capsys, 0, "shop", "--sql", "1:2")
+    assert several == second
+    (here / "alembic.ini").write_text(f"[alembic]\nscript_location = {folder}\n")
+    assert output(capsys, 0, "--sql", "3") == merged
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("migrations", "--sql", "9"), "9: Can't locate revision identified by '9'"),
+        (("migrations", "--sql", "1:9"), "1:9: Can't locate revision identified by '9'"),
+        (("migrations", "--sql", "base"), "needs a revision"),
+        (("shop_of_lint", "--sql", "1"), "'shop_of_lint' has no env.py"),
+        (("migrations", "shop_of_lint", "--sql", "1"), "one folder"),
+        (("--sql", "1"), "no alembic.ini"),
+    ],
+)
+def test_sql_that_cannot_be_printed(
+    here: Path, arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lint", *arguments]) == 2
+    assert said in capsys.readouterr().err

@@ -276,3 +276,34 @@ def test_a_way_back_by_way_of_a_local_table(tmp_path: Path) -> None:
     back = 'op.undistribute_table("clicks")\nop.drop_column("clicks", "k")'
     folder = write_migrations(tmp_path, migration(DISTRIBUTED, downgrade=back))
     assert lint_migrations(folder) == []
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        'op.create_index("i{n}", "clicks", ["c{n}"])\n'
+        'op.create_unique_constraint("u{n}", "clicks", ["k", "c{n}"])',
+        'op.create_foreign_key("f{n}", "clicks", "users", ["c{n}"], ["id"])',
+        'op.create_unique_constraint("u{n}", "clicks", ["k", "c{n}"])\n'
+        'op.alter_column("clicks", "c{n}", new_column_name="d{n}")',
+        'op.create_foreign_key("f{n}", "clicks", "users", ["c{n}"], ["id"])\n'
+        'op.drop_constraint("f{n}", "clicks")',
+        'op.create_table("t{n}", sa.Column("id", sa.BigInteger(), sa.ForeignKey("users.id")))\n'
+        'op.alter_column("users", "id", nullable=False)',
+    ],
+)
+def test_the_work_grows_with_the_number_of_migrations(tmp_path: Path, step: str) -> None:
+    """Also where all of them change one table: each looks at what it changes."""
+    users = 'op.create_table("users", sa.Column("id", sa.BigInteger(), primary_key=True))'
+    first = f'{DISTRIBUTED}\n{users}\nop.create_reference_table("users")'
+    column = 'op.add_column("clicks", sa.Column("c{n}", sa.BigInteger()))\n'
+
+    def calls(count: int) -> int:
+        steps = [(column + step).format(n=number) for number in range(count)]
+        profile = cProfile.Profile()
+        found = profile.runcall(codes, tmp_path / str(count), first, *steps)
+        assert found == []
+        return sum(entry.callcount for entry in profile.getstats())
+
+    calls(2)
+    assert calls(320) < 8 * 1.4 * calls(40)

@@ -67,7 +67,10 @@ if TYPE_CHECKING:
         ("DELETE FROM clicks WHERE date_trunc('day', at) < now()", ["CA112"]),
         ("DELETE FROM clicks WHERE at < now() - interval '1 day'", []),
         ("UPDATE clicks SET v = v + 1 WHERE at - now() > '1 day'", []),
-        ("UPDATE clicks SET at = (at AT TIME ZONE 'UTC' + interval '1 day')", []),
+        (
+            "UPDATE clicks SET at = (at AT TIME ZONE 'UTC' + interval '1 day') AT TIME ZONE 'UTC'",
+            [],
+        ),
         ("UPDATE clicks SET at = coalesce(at, now())", ["CA113"]),
         ("UPDATE clicks SET at = CASE WHEN v = 1 THEN now() ELSE at END", ["CA113"]),
         ("UPDATE clicks SET at = greatest(at, now())", []),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import importlib
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +23,20 @@ DATACLASSES = [
 def test_every_name_is_there_once() -> None:
     assert len(ca.__all__) == len(set(ca.__all__))
     assert [name for name in ca.__all__ if not hasattr(ca, name)] == []
+
+
+def test_names_are_those_that_type_checkers_see() -> None:
+    """They are imported on demand, each from the module that the package says."""
+    tree = ast.parse(Path(ca.__file__).read_text())
+    (checked,) = [node for node in tree.body if isinstance(node, ast.If)][:1]
+    imports = [node for node in checked.body if isinstance(node, ast.ImportFrom)]
+    found = {alias.name: node.module for node in imports for alias in node.names}
+    assert set(found) == set(ca.__all__)
+    for name, module in found.items():
+        assert getattr(ca, name) is getattr(importlib.import_module(str(module)), name)
+    assert set(ca.__all__) <= set(dir(ca))
+    with pytest.raises(AttributeError, match="has no attribute 'nonesuch'"):
+        typing.cast("typing.Any", ca).nonesuch  # noqa: B018
 
 
 def test_values_cannot_be_changed() -> None:
