@@ -757,6 +757,7 @@ def _rollup(
     if renamed is not None:
         faults = [
             f"table {spec.source} has been renamed to {renamed[1]}"
+            + ("" if renamed[0] == spec.schema else f" in schema {renamed[0]}")
             if fault == f"table {spec.source} is missing"
             else fault
             for fault in faults

@@ -1137,11 +1137,13 @@ def _change_rollups(
     last: list[MigrateOperation] = []
     wanted = {(spec.schema, spec.source): spec for spec in declared.rollups}
     for key, found in live.rollups.items():
-        was, renamed_to = found.spec, None
+        was, renamed_to, moved_to = found.spec, None, None
         spec = wanted.pop(key, None)
         renamed = None if found.renamed is None else live.key(*found.renamed)
-        if spec is None and renamed in wanted and renamed[0] == key[0]:
-            spec, renamed_to = wanted.pop(renamed), renamed[1]
+        if spec is None and found.renamed is not None and renamed in wanted:
+            spec = wanted.pop(renamed)
+            renamed_to = None if renamed[1] == key[1] else renamed[1]
+            moved_to = None if renamed[0] == key[0] else found.renamed[0]
         targets = {(was.schema, target.table) for target in was.targets}
         if spec is None:
             # Other applications may have rollups of their own in the database.
@@ -1178,6 +1180,7 @@ def _change_rollups(
                 clear=cleared,
                 incomplete=tuple(table for table in tables if table in altered.incomplete),
                 renamed_from=None if renamed_to is None else was.source,
+                moved_from=None if moved_to is None else was.schema or live.schema,
                 faults=found.faults,
             )
         )
@@ -1192,6 +1195,7 @@ def _change_rollups(
                     if table in altered.incomplete or table in found.incomplete
                 ),
                 renamed_to=renamed_to,
+                moved_to=moved_to,
             )
         )
     last += (CreateRollupsOp(spec) for spec in wanted.values())

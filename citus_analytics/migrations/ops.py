@@ -1568,6 +1568,7 @@ class CreateRollupsOp(_RollupsOp):
         clear: The tables whose groups are others than those before, which the reverse empties.
         incomplete: The tables whose values change in the same migration.
         renamed_from: The name that the source had before, if it has been renamed.
+        moved_from: The schema that the source was in before, if it has been moved.
         faults: What is wrong with the rollups in the database, for `alembic check` to tell.
     """
 
@@ -1582,6 +1583,9 @@ class CreateRollupsOp(_RollupsOp):
         default=(), compare=False, repr=False, metadata={"internal": True}
     )
     renamed_from: str | None = field(
+        default=None, compare=False, repr=False, metadata={"internal": True}
+    )
+    moved_from: str | None = field(
         default=None, compare=False, repr=False, metadata={"internal": True}
     )
     faults: tuple[str, ...] = field(
@@ -1622,6 +1626,7 @@ class CreateRollupsOp(_RollupsOp):
             clear=self.clear,
             incomplete=self.incomplete,
             renamed_to=self.renamed_from,
+            moved_to=self.moved_from,
         )
 
 
@@ -1637,6 +1642,7 @@ class DropRollupsOp(_RollupsOp):
     clear: tuple[str, ...] = ()
     incomplete: tuple[str, ...] = ()
     renamed_to: str | None = None
+    moved_to: str | None = None
 
     @classmethod
     def drop_rollups(
@@ -1648,6 +1654,7 @@ class DropRollupsOp(_RollupsOp):
         clear: tuple[str, ...] = (),
         incomplete: tuple[str, ...] = (),
         renamed_to: str | None = None,
+        moved_to: str | None = None,
     ) -> None:
         """Drop what keeps the rollups of a source; keep their tables.
 
@@ -1666,6 +1673,7 @@ class DropRollupsOp(_RollupsOp):
             incomplete: Tables of rollups that have to be backfilled again, because the migration
                 changes values, which fires no trigger, or because changes have been missed.
             renamed_to: The name of the source after the migration, under which the state is kept.
+            moved_to: The schema of the source after the migration, to which the state is moved.
 
         Raises:
             OperationError: The migration runs without a transaction, or a table of `clear` has
@@ -1677,6 +1685,7 @@ class DropRollupsOp(_RollupsOp):
             clear=clear,
             incomplete=incomplete,
             renamed_to=renamed_to,
+            moved_to=moved_to,
         )
         operations.invoke(operation)
 
@@ -1688,6 +1697,7 @@ class DropRollupsOp(_RollupsOp):
             clear=self.clear,
             incomplete=self.incomplete,
             renamed_to=self.renamed_to,
+            moved_to=self.moved_to,
         )
 
     def reverse(self) -> CreateRollupsOp:

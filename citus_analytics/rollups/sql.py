@@ -1236,6 +1236,7 @@ def drop(
     clear: Iterable[str] = (),
     incomplete: Iterable[str] = (),
     renamed_to: str | None = None,
+    moved_to: str | None = None,
 ) -> tuple[str, ...]:
     """Return the statements that drop the machinery, as much as there is of it.
 
@@ -1248,6 +1249,7 @@ def drop(
         clear: The tables that are emptied: their groups are to be others.
         incomplete: The tables that have to be backfilled again in any case.
         renamed_to: The name that the source has from now on, and its state with it.
+        moved_to: The schema that the source is in from now on, and its state with it.
     """
     qualified = {
         name: qualify(f"{spec.source}{suffix}", spec.schema)
@@ -1350,9 +1352,11 @@ def drop(
             )
         )
     if renamed_to is not None and keep:
-        statements.append(
-            f"ALTER TABLE IF EXISTS {state} RENAME TO {quote(f'{renamed_to}_rollups')}"
-        )
+        name = f"{renamed_to}_rollups"
+        statements.append(f"ALTER TABLE IF EXISTS {state} RENAME TO {quote(name)}")
+        state = qualify(name, spec.schema)
+    if moved_to is not None and keep:
+        statements.append(f"ALTER TABLE IF EXISTS {state} SET SCHEMA {quote(moved_to)}")
     return tuple(statements)
 
 

@@ -42,12 +42,13 @@ class Names:
     time: str = "at"
     page: str = "page"
     rollup: str = "clicked"
+    schema: str | None = None
     seconds: Any = Integer
     score: Any = Numeric
 
     def declare(self) -> MetaData:
         """Return a metadata of the source and two rollups."""
-        metadata = MetaData()
+        metadata = MetaData(schema=self.schema)
         source = Table(
             self.source,
             metadata,
@@ -80,6 +81,11 @@ class Names:
         )
         return metadata
 
+    @property
+    def qualified(self) -> str:
+        """The source, with its schema."""
+        return self.source if self.schema is None else f"{self.schema}.{self.source}"
+
     def raw(self, rollup: str) -> str:
         """Return the query that computes a rollup from the rows."""
         if rollup == self.rollup:
@@ -89,7 +95,7 @@ class Names:
             group = f"{self.page}, date_trunc('day', {self.time}, 'UTC')"
             measures = "count(*), sum(seconds)"
         return (
-            f"SELECT {group}, {measures} FROM {self.source} WHERE {self.time} IS NOT NULL "
+            f"SELECT {group}, {measures} FROM {self.qualified} WHERE {self.time} IS NOT NULL "
             f"GROUP BY {group}"
         )
 
@@ -105,7 +111,7 @@ NAMES = Names()
 
 def insert(names: Names = NAMES, rows: int = 60) -> str:
     return f"""
-    INSERT INTO {names.source} (user_id, {names.page}, seconds, score, {names.time})
+    INSERT INTO {names.qualified} (user_id, {names.page}, seconds, score, {names.time})
     SELECT i % 3, CASE WHEN i % 5 > 0 THEN 'page ' || i % 5 END, i, i % 4 / 10.0,
            timestamptz '2026-03-01 12:00Z' + i * interval '47 minutes'
     FROM generate_series(1, {rows}) AS i""".replace("%", "%%")
@@ -113,8 +119,8 @@ def insert(names: Names = NAMES, rows: int = 60) -> str:
 
 def change(names: Names = NAMES) -> tuple[str, ...]:
     return (
-        f"DELETE FROM {names.source} WHERE seconds IN (3, 8, 60)",
-        f"UPDATE {names.source} SET {names.page} = 'page 9' WHERE seconds = 5",
+        f"DELETE FROM {names.qualified} WHERE seconds IN (3, 8, 60)",
+        f"UPDATE {names.qualified} SET {names.page} = 'page 9' WHERE seconds = 5",
         insert(names, 10),
     )
 
@@ -164,7 +170,8 @@ def assert_right(url: URL, names: Names, *, raw: bool = True) -> None:
             wanted = connection.exec_driver_sql(names.raw(name)).all()
             assert wanted
             for table in (name, f"{name}_fresh"):
-                found = connection.exec_driver_sql(names.stored(name) + table).all()
+                stored = table if names.schema is None else f"{names.schema}.{table}"
+                found = connection.exec_driver_sql(names.stored(name) + stored).all()
                 assert Counter(map(tuple, found)) == Counter(map(tuple, wanted)), table
 
 
@@ -213,6 +220,14 @@ BY_HAND: dict[str, tuple[tuple[str, ...], Names, str]] = {
         ),
         Names(source="happenings", page="path", time="moment", rollup="hourly"),
         "table clicks has been renamed to happenings",
+    ),
+    "schema": (
+        (
+            "CREATE SCHEMA shop",
+            *(f"ALTER TABLE {table} SET SCHEMA shop" for table in ("clicks", "clicked", "by_page")),
+        ),
+        Names(schema="shop"),
+        "table clicks has been renamed to clicks in schema shop",
     ),
     "values": (
         (
@@ -323,21 +338,22 @@ def test_a_column_that_no_rollup_uses_changes_without_them(application: Applicat
 
 
 @ON_POSTGRESQL_ONLY
-@pytest.mark.parametrize("what", ["source", "target", "dimension", "everything"])
+@pytest.mark.parametrize("what", ["source", "target", "dimension", "schema", "everything"])
 def test_what_has_been_expired_outlives_a_new_name(what: str, application: Application) -> None:
     engine = create_engine(application.url, poolclass=NullPool)
     run_all(application.url, NAMES)
     assert expire(engine, rollups_of(NAMES.declare())[0], datetime(2026, 3, 2, tzinfo=UTC)) > 0
     statements, names, _ = BY_HAND[what]
-    stored = f"SELECT sum(clicks), sum(seconds) FROM {NAMES.rollup}"
+    stored = "SELECT sum(clicks), sum(seconds) FROM "
     with engine.connect() as connection:
-        before = connection.execute(text(stored)).one()
+        before = connection.execute(text(stored + NAMES.rollup)).one()
     by_hand(application.url, *statements)
     application.revise(names.declare())
     application.upgrade()
     assert_right(application.url, names, raw=False)
     with engine.connect() as connection:
-        after = connection.execute(text(stored.replace(NAMES.rollup, names.rollup))).one()
+        table = ".".join(filter(None, (names.schema, names.rollup)))
+        after = connection.execute(text(stored + table)).one()
     assert after == before
 
 
