@@ -31,7 +31,7 @@ LONGEST_NAME: Final = 63
 """How many bytes a name may have: PostgreSQL's NAMEDATALEN, less one."""
 
 _COPY_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
-_HAS_CITUS = "EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
+HAS_CITUS = "EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
 
 
 def quote(name: str) -> str:
@@ -74,7 +74,7 @@ def on_citus(body: str, *, otherwise: str = "") -> str:
     Both are PL/pgSQL statements.
     """
     alternative = f"ELSE\n{indented(otherwise)}\n  " if otherwise else ""
-    block = f"\nBEGIN\n  IF {_HAS_CITUS} THEN\n{indented(body)}\n  {alternative}END IF;\nEND\n"
+    block = f"\nBEGIN\n  IF {HAS_CITUS} THEN\n{indented(body)}\n  {alternative}END IF;\nEND\n"
     return f"DO {dollar_quote(block, 'citus')}"
 
 

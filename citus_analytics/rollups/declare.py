@@ -79,7 +79,7 @@ from citus_analytics.schema import (
     distribution_of,
     table_of,
 )
-from citus_analytics.sql import DIALECT, quote
+from citus_analytics.sql import DIALECT, LONGEST_NAME, quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -591,6 +591,13 @@ class Rollup:
         )
         if self.ranked is not None and values_of is None:
             items.append(Index(f"{name}_rank", text(f"{quote(self.ranked)} DESC NULLS LAST")))
+        for item in items:
+            if isinstance(item, Column) and len(item.name.encode()) > LONGEST_NAME:
+                raise DeclarationError(
+                    f"rollup {self.name!r} would have a column {item.name!r} of "
+                    f"{len(item.name.encode())} bytes, and PostgreSQL has at most {LONGEST_NAME}: "
+                    "give what it is named after a shorter label."
+                )
         return Table(name, source.metadata, *items, schema=source.schema)
 
     def _value_type(self, label: str) -> TypeEngine[Any]:
@@ -945,7 +952,7 @@ class Rollup:
     def _merged(self, table: Table) -> tuple[RollupSpec, TargetSpec]:
         """Return all rollups of the source, and what they know of a table."""
         key = (self.source.schema, self.source.name)
-        spec = next(s for s in specs_of(self.source.metadata) if (s.schema, s.source) == key)
+        spec = next(s for s in _merged(self.source.metadata) if (s.schema, s.source) == key)
         return spec, next(target for target in spec.targets if target.table == table.name)
 
     def _level(
@@ -1017,7 +1024,17 @@ def rollups_of(metadata: MetaData) -> tuple[Rollup, ...]:
 
 
 def specs_of(metadata: MetaData) -> tuple[RollupSpec, ...]:
-    """Return the rollups of `metadata` in plain names: one specification for each source."""
+    """Return the rollups of `metadata` in plain names: one specification for each source.
+
+    Raises:
+        DeclarationError: A name that is derived for a rollup is that of something else.
+    """
+    specs = _merged(metadata)
+    _require_names(metadata, specs)
+    return specs
+
+
+def _merged(metadata: MetaData) -> tuple[RollupSpec, ...]:
     merged = _frozen(metadata)
     if not merged:
         for rollup in rollups_of(metadata):
@@ -1025,6 +1042,31 @@ def specs_of(metadata: MetaData) -> tuple[RollupSpec, ...]:
             key = rollup.source.key
             merged[key] = merged[key].merged(spec) if key in merged else spec
     return tuple(merged.values())
+
+
+def _require_names(metadata: MetaData, specs: Sequence[RollupSpec]) -> None:
+    """Refuse rollups of which a derived name is taken."""
+    relations: dict[tuple[str | None, str], str] = {}
+    functions: dict[tuple[str | None, str], str] = {}
+    for table in metadata.tables.values():
+        relations[table.schema, table.name] = f"table {table.name!r}"
+        for index in table.indexes:
+            relations.setdefault((table.schema, str(index.name)), f"an index of {table.name!r}")
+    for spec in specs:
+        derived = [
+            (relations, spec.derived_relations),
+            (functions, spec.derived_functions),
+            (functions, dict.fromkeys(spec.functions, "a function that runs rollups")),
+        ]
+        for taken, names in derived:
+            for name, what in names.items():
+                other = taken.get((spec.schema, name))
+                if other is not None:
+                    raise DeclarationError(
+                        f"{what} of the rollups of {spec.source!r} would have the name {name!r}, "
+                        f"and so has {other}: give one of them another name."
+                    )
+                taken[spec.schema, name] = f"{what} of the rollups of {spec.source!r}"
 
 
 def _declarations(metadata: MetaData) -> dict[str, Rollup]:
@@ -1057,6 +1099,12 @@ def _declare(rollup: Rollup) -> None:
             )
     declarations[rollup.name] = rollup
     _frozen(rollup.source.metadata).clear()
+    try:
+        _require_names(rollup.source.metadata, _merged(rollup.source.metadata))
+    except DeclarationError:
+        del declarations[rollup.name]
+        _frozen(rollup.source.metadata).clear()
+        raise
 
 
 def _widths(

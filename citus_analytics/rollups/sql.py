@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from citus_analytics.errors import DeclarationError
 from citus_analytics.sql import (
+    HAS_CITUS,
     LONGEST_NAME,
     do_block,
     dollar_quote,
@@ -48,6 +49,12 @@ LONGEST_BASE: Final = LONGEST_NAME - len("_capture_truncate")
 # What the functions call transition tables and common table expressions.
 _SHADOWED: Final = frozenset(
     ("_added", "_removed", "_drained", "_written", "_lost", "_hit", "_found", "_remaining")
+)
+
+# The suffixes of the names of functions.
+_FUNCTIONS: Final = (
+    *("capture", "absorb", "run", "run_batch", "reconcile", "backfill", "audit", "expire"),
+    "sibling",
 )
 
 MARKER: Final = "Rollups of citus_analytics: "
@@ -137,6 +144,19 @@ class RollupSpec:
                     f"table {table!r} cannot have rollups or be one: their functions call "
                     "something else by that name."
                 )
+        for target in self.targets:
+            if len(f"{target.table}_outbox".encode()) > LONGEST_NAME:
+                raise DeclarationError(
+                    f"rollup table {target.table!r} has a name of {len(target.table.encode())} "
+                    f"bytes; the names derived from it fit into PostgreSQL's 63 only up to "
+                    f"{LONGEST_NAME - len('_outbox')}."
+                )
+        for function in self.functions:
+            if len(function.encode()) > LONGEST_NAME:
+                raise DeclarationError(
+                    f"function {function!r} has a name of {len(function.encode())} bytes; "
+                    f"PostgreSQL has at most {LONGEST_NAME}."
+                )
 
     def merged(self, other: RollupSpec) -> RollupSpec:
         """Return the rollups of both, which have one source, on one log."""
@@ -180,6 +200,30 @@ class RollupSpec:
     def edge(self) -> str:
         """The name of the table that has the horizon on every node, where late rows are refused."""
         return f"{self.source}_horizon"
+
+    @property
+    def derived_relations(self) -> Mapping[str, str]:
+        """What the relations are that are named after the source and its rollups, by name."""
+        found = {self.log: "the log", self.state: "the state"}
+        if self.late == "refuse":
+            found[self.edge] = "the horizon"
+        for target in self.targets:
+            if target.of is None:
+                found[f"{target.table}_fresh"] = f"the fresh view of {target.table!r}"
+            if not target.keyed:
+                if target.of is None:
+                    found[f"{target.table}_now"] = f"a view of {target.table!r}"
+                found[f"{target.table}_outbox"] = f"the outbox of {target.table!r}"
+        return found
+
+    @property
+    def derived_functions(self) -> Mapping[str, str]:
+        """What the functions are that are named after the source and its rollups, by name."""
+        found = {f"{self.source}_{suffix}": f"the function {suffix!r}" for suffix in _FUNCTIONS}
+        for target in self.targets:
+            if not target.keyed and target.of is None:
+                found[f"{target.table}_rows"] = f"a function of {target.table!r}"
+        return found
 
     def describe(self) -> str:
         """Return the description that the database keeps, without the schema: the table has one."""
@@ -763,9 +807,9 @@ def _current(spec: RollupSpec) -> str:
   END IF;"""
 
 
-def _lock(spec: RollupSpec, *, shared: bool = False, attempt: bool = False) -> str:
+def _lock(spec: RollupSpec, *, attempt: bool = False) -> str:
     """Return the call that keeps runs of one source apart."""
-    name = f"pg_{'try_' if attempt else ''}advisory_xact_lock{'_shared' if shared else ''}"
+    name = f"pg_{'try_' if attempt else ''}advisory_xact_lock"
     return f"{name}(hashtext('citus_analytics.rollups'), {_regclass(spec.source)}::oid::integer)"
 
 
@@ -1289,6 +1333,24 @@ END
 
 # Creating all of it, and dropping it.
 
+# The columns of the table of what is known of each rollup.
+STATE_COLUMNS: Final[Mapping[str, str]] = {
+    "target": "text PRIMARY KEY",
+    "last_run": "timestamptz",
+    "duration": "interval",
+    "absorbed": "bigint",
+    "failed_at": "timestamptz",
+    "error": "text",
+    "complete_since": "timestamptz",
+    "horizon": "timestamptz",
+    "late": "bigint NOT NULL DEFAULT 0",
+    "oldest_partition": "timestamptz",
+    "audited_since": "timestamptz",
+    "proved_since": "timestamptz",
+    "proved_until": "timestamptz",
+    "shape": "text NOT NULL",
+}
+
 # When a capturing trigger fires, and the transition tables that its statement offers.
 _CAPTURES: Final = {
     "INSERT": ("AFTER", "REFERENCING NEW TABLE AS _added "),
@@ -1316,18 +1378,22 @@ def create(spec: RollupSpec) -> tuple[str, ...]:
     statements = [
         _PREPARE,
         _check(spec),
+        _check_immutable(spec),
         # The server knows best which types the expressions have. The log is emptied again and
         # again: what remains of it is cleaned soon.
         f"CREATE TABLE {log} WITH (autovacuum_vacuum_scale_factor = 0, "
         "autovacuum_vacuum_threshold = 1000) AS\n"
         f"SELECT 1::integer AS n, {key}{time} AS at{columns} FROM {source} AS r WITH NO DATA",
-        f"CREATE TABLE IF NOT EXISTS {state} (\n"
-        "  target text PRIMARY KEY,\n  last_run timestamptz,\n  duration interval,\n"
-        "  absorbed bigint,\n  failed_at timestamptz,\n  error text,\n"
-        "  complete_since timestamptz,\n  horizon timestamptz,\n"
-        "  late bigint NOT NULL DEFAULT 0,\n  oldest_partition timestamptz,\n"
-        "  audited_since timestamptz,\n  proved_since timestamptz,\n"
-        "  proved_until timestamptz,\n  shape text NOT NULL\n)",
+        f"CREATE TABLE IF NOT EXISTS {state} (\n  "
+        + ",\n  ".join(f"{column} {kind}" for column, kind in STATE_COLUMNS.items())
+        + "\n)",
+        # One that was kept may have been damaged by hand.
+        f"ALTER TABLE {state} "
+        + ", ".join(
+            f"ADD COLUMN IF NOT EXISTS {column} {kind}"
+            for column, kind in STATE_COLUMNS.items()
+            if "DEFAULT" in kind or " " not in kind
+        ),
     ]
     statements.append(_check_types(spec))
     for target in spec.targets:
@@ -1342,6 +1408,7 @@ def create(spec: RollupSpec) -> tuple[str, ...]:
             )
     if spec.late == "refuse":
         statements.append(f"CREATE TABLE {qualify(spec.edge, spec.schema)} (horizon timestamptz)")
+    statements.append(_identify(spec))
     statements.append(_distribute_beside(spec))
     statements.append(_create_functions(spec))
     capture = qualify(f"{spec.source}_capture", spec.schema)
@@ -1362,8 +1429,24 @@ def create(spec: RollupSpec) -> tuple[str, ...]:
             _regclass(spec.source), f"{literal(source)}::regclass"
         )
         statements.append(f"UPDATE {state} SET oldest_partition = {oldest}")
-    statements.append(f"COMMENT ON TABLE {log} IS {literal(spec.describe())}")
+    statements += (
+        f"COMMENT ON {kind} {qualify(name, spec.schema)}{arguments} IS {literal(spec.describe())}"
+        for kind, name, arguments in described(spec)
+    )
     return tuple(statements)
+
+
+def described(spec: RollupSpec) -> tuple[tuple[str, str, str], ...]:
+    """Return what carries the description of the rollups: kind, name, and arguments if it has any.
+
+    One of them would do. With three of them, whichever is dropped by hand is missed. Citus makes
+    new tables when it changes their distribution, and forgets comments: the log has none.
+    """
+    return (
+        ("FUNCTION", f"{spec.source}_run", "(boolean)"),
+        ("FUNCTION", f"{spec.source}_capture", "()"),
+        ("TABLE", spec.state, ""),
+    )
 
 
 def _create_fresh(spec: RollupSpec, target: TargetSpec) -> str:
@@ -1376,8 +1459,20 @@ def _create_fresh(spec: RollupSpec, target: TargetSpec) -> str:
     # While a run commits on several nodes, what it has taken from their logs may be in the table
     # not yet. A read waits for it, in a function: its query sees what is there after the wait.
     source = literal(qualify(spec.source, spec.schema))
-    lock = _lock(spec, shared=True).replace(_regclass(spec.source), f"{source}::regclass")
-    body = f"\nBEGIN\n  PERFORM {lock};\n  RETURN QUERY SELECT * FROM {now};\nEND\n"
+    key = f"(hashtext('citus_analytics.rollups'), {source}::regclass::oid::integer)"
+    body = f"""
+BEGIN
+  PERFORM pg_advisory_lock_shared{key};
+  BEGIN
+    RETURN QUERY SELECT * FROM {now};
+  EXCEPTION WHEN query_canceled OR OTHERS THEN
+    PERFORM pg_advisory_unlock_shared{key};
+    RAISE;
+  END;
+  -- Not at the end of the transaction: runs would wait for that.
+  PERFORM pg_advisory_unlock_shared{key};
+END
+"""
     rows = qualify(f"{target.table}_rows", spec.schema)
     # Of columns and not of the view's type, which Citus takes for a circular dependency when it
     # distributes a table anew.
@@ -1403,44 +1498,125 @@ def _create_fresh(spec: RollupSpec, target: TargetSpec) -> str:
     )
 
 
-def drop(spec: RollupSpec, *, keep: bool = False, clear: Iterable[str] = ()) -> tuple[str, ...]:
+def views(spec: RollupSpec, *, sharded: bool) -> Mapping[str, tuple[str, ...] | None]:
+    """Return the columns of the views, by name; None where they are those of another view."""
+    found: dict[str, tuple[str, ...] | None] = {}
+    for target in spec.targets:
+        if target.of is not None:
+            continue
+        shown = [*target.by, *target.visible, *target.extremes]
+        shown += (name for each in spec.targets if each.of == target.table for name in each.reads)
+        if target.bucket is not None:
+            shown.append(target.bucket)
+        found[f"{target.table}_fresh"] = tuple(column for column in shown if column != TOTAL)
+        if sharded and not target.keyed:
+            found[f"{target.table}_now"] = None
+    return found
+
+
+def row_functions(spec: RollupSpec) -> tuple[str, ...]:
+    """Return the functions of a source on shards that fresh views read from."""
+    found = (target for target in spec.targets if not target.keyed and target.of is None)
+    return tuple(f"{target.table}_rows" for target in found)
+
+
+def drop(
+    spec: RollupSpec,
+    *,
+    keep: bool = False,
+    clear: Iterable[str] = (),
+    incomplete: Iterable[str] = (),
+    renamed_to: str | None = None,
+    moved_to: str | None = None,
+) -> tuple[str, ...]:
     """Return the statements that drop the machinery, as much as there is of it.
 
-    What is in the log is added up first. With `keep` the state stays, for rollups that are created
-    anew in the same migration. The tables in `clear` are emptied: their groups are to be others.
+    What is in the log is added up first. Where that fails, because something is missing or has been
+    changed by hand, the tables have to be backfilled again.
+
+    Args:
+        spec: The rollups.
+        keep: Whether the state stays, for rollups that are created anew in the same migration.
+        clear: The tables that are emptied: their groups are to be others.
+        incomplete: The tables that have to be backfilled again in any case.
+        renamed_to: The name that the source has from now on, and its state with it.
+        moved_to: The schema that the source is in from now on, and its state with it.
     """
-    run, source = (qualify(name, spec.schema) for name in (f"{spec.source}_run", spec.source))
+    qualified = {
+        name: qualify(f"{spec.source}{suffix}", spec.schema)
+        for name, suffix in (("run", "_run"), ("capture", "_capture"), ("source", ""))
+    }
+    source, state = qualified["source"], qualify(spec.state, spec.schema)
     lock = _lock(spec).replace(_regclass(spec.source), f"{literal(source)}::regclass")
+    capture = f"to_regprocedure({literal(qualified['capture'] + '()')})"
+    log = literal(qualify(spec.log, spec.schema))
+    failed = literal(
+        f"The rollups of {spec.source} have to be backfilled: what has changed cannot be added up. "
+    )
+    incomplete = tuple(incomplete)
+    some = f"WHERE s.target IN ({_listed(map(literal, incomplete))})" if incomplete else ""
     statements = [
         _PREPARE,
         # Nobody may write between the last run and the end of the triggers. First the lock that
         # runs take, or one that is under way could wait for a table that waits for it.
         do_block(
-            f"IF to_regclass({literal(source)}) IS NOT NULL AND\n"
-            f"    to_regprocedure({literal(f'{run}(boolean)')}) IS NOT NULL THEN\n"
-            f"  PERFORM {lock};\n"
-            f"  LOCK TABLE {source} IN SHARE ROW EXCLUSIVE MODE;\n"
-            # What is told the time of the last run is told of no run of a migration.
-            f"  IF EXISTS (SELECT 1 FROM {qualify(spec.log, spec.schema)} LIMIT 1) THEN\n"
-            f"    PERFORM {run}();\n  END IF;\nEND IF;"
-        ),
-        *(
-            f"DROP VIEW IF EXISTS {qualify(f'{target.table}_fresh', spec.schema)}"
-            for target in spec.targets
-        ),
-        *(
-            statement
-            for target in spec.targets
-            if not target.keyed
-            for statement in (
-                f"DROP FUNCTION IF EXISTS {qualify(f'{target.table}_rows', spec.schema)}()",
-                f"DROP VIEW IF EXISTS {qualify(f'{target.table}_now', spec.schema)}",
+            f"source := to_regclass({literal(source)});\n"
+            f"IF source IS NOT NULL THEN\n"
+            f"  IF to_regprocedure({literal(qualified['run'] + '(boolean)')}) IS NOT NULL THEN\n"
+            f"    PERFORM {lock};\n  END IF;\n"
+            f"  EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', source);\nEND IF;\n"
+            "IF NOT coalesce((SELECT count(*) = 4 FROM pg_catalog.pg_trigger AS t\n"
+            f"    WHERE t.tgrelid = source AND t.tgfoid = {capture}\n"
+            "      AND t.tgenabled IN ('O', 'A')), false) "
+            f"OR to_regclass({log}) IS NULL THEN\n"
+            "  why := 'The log or triggers of the source are missing or disabled.';\nEND IF;\n"
+            # What is told the time of the last run is told of no run without changes here.
+            f"BEGIN\n  IF EXISTS (SELECT 1 FROM {qualify(spec.log, spec.schema)} LIMIT 1) THEN\n"
+            f"    PERFORM {qualified['run']}();\n  END IF;\n"
+            # What waits for somebody else, is cancelled or out of reach is not for us to pass over.
+            "EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception\n"
+            "  OR integrity_constraint_violation OR raise_exception OR feature_not_supported THEN\n"
+            "  why := coalesce(why, SQLERRM);\nEND;\n"
+            f"IF to_regclass({literal(state)}) IS NOT NULL THEN\n"
+            f"  IF why IS NOT NULL THEN\n"
+            f"    RAISE WARNING USING MESSAGE = {failed} || why;\n"
+            f"    UPDATE {state} SET complete_since = 'infinity';\n"
+            + (
+                f"  ELSE\n    UPDATE {state} AS s SET complete_since = 'infinity' {some};\n"
+                if incomplete
+                else ""
             )
+            + "  END IF;\nEND IF;",
+            declare=("source regclass", "why text"),
         ),
         *(
-            f"DROP TRIGGER IF EXISTS {quote(f'{spec.source}_capture_{event.lower()}')} ON "
-            f"{qualify(spec.source, spec.schema)}"
+            f"DROP VIEW IF EXISTS {qualify(view, spec.schema)}"
+            for view in views(spec, sharded=True)
+            if view.endswith("_fresh")
+        ),
+        *(
+            f"DROP FUNCTION IF EXISTS {qualify(function, spec.schema)}()"
+            for function in row_functions(spec)
+        ),
+        *(
+            f"DROP VIEW IF EXISTS {qualify(view, spec.schema)}"
+            for view in views(spec, sharded=True)
+            if not view.endswith("_fresh")
+        ),
+        *(
+            f"DROP TRIGGER IF EXISTS {quote(f'{spec.source}_capture_{event.lower()}')} ON {source}"
             for event in _CAPTURES
+        ),
+        # Where the source has been renamed, or its triggers have been.
+        do_block(
+            "citus := to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL;\n"
+            "FOR one IN SELECT t.tgname, t.tgrelid FROM pg_catalog.pg_trigger AS t\n"
+            f"    WHERE t.tgfoid = {capture} LOOP\n"
+            "  IF citus THEN\n"
+            "    CONTINUE WHEN pg_catalog.relation_is_a_known_shard(one.tgrelid);\n  END IF;\n"
+            "  EXECUTE format('DROP TRIGGER %I ON %s', one.tgname, one.tgrelid::regclass);\n"
+            "END LOOP;",
+            declare=("citus boolean", "one record"),
         ),
         *(
             f"DROP TABLE IF EXISTS {qualify(name, spec.schema)}"
@@ -1459,22 +1635,65 @@ def drop(spec: RollupSpec, *, keep: bool = False, clear: Iterable[str] = ()) -> 
             "expired, and their aggregates would be lost. Declare another rollup beside it."
         )
         message = refusal(f"format({literal(words)}, {literal(quote(table))})")
-        state = qualify(spec.state, spec.schema)
         statements.append(
             do_block(
                 f"IF to_regclass({literal(state)}) IS NOT NULL THEN\n"
                 f"  IF EXISTS (SELECT FROM {state} AS s WHERE s.target = {literal(table)} "
                 f"AND isfinite(s.horizon)) THEN\n{indented(message)}\n  END IF;\nEND IF;\n"
-                f"DELETE FROM {qualify(table, spec.schema)};"
+                f"IF to_regclass({literal(qualify(table, spec.schema))}) IS NOT NULL THEN\n"
+                f"  DELETE FROM {qualify(table, spec.schema)};\nEND IF;"
             )
         )
+    if renamed_to is not None and keep:
+        name = f"{renamed_to}_rollups"
+        statements.append(f"ALTER TABLE IF EXISTS {state} RENAME TO {quote(name)}")
+        state = qualify(name, spec.schema)
+    if moved_to is not None and keep:
+        statements.append(f"ALTER TABLE IF EXISTS {state} SET SCHEMA {quote(moved_to)}")
     return tuple(statements)
 
 
-def triggers(spec: RollupSpec) -> frozenset[tuple[str, str]]:
-    """Return the table and the name of each trigger."""
-    captures = {(spec.source, f"{spec.source}_capture_{event.lower()}") for event in _CAPTURES}
-    return frozenset(captures | {(spec.log, f"{spec.source}_absorb")})
+def triggers(spec: RollupSpec) -> frozenset[tuple[str, str, str]]:
+    """Return the table, the name and the function of each trigger."""
+    captures = {
+        (spec.source, f"{spec.source}_capture_{event.lower()}", f"{spec.source}_capture")
+        for event in _CAPTURES
+    }
+    return frozenset(captures | {(spec.log, f"{spec.source}_absorb", f"{spec.source}_absorb")})
+
+
+def _identify(spec: RollupSpec) -> str:
+    """Return the block that lets rows be replicated which are deleted or updated.
+
+    Citus moves a shard beside its writers by logical replication, if each of the tables on it says
+    how its rows are told apart. A publication of all tables refuses to delete without it as well.
+    """
+    tables = [spec.log, *(target.table for target in spec.targets)]
+    tables += (f"{target.table}_outbox" for target in spec.targets if not target.keyed)
+    names = _listed(f"{literal(qualify(table, spec.schema))}::regclass" for table in tables)
+    source = literal(qualify(spec.source, spec.schema))
+    words = (
+        "table %1$s has neither a primary key nor a replica identity: Citus moves its shards only "
+        "while writers wait (shard_transfer_mode => 'block_writes'), or after ALTER TABLE %1$s "
+        "REPLICA IDENTITY FULL, which makes the write-ahead log of updates and deletes larger."
+    )
+    unidentified = (
+        "SELECT c.oid::regclass AS name FROM pg_catalog.pg_class AS c\n"
+        "WHERE {which} AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS (\n"
+        "  SELECT FROM pg_catalog.pg_index AS i WHERE i.indrelid = c.oid AND i.indisprimary))"
+    )
+    own = unidentified.format(which=f"c.oid IN ({names})")
+    theirs = unidentified.format(which=f"c.oid = {source}::regclass AND sharded")
+    return do_block(
+        f"FOR one IN\n{indented(own)}\nLOOP\n"
+        "  EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', one.name);\nEND LOOP;\n"
+        "IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN\n"
+        "  sharded := EXISTS (SELECT FROM pg_catalog.pg_dist_partition\n"
+        f"    WHERE logicalrelid = {source}::regclass);\nEND IF;\n"
+        f"FOR one IN\n{indented(theirs)}\nLOOP\n"
+        f"  RAISE WARNING USING MESSAGE = format({literal(words)}, one.name);\nEND LOOP;",
+        declare=("one record", "sharded boolean := false"),
+    )
 
 
 def _distribute_beside(spec: RollupSpec) -> str:
@@ -1551,98 +1770,375 @@ def _register(spec: RollupSpec) -> str:
         del shape["visible"]
         shapes[target.table] = json.dumps(shape, sort_keys=True, ensure_ascii=False)
     rows = ",\n    ".join(f"({literal(t)}, {literal(shape)})" for t, shape in shapes.items())
+    filled = "".join(
+        f"IF EXISTS (SELECT 1 FROM {qualify(table, spec.schema)} LIMIT 1) THEN\n"
+        f"  filled := filled || {literal(table)}::text;\nEND IF;\n"
+        for table in shapes
+    )
     return do_block(
-        f"empty := NOT EXISTS (SELECT 1 FROM {source} LIMIT 1);\n"
+        f"empty := NOT EXISTS (SELECT 1 FROM {source} LIMIT 1);\n{filled}"
+        f"known := (SELECT max(s.horizon) FROM {state} AS s);\n"
         # Where a table comes back, nothing of what was known of it is true.
         f"DELETE FROM {state} WHERE target NOT IN ({_listed(map(literal, shapes))});\n"
-        f"INSERT INTO {state} AS s (target, shape, complete_since)\n"
+        f"INSERT INTO {state} AS s (target, shape, complete_since, horizon)\n"
         "SELECT v.target, v.shape,\n"
-        "       CASE WHEN empty THEN timestamptz '-infinity' ELSE 'infinity' END\n"
+        "       CASE WHEN empty AND v.target <> ALL (filled) THEN timestamptz '-infinity'\n"
+        "            ELSE 'infinity' END,\n"
+        # A table that has been renamed keeps its aggregates of rows that have been expired.
+        "       CASE WHEN v.target = ANY (filled) THEN known END\n"
         f"FROM (VALUES\n    {rows}) AS v (target, shape)\n"
         "ON CONFLICT (target) DO UPDATE SET shape = excluded.shape, complete_since = CASE\n"
-        "  WHEN s.shape = excluded.shape THEN s.complete_since ELSE excluded.complete_since END;",
-        declare=("empty boolean",),
+        "  WHEN s.shape = excluded.shape THEN coalesce(s.complete_since, excluded.complete_since)\n"
+        "  ELSE excluded.complete_since END;",
+        declare=("empty boolean", "filled text[] := '{}'", "known timestamptz"),
     )
+
+
+# A column of `r`, or what a column's name may stand in.
+_COLUMN: Final = re.compile(
+    r"""(?<![\w"])r\.("(?:[^"]|"")+"|[a-z_][a-z0-9_]*)|'(?:[^']|'')*'|"(?:[^"]|"")+\""""
+)
+
+
+def _plain(sql: str) -> str | None:
+    """Return the column of the source that an expression is, None for any other expression."""
+    column = _COLUMN.fullmatch(sql)
+    return None if column is None or column[1] is None else _unquoted(column[1])
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def used_columns(spec: RollupSpec) -> tuple[str, ...]:
+    """Return the columns of the source that its rollups use, in order."""
+    found = (name for _, sql in _projection(spec) for name in _COLUMN.findall(sql))
+    return tuple(dict.fromkeys(_unquoted(name) for name in found if name))
+
+
+def _array(names: Iterable[str | None]) -> str:
+    values = _listed("NULL" if name is None else literal(name) for name in names)
+    return f"ARRAY[{values}]::text[]"
+
+
+def _subjects(spec: RollupSpec) -> str:
+    """Return the WITH clause that names the source and the targets of a spec to `demands`.
+
+    `own` are the columns that runs write to; `groups` those of the key. `logged` has, for each of
+    `stored`, the column of the source whose value it gets, NULL where the value is computed or not
+    all rows count.
+    """
+    rows = []
+    for target in spec.targets:
+        bucket = [] if target.bucket is None else [target.bucket]
+        sources = {name: _plain(sql) for name, sql in spec.columns.items()}
+        sources |= {"key": spec.key, "true": None}
+        values = dict(target.by) | {c: logged for c, (_, logged) in target.extremes.items()}
+        stored = {
+            c: None if target.where or c == VALUE else sources.get(each)
+            for c, each in values.items()
+        }
+        if target.undated and target.bucket is not None:
+            stored[target.bucket] = spec.time
+        groups = [*target.by, *bucket]
+        own = [*groups, target.rows, *target.sums, *target.extremes]
+        keyed = next((c for c, each in target.by.items() if each == "key"), None)
+        name = qualify(target.table, spec.schema)
+        rows.append(
+            f"({literal(quote(target.table))}, to_regclass({literal(name)}), "
+            f"{str(target.keyed).lower()}, {'NULL' if keyed is None else literal(keyed)}, "
+            f"{'NULL' if target.bucket is None else literal(target.bucket)}, "
+            f"{_array(groups)}, {_array(own)}, {_array(stored)}, {_array(stored.values())})"
+        )
+    time = "NULL" if spec.time is None else literal(spec.time)
+    key = "NULL" if spec.key is None else literal(spec.key)
+    return (
+        f"WITH source AS (\n  SELECT {literal(quote(spec.source))} AS name, "
+        f"to_regclass({literal(qualify(spec.source, spec.schema))}) AS oid, {time}::text AS time,\n"
+        f"    {key}::text AS key, {_array(used_columns(spec))} AS used\n), target AS (\n"
+        "  SELECT * FROM (VALUES\n    " + ",\n    ".join(rows) + ")\n"
+        "  AS v (name, oid, keyed, key, bucket, groups, own, stored, logged)\n)"
+    )
+
+
+# What keeps rollups from adding up, as queries for messages over `_subjects`.
+
+_DEMANDS: Final = """
+SELECT format('there is no table %s', t.name)
+FROM (SELECT name, oid FROM source UNION ALL SELECT name, oid FROM target) AS t WHERE t.oid IS NULL
+UNION ALL
+SELECT format('%s is a %s, and rollups need a table: only its triggers see every change', s.name,
+  CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
+                 WHEN 'f' THEN 'foreign table' ELSE 'relation of another kind' END)
+FROM source AS s JOIN pg_catalog.pg_class AS c ON c.oid = s.oid WHERE c.relkind NOT IN ('r', 'p')
+UNION ALL
+SELECT format('%s is %s: after a crash it would be empty, and what its rollups have pending would '
+  'not be. Rollups need a logged table', p.relid::regclass,
+  CASE c.relpersistence WHEN 'u' THEN 'unlogged' ELSE 'temporary' END)
+FROM source AS s CROSS JOIN LATERAL (
+  SELECT s.oid AS relid UNION SELECT relid FROM pg_catalog.pg_partition_tree(s.oid)) AS p
+JOIN pg_catalog.pg_class AS c ON c.oid = p.relid WHERE c.relpersistence <> 'p'
+UNION ALL
+SELECT format('partition %s of %s is a foreign table: rollups need triggers that see its rows',
+  p.relid::regclass, s.name)
+FROM source AS s CROSS JOIN LATERAL pg_catalog.pg_partition_tree(s.oid) AS p
+JOIN pg_catalog.pg_class AS c ON c.oid = p.relid WHERE c.relkind = 'f' AND p.relid <> s.oid
+UNION ALL
+SELECT format('%s is a partition of %s, through which rows come and go without its triggers: '
+  'declare the rollup on that one', s.name, i.inhparent::regclass)
+FROM source AS s JOIN pg_catalog.pg_class AS c ON c.oid = s.oid AND c.relispartition
+JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = c.oid
+UNION ALL
+SELECT format('%s inherits from %s: rows of one are written through the other, without its '
+  'triggers. Use declarative partitioning', i.inhrelid::regclass, i.inhparent::regclass)
+FROM source AS s JOIN pg_catalog.pg_inherits AS i ON s.oid IN (i.inhparent, i.inhrelid)
+JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid AND NOT c.relispartition
+UNION ALL
+SELECT format('table %s has no column %I, which its rollups need: if it has been renamed, create '
+  'them anew with its new name', s.name, u.name)
+FROM source AS s CROSS JOIN unnest(s.used) AS u (name)
+WHERE s.oid IS NOT NULL AND NOT EXISTS (
+  SELECT FROM pg_catalog.pg_attribute AS a
+  WHERE a.attrelid = s.oid AND a.attname = u.name AND NOT a.attisdropped)
+UNION ALL
+SELECT format('column %I of %s is a virtual generated column, which triggers do not see: make it '
+  'STORED, or use its expression', a.attname, s.name)
+FROM source AS s JOIN pg_catalog.pg_attribute AS a
+  ON a.attrelid = s.oid AND a.attname = ANY (s.used) AND a.attgenerated = 'v'
+UNION ALL
+SELECT format('column %I of %s must be a timestamp with time zone: without a zone a bucket would '
+  'depend on the session', a.attname, t.name)
+FROM (SELECT name, oid, time AS "column" FROM source UNION ALL SELECT name, oid, bucket FROM target)
+  AS t
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attname = t."column"
+WHERE a.atttypid <> 'pg_catalog.timestamptz'::regtype
+UNION ALL
+SELECT format('rollup table %s has no column %I', t.name, o.name)
+FROM target AS t CROSS JOIN unnest(t.own) AS o (name)
+WHERE t.oid IS NOT NULL AND NOT EXISTS (
+  SELECT FROM pg_catalog.pg_attribute AS a
+  WHERE a.attrelid = t.oid AND a.attname = o.name AND NOT a.attisdropped)
+UNION ALL
+SELECT format('rollup table %s must be an ordinary, logged table of row storage, not %s', t.name,
+  CASE WHEN c.relkind = 'p' THEN 'a partitioned one' WHEN c.relkind <> 'r' THEN 'another relation'
+       WHEN c.relpersistence = 'u' THEN 'an unlogged one'
+       WHEN c.relpersistence = 't' THEN 'a temporary one'
+       ELSE format('a %s one', m.amname) END)
+FROM target AS t JOIN pg_catalog.pg_class AS c ON c.oid = t.oid
+LEFT JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
+WHERE c.relkind <> 'r' OR c.relpersistence <> 'p' OR m.amname = 'columnar'
+UNION ALL
+SELECT format('rollup table %s needs a unique index on %s alone, with NULLS NOT DISTINCT if one of '
+  'them may be NULL: it keeps one row a group', t.name,
+  (SELECT string_agg('"' || replace(g.name, '"', '""') || '"', ', ' ORDER BY g.place)
+   FROM unnest(t.groups) WITH ORDINALITY AS g (name, place)))
+FROM target AS t WHERE t.oid IS NOT NULL AND NOT EXISTS (
+  SELECT FROM pg_catalog.pg_index AS i CROSS JOIN LATERAL (
+    SELECT array_agg(a.attname::text) AS columns, bool_and(a.attnotnull) AS filled
+    FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
+    WHERE k.place <= i.indnkeyatts) AS keys
+  WHERE i.indrelid = t.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
+    AND i.indpred IS NULL AND i.indexprs IS NULL
+    AND keys.columns @> t.groups AND keys.columns <@ t.groups
+    AND (i.indnullsnotdistinct OR keys.filled))
+UNION ALL
+SELECT format('rollup table %s must not have the index %s, which allows fewer rows than there are '
+  'groups', t.name, i.indexrelid::regclass)
+FROM target AS t JOIN pg_catalog.pg_index AS i ON i.indrelid = t.oid
+WHERE (i.indisunique OR i.indisexclusion) AND NOT coalesce((
+  SELECT i.indisunique AND (array_agg(a.attname::text) @> t.groups
+                            OR NOT array_agg(a.attname::text) && t.own)
+  FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
+  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
+  WHERE k.place <= i.indnkeyatts), false)
+UNION ALL
+SELECT format('column %I of rollup table %s is generated, and a run could not write to it',
+  a.attname, t.name)
+FROM target AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attname = ANY (t.own)
+WHERE a.attgenerated <> '' OR a.attidentity = 'a'
+UNION ALL
+SELECT format('column %I of rollup table %s is NOT NULL and has no default, so a run could not '
+  'insert a group', a.attname, t.name)
+FROM target AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attnum > 0
+WHERE a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND NOT a.attisdropped
+  AND a.attname <> ALL (t.own)
+UNION ALL
+SELECT format('column %I of rollup table %s is NOT NULL, and column %I of its source may be NULL',
+  a.attname, t.name, v.logged)
+FROM target AS t CROSS JOIN source AS s CROSS JOIN unnest(t.stored, t.logged) AS v (stored, logged)
+JOIN pg_catalog.pg_attribute AS a
+  ON a.attrelid = t.oid AND a.attname = v.stored AND a.attnotnull
+JOIN pg_catalog.pg_attribute AS b
+  ON b.attrelid = s.oid AND b.attname = v.logged AND NOT b.attnotnull
+UNION ALL
+SELECT format('constraint %I of %s could refuse a group of rollup table %s: drop it', k.conname,
+  k.conrelid::regclass, t.name)
+FROM target AS t CROSS JOIN source AS s
+JOIN pg_catalog.pg_constraint AS k
+  ON k.contype IN ('c', 'f') AND t.oid IN (k.conrelid, k.confrelid)
+-- What holds for every row of the source holds for every group.
+WHERE NOT (k.contype = 'c' AND k.conrelid = t.oid AND EXISTS (
+  SELECT FROM pg_catalog.pg_constraint AS o
+  WHERE o.conrelid = s.oid AND o.contype = 'c' AND o.convalidated
+    AND pg_catalog.pg_get_constraintdef(o.oid) = pg_catalog.pg_get_constraintdef(k.oid)))
+UNION ALL
+SELECT format('trigger %I of rollup table %s could refuse or change a group: drop it', g.tgname,
+  t.name)
+FROM target AS t JOIN pg_catalog.pg_trigger AS g
+  -- Before each row.
+  ON g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgtype::integer & 3 = 3
+UNION ALL
+SELECT format('rule %I of rollup table %s could change a group: drop it', w.rulename, t.name)
+FROM target AS t JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = t.oid
+JOIN pg_catalog.pg_class AS c ON c.oid = t.oid AND c.relkind = 'r'"""
+
+# Those of a server with Citus. `k` is how a table is spread: L local, S on shards, R on every node,
+# C on the coordinator, but in Citus's metadata.
+_CITUS_DEMANDS: Final = """,
+spread AS (
+  SELECT p.logicalrelid AS oid, p.colocationid AS colocation,
+         pg_catalog.column_to_column_name(p.logicalrelid, p.partkey) AS column,
+         CASE WHEN p.partmethod <> 'n' THEN 'S' WHEN p.repmodel = 't' THEN 'R'
+              WHEN p.colocationid = 0 THEN 'C' ELSE 'S' END AS k
+  FROM pg_catalog.pg_dist_partition AS p
+), place AS (
+  SELECT s.*, coalesce(d.k, 'L') AS k, d.colocation, d.column
+  FROM source AS s LEFT JOIN spread AS d ON d.oid = s.oid
+)
+SELECT format('%s is a %s: rollups need a source that is local or on shards', s.name,
+  CASE s.k WHEN 'R' THEN 'reference table' ELSE 'local table in the metadata of Citus' END)
+FROM place AS s WHERE s.k IN ('R', 'C')
+UNION ALL
+SELECT format('table %s is distributed by %s, and its rollups were declared for %s', s.name,
+  coalesce(quote_ident(s.column), 'nothing'), coalesce(quote_ident(s.key), 'a table that is not'))
+FROM place AS s WHERE s.k = 'S' AND s.column IS DISTINCT FROM s.key
+UNION ALL
+SELECT format('rollup table %s must be distributed by %I and colocated with its source %s', t.name,
+  t.key, s.name)
+FROM place AS s CROSS JOIN target AS t LEFT JOIN spread AS d ON d.oid = t.oid
+WHERE s.k = 'S' AND t.keyed AND s.key IS NOT NULL AND t.oid IS NOT NULL
+  AND (d.k, d.colocation, d.column) IS DISTINCT FROM ('S', s.colocation, t.key)
+UNION ALL
+SELECT format('rollup table %s must be colocated with its source %s, on its only shard', t.name,
+  s.name)
+FROM place AS s CROSS JOIN target AS t LEFT JOIN spread AS d ON d.oid = t.oid
+WHERE s.k = 'S' AND t.keyed AND s.key IS NULL AND t.oid IS NOT NULL
+  AND (d.k, d.colocation) IS DISTINCT FROM ('S', s.colocation)
+UNION ALL
+SELECT format('rollup table %s does not have the distribution column of its source %s among its '
+  'dimensions, and so must be a reference table', t.name, s.name)
+FROM place AS s CROSS JOIN target AS t LEFT JOIN spread AS d ON d.oid = t.oid
+WHERE s.k = 'S' AND NOT t.keyed AND t.oid IS NOT NULL AND d.k IS DISTINCT FROM 'R'
+UNION ALL
+SELECT format('rollup table %s must be local like its source %s', t.name, s.name)
+FROM place AS s CROSS JOIN target AS t JOIN spread AS d ON d.oid = t.oid
+WHERE s.k = 'L' AND d.k <> 'C'"""
+
+
+def demands(spec: RollupSpec) -> tuple[str, str]:
+    """Return the queries for what keeps the rollups from adding up, in words.
+
+    The second is for a server with Citus. They fail on nothing, whatever is missing.
+    """
+    subjects = _subjects(spec)
+    return f"{subjects}{_DEMANDS}", f"{subjects}{_CITUS_DEMANDS}"
 
 
 def _check(spec: RollupSpec) -> str:
     """Return the block that refuses what would not add up, before anything is created."""
-
-    def refuse(condition: str, message: str, *names: str) -> str:
-        arguments = _listed(literal(each) for each in (message, *map(quote, names)))
-        return f"IF {condition} THEN\n{indented(refusal(f'format({arguments})'))}\nEND IF;"
-
-    def regclass(table: str) -> str:
-        return f"{literal(qualify(table, spec.schema))}::regclass"
-
-    demands = [
-        # A snapshot from before the triggers hides rows that no trigger has seen.
-        refuse(
-            "current_setting('transaction_isolation') <> 'read committed'",
-            "rollups of %s have to be created under READ COMMITTED: under another isolation level "
-            "rows that others have just committed would be missed.",
-            spec.source,
-        )
-    ]
-    used = " ".join(sql for _, sql in _projection(spec))
-    demands.append(
-        refuse(
-            "EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = "
-            f"{regclass(spec.source)}\n  AND a.attgenerated = 'v' AND (\n    position('r."
-            "\"' || replace(a.attname, '\"', '\"\"') || '\"' IN used) > 0\n"
-            "    OR a.attname ~ '^[a-z_][a-z0-9_]*$'\n"
-            "      AND used ~ ('\\mr\\.' || a.attname || '\\M')))",
-            "rollups of %s use a virtual generated column, which triggers do not see: make it "
-            "STORED, or use its expression.",
-            spec.source,
-        )
+    message = (
+        "rollups of %s have to be created under READ COMMITTED: under another isolation level "
+        "rows that others have just committed would be missed."
     )
-    times = [] if spec.time is None else [(spec.source, spec.time)]
-    times += [(t.table, t.bucket) for t in spec.targets if t.bucket is not None]
-    for table, column in times:
-        demands.append(
-            refuse(
-                f"EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = "
-                f"{regclass(table)}\n  AND a.attname = {literal(column)} AND a.atttypid <> "
-                "'pg_catalog.timestamptz'::regtype)",
-                "column %s of %s must be a timestamp with time zone: without a zone a bucket would "
-                "depend on the session.",
-                *(column, table),
-            )
-        )
-    for target in spec.targets:
-        group = [*target.by] + ([] if target.bucket is None else [target.bucket])
-        wanted = f"ARRAY[{', '.join(map(literal, group))}]"
-        keys = (
-            "pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)\n"
-            "          JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid "
-            "AND a.attnum = k.number\n          WHERE k.place <= i.indnkeyatts"
-        )
-        named = f"(SELECT pg_catalog.array_agg(a.attname::text) FROM {keys})"
-        demands.append(
-            refuse(
-                "NOT EXISTS (\n"
-                "    SELECT FROM pg_catalog.pg_index AS i\n"
-                f"    WHERE i.indrelid = {regclass(target.table)} AND i.indisunique\n"
-                "      AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL\n"
-                f"      AND {named} @> {wanted}\n      AND {named} <@ {wanted}\n"
-                "      AND (i.indnullsnotdistinct OR NOT EXISTS (\n"
-                f"        SELECT FROM {keys} AND NOT a.attnotnull)))",
-                f"rollup table %s needs a unique index on {_listed(['%s'] * len(group))} alone, "
-                "with NULLS NOT DISTINCT if one of them may be NULL: it keeps one row a group.",
-                *(target.table, *group),
-            )
-        )
-    body = (
-        f"\nDECLARE\n  used text := {literal(used)};\nBEGIN\n"
-        + "\n".join(map(indented, demands))
-        + "\nEND\n"
+    old = refusal(f"format({literal(message)}, {literal(quote(spec.source))})")
+    plain, citus = demands(spec)
+    relations = spec.derived_relations.keys() - {spec.state}
+    routines = spec.derived_functions.keys() | set(spec.functions)
+    schema = "current_schema()" if spec.schema is None else literal(spec.schema)
+    taken = (
+        "format('there is a %s %s already: the rollups of %s need its name', one.kind, one.name, "
+        f"{literal(quote(spec.source))})"
     )
+    body = f"""
+DECLARE
+  wrong text;
+  one record;
+BEGIN
+  -- A snapshot from before the triggers hides rows that no trigger has seen.
+  IF current_setting('transaction_isolation') <> 'read committed' THEN
+{indented(old)}
+  END IF;
+  wrong := (SELECT m.m FROM (
+{plain}) AS m (m) LIMIT 1);
+  IF wrong IS NULL AND {HAS_CITUS} THEN
+    wrong := (SELECT m.m FROM (
+{citus}) AS m (m) LIMIT 1);
+  END IF;
+  IF wrong IS NOT NULL THEN
+    {refusal("wrong || '.'")}
+  END IF;
+  FOR one IN
+    SELECT 'relation' AS kind, quote_ident(c.relname) AS name
+    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = {schema} AND (c.relname = ANY ({_array(sorted(relations))})
+      OR c.relname = {literal(spec.state)} AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = c.oid AND a.attname IN ('shape', 'horizon')))
+    UNION ALL
+    SELECT 'function', quote_ident(p.proname)
+    FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE n.nspname = {schema} AND p.proname = ANY ({_array(sorted(routines))})
+  LOOP
+    {refusal(taken)}
+  END LOOP;
+END
+"""
     return f"DO {dollar_quote(body, 'check')}"
 
 
-def _check_types(spec: RollupSpec) -> str:
-    """Return the block that refuses tables whose columns could not hold what the log has."""
+def _check_immutable(spec: RollupSpec) -> str:
+    """Return the block that refuses expressions whose value is not of their row alone.
+
+    A row has to leave with the value that it came with. The server says what it is: an index of an
+    empty copy of the source may only have immutable expressions. Stable is `date_trunc` in a time
+    zone, because its rules may change; so are the buckets of a calendar.
+    """
+    message = (
+        "format('rollups of %s use %s, whose value depends on more than the row (%s): use an "
+        "immutable expression', {source}, one.sql, SQLERRM)"
+    ).replace("{source}", literal(quote(spec.source)))
+    computed = [sql for sql in spec.columns.values() if _plain(sql) is None]
+    if not computed:
+        return "SELECT 1"
+    values = _listed(f"({literal(sql)})" for sql in computed)
+    return do_block(
+        f"CREATE TEMPORARY TABLE r (LIKE {qualify(spec.source, spec.schema)});\n"
+        f"FOR one IN SELECT * FROM (VALUES {values}) AS v (sql) LOOP\n"
+        "  BEGIN\n"
+        "    EXECUTE format('CREATE INDEX ON pg_temp.r ((1)) WHERE (%s) IS NULL', one.sql);\n"
+        "  EXCEPTION WHEN invalid_object_definition THEN\n"
+        "    EXECUTE format('CREATE OR REPLACE TEMPORARY VIEW r_view AS SELECT (%s) IS NULL AS v "
+        "FROM pg_temp.r', one.sql);\n"
+        "    tree := (SELECT w.ev_action::text FROM pg_catalog.pg_rewrite AS w\n"
+        "             WHERE w.ev_class = 'pg_temp.r_view'::regclass);\n"
+        "    IF tree ~ '\\{(SQLVALUEFUNCTION|COERCEVIAIO|ARRAYCOERCEEXPR|NEXTVALUEEXPR|XMLEXPR)'\n"
+        "      OR EXISTS (\n"
+        "        SELECT FROM regexp_matches(tree, ':(?:funcid|opfuncid) (\\d+)', 'g') AS f\n"
+        "        JOIN pg_catalog.pg_proc AS p ON p.oid = f.f[1]::oid\n"
+        "        WHERE p.provolatile <> 'i' AND p.oid <> "
+        "'pg_catalog.date_trunc(text, timestamptz, text)'::regprocedure)\n"
+        f"    THEN\n      {refusal(message)}\n    END IF;\n"
+        "  END;\nEND LOOP;\nDROP TABLE pg_temp.r CASCADE;",
+        declare=("one record", "tree text"),
+    )
+
+
+def mistyped(spec: RollupSpec) -> str:
+    """Return the query for columns that do not have the types of the log, and what they are for.
+
+    Its columns are `relation`, `name`, `found` and `wanted`. Fails if a table is missing.
+    """
     pairs: list[str] = []
     for target in spec.targets:
         logged = [(c, name) for c, name in target.by.items() if name != "true"]
@@ -1650,24 +2146,34 @@ def _check_types(spec: RollupSpec) -> str:
         table = literal(qualify(target.table, spec.schema))
         pairs += (f"({table}, {literal(column)}, {literal(name)})" for column, name in logged)
         pairs.append(f"({table}, {literal(target.rows)}, NULL)")
-    log = literal(qualify(spec.log, spec.schema))
+    log, source = (literal(qualify(name, spec.schema)) for name in (spec.log, spec.source))
+    plain = {name: _plain(sql) for name, sql in spec.columns.items()} | {"key": spec.key}
+    pairs += (
+        f"({source}, {literal(column)}, {literal(name)})"
+        for name, column in plain.items()
+        if column is not None
+    )
+    return (
+        "SELECT v.relation, v.name, format_type(t.atttypid, t.atttypmod) AS found,\n"
+        "       coalesce(format_type(l.atttypid, l.atttypmod), 'bigint') AS wanted\n"
+        f"FROM (VALUES {_listed(pairs)}) AS v (relation, name, logged)\n"
+        "JOIN pg_catalog.pg_attribute AS t\n"
+        "  ON t.attrelid = v.relation::regclass AND t.attname = v.name\n"
+        "LEFT JOIN pg_catalog.pg_attribute AS l\n"
+        f"  ON l.attrelid = {log}::regclass AND l.attname = v.logged\n"
+        "WHERE v.logged IS NOT NULL AND l.attname IS NULL OR (t.atttypid, t.atttypmod)\n"
+        "  IS DISTINCT FROM (coalesce(l.atttypid, 'bigint'::regtype), coalesce(l.atttypmod, -1))"
+    )
+
+
+def _check_types(spec: RollupSpec) -> str:
+    """Return the block that refuses tables whose columns could not hold what the log has."""
     message = (
         "format('column %I of %s is a %s, and has to be a %s: it would lose what the rollup holds',"
         " one.name, one.relation, one.found, one.wanted)"
     )
     return do_block(
-        "FOR one IN\n"
-        "  SELECT v.relation, v.name, format_type(t.atttypid, t.atttypmod) AS found,\n"
-        "         coalesce(format_type(l.atttypid, l.atttypmod), 'bigint') AS wanted\n"
-        f"  FROM (VALUES {_listed(pairs)}) AS v (relation, name, logged)\n"
-        "  JOIN pg_catalog.pg_attribute AS t\n"
-        "    ON t.attrelid = v.relation::regclass AND t.attname = v.name\n"
-        "  LEFT JOIN pg_catalog.pg_attribute AS l\n"
-        f"    ON l.attrelid = {log}::regclass AND l.attname = v.logged\n"
-        "  WHERE (t.atttypid, t.atttypmod)\n"
-        "    IS DISTINCT FROM\n"
-        "      (coalesce(l.atttypid, 'bigint'::regtype), coalesce(l.atttypmod, -1))\n"
-        f"LOOP\n  {refusal(message)}\nEND LOOP;",
+        f"FOR one IN\n{indented(mistyped(spec))}\nLOOP\n  {refusal(message)}\nEND LOOP;",
         declare=("one record",),
     )
 

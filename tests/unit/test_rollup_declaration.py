@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -48,7 +49,15 @@ from citus_analytics.rollups.declare import (
     variance,
     width_of,
 )
-from citus_analytics.rollups.sql import MARKER, RollupSpec, TargetSpec
+from citus_analytics.rollups.sql import (
+    MARKER,
+    RollupSpec,
+    TargetSpec,
+    create,
+    functions,
+    row_functions,
+    views,
+)
 from citus_analytics.schema import (
     Distributed,
     Distribution,
@@ -505,6 +514,65 @@ def test_names_are_taken_once() -> None:
     with pytest.raises(DeclarationError, match=r"'roll_up' already runs rollup 'first'\.$"):
         declare(source, name="second", function="roll_up")
     assert rollups_of(MetaData()) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("clicks_log", {}, "the log of the rollups of 'clicks' would have the name 'clicks_log'"),
+        ("clicks_rollups", {}, "the state of the rollups .* table 'clicks_rollups'"),
+        ("first_fresh", {}, "the fresh view of 'first' .* and so has table 'first_fresh'"),
+        ("pages_outbox", {}, "the outbox of 'pages' of the rollups"),
+        ("pages_now", {}, "a view of 'pages' of the rollups"),
+        ("second", {"function": "clicks_run"}, "a function that runs rollups .* 'clicks_run'"),
+        ("second", {"function": "pages_rows"}, "a function that runs rollups .* 'pages_rows'"),
+        ("second", {"function": "f" * 64}, "has a name of 64 bytes"),
+        ("second", {"by": [func.lower(Column("page")).label("p" * 64)]}, "shorter label"),
+    ],
+)
+def test_names_that_are_derived_twice(name: str, changes: dict[str, Any], message: str) -> None:
+    table = clicks()
+    measures = {"clicks": count()}
+    Rollup("first", table, by=["user_id"], measures=measures)
+    Rollup("pages", table, by=["page"], measures=measures)
+    with pytest.raises(DeclarationError, match=message):
+        Rollup(name, table, **({"by": ["user_id"], "measures": measures} | changes))
+    # What was refused is not there.
+    assert [rollup.name for rollup in rollups_of(table.metadata)] == ["first", "pages"]
+
+
+def test_a_table_that_is_declared_later_and_has_a_derived_name() -> None:
+    table = clicks()
+    Rollup("first", table, by=["user_id"], measures={"clicks": count()})
+    Table("clicks_log", table.metadata, Column("line", Text))
+    with pytest.raises(DeclarationError, match=r"the log of .* and so has table 'clicks_log'"):
+        specs_of(table.metadata)
+
+
+def test_the_names_of_two_sources() -> None:
+    table = clicks()
+    Rollup("first", table, by=["user_id"], measures={"clicks": count()})
+    other = Table("clicks_log_log", table.metadata, Column("line", Text))
+    Table("x", table.metadata, Column("line", Text))
+    Rollup("second", other, by=["line"], measures={"lines": count()})
+    third = Table("clicks_first", table.metadata, Column("line", Text))
+    with pytest.raises(DeclarationError, match="'clicks_log_log_run'"):
+        Rollup("third", third, measures={"lines": count()}, function="clicks_log_log_run")
+
+
+def test_every_derived_name_is_known() -> None:
+    for spec in specs_of(Base.metadata):
+        for sharded in (False, True):
+            names = {function.name for function in functions(spec, sharded=sharded)}
+            assert names <= {*spec.derived_functions, *spec.functions}
+            assert {*views(spec, sharded=sharded)} <= spec.derived_relations.keys()
+        assert {*row_functions(spec)} <= spec.derived_functions.keys()
+        assert {*spec.machinery} <= spec.derived_relations.keys()
+        script = "\n".join(create(spec))
+        created = re.findall(r'CREATE (?:TABLE|VIEW)(?: IF NOT EXISTS)? "(\w+)"', script)
+        assert {*created} <= spec.derived_relations.keys()
+        created = re.findall(r'CREATE FUNCTION "(\w+)"', script)
+        assert {*created} <= {*spec.derived_functions, *spec.functions}
 
 
 def test_one_source_has_one_time() -> None:
