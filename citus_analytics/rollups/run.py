@@ -8,7 +8,7 @@ time; the functions that end in `_window` are one of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -38,7 +38,7 @@ class RollupRun:
     """
 
     changes: int
-    next_page: int | None = None
+    next_page: int | None = field(default=None, repr=False)
 
 
 @overload
