@@ -40,13 +40,15 @@ from citus_analytics.rollups.declare import (
     Rollup,
     average,
     count,
+    distinct,
     maximum,
     minimum,
+    percentiles,
     specs_of,
     stddev,
     total,
 )
-from citus_analytics.rollups.sql import RollupSpec, create
+from citus_analytics.rollups.sql import RollupSpec, create, read
 from citus_analytics.schema import Distributed, Reference, declared_distribution
 from citus_analytics.sql import qualify
 
@@ -84,6 +86,8 @@ PER_USER: Final = Rollup(
         "avg_ms": average(events.c.ms),
         "first": minimum(events.c.ms),
         "last": maximum(events.c.temp),
+        "temps": distinct(events.c.temp),
+        "p": percentiles(events.c.ms, [0.5, 0.99]),
     },
 )
 BY_KIND: Final = Rollup(
@@ -96,12 +100,21 @@ BY_KIND: Final = Rollup(
         "temp": average(events.c.temp),
         "sd": stddev(events.c.temp),
         "tot": total(events.c.temp),
+        "users": distinct(events.c.user_id),
+        "t": percentiles(events.c.temp, [0, 0.25, 1]),
     },
     where=events.c.kind != "x",
     undated=True,
 )
 ALL_EVENTS: Final = Rollup(
-    "all_events", events, measures={"n": count(), "kinds": count(events.c.kind)}
+    "all_events",
+    events,
+    measures={
+        "n": count(),
+        "kinds": count(events.c.kind),
+        "different": distinct(events.c.kind),
+        "about": distinct(events.c.ms, approximate=True),
+    },
 )
 (SPEC,) = specs_of(metadata)
 
@@ -109,13 +122,23 @@ Group: TypeAlias = tuple[Any, ...]
 Groups: TypeAlias = Mapping[Group, tuple[Any, ...]]
 Mutation: TypeAlias = Callable[[str], str]
 
-# What a target shows: the columns of its group, then its measures.
-COLUMNS: Final = {
-    "per_user_1_minute": (("user_id", "bucket", "kind"), ("n", "ms", "avg_ms", "first", "last")),
-    "per_user_1_hour": (("user_id", "bucket", "kind"), ("n", "ms", "avg_ms", "first", "last")),
-    "by_kind": (("bucket", "kind", "country"), ("temp", "sd", "tot")),
-    "all_events": ((), ("n", "kinds")),
+# What a target shows: the columns of its group, its measures, and what its values are read as.
+_OF_USERS: Final = (
+    ("user_id", "bucket", "kind"),
+    ("n", "ms", "avg_ms", "first", "last"),
+    ("temps", "p50", "p99"),
+)
+COLUMNS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
+    "per_user_1_minute": _OF_USERS,
+    "per_user_1_hour": _OF_USERS,
+    "by_kind": (
+        ("bucket", "kind", "country"),
+        ("temp", "sd", "tot"),
+        ("users", "t0", "t25", "t100"),
+    ),
+    "all_events": ((), ("n", "kinds"), ("different", "about")),
 }
+TABLES: Final = tuple(target.table for target in SPEC.targets)
 
 
 def run_sql(connection: Connection, statement: str, **values: Any) -> Any:
@@ -203,6 +226,35 @@ def largest(values: list[float]) -> float | None:
 
 
 @dataclass(frozen=True)
+class About:
+    """A number of which a percentile may be 1 % away."""
+
+    value: float | None
+
+    def is_near(self, found: float | None) -> bool:
+        """Whether a percentile is right."""
+        if self.value is None or found is None:
+            return self.value is found
+        if not math.isfinite(self.value):
+            return same(self.value, found)
+        return abs(found - self.value) <= 0.010001 * abs(self.value)
+
+
+def percentile(values: list[float], fraction: str) -> About:
+    """Return the first of the sorted values up to which there is at least a fraction of them."""
+    if not values:
+        return About(None)
+    # PostgreSQL sorts NaN behind everything else.
+    ordered = sorted(values, key=lambda value: (math.isnan(value), value))
+    return About(float(ordered[max(math.ceil(Fraction(fraction) * len(ordered)), 1) - 1]))
+
+
+def different(values: list[Any]) -> int:
+    """Count different values: NaN is one, and so is zero of either sign."""
+    return len({"NaN" if value != value else value for value in values})
+
+
+@dataclass(frozen=True)
 class Raw:
     """A row of the source; a time that is not finite is None."""
 
@@ -223,15 +275,15 @@ def expected(rows: list[Raw]) -> dict[str, Groups]:
             if each.at is not None:
                 grouped[each.user_id, floor(each.at, seconds), each.kind].append(each)
         found[target] = {group: _measures_of_user(members) for group, members in grouped.items()}
-    by_kind: dict[Group, list[float]] = defaultdict(list)
+    by_kind: dict[Group, list[Raw]] = defaultdict(list)
     for each in rows:
         if each.kind is not None and each.kind != "x":
-            temps = by_kind[berlin_day(each.at), each.kind, each.country]
-            if each.temp is not None:
-                temps.append(each.temp)
-    found["by_kind"] = {group: _measures_of_kind(temps) for group, temps in by_kind.items()}
-    kinds = sum(1 for each in rows if each.kind is not None)
-    found["all_events"] = {(): (len(rows), kinds)} if rows else {}
+            by_kind[berlin_day(each.at), each.kind, each.country].append(each)
+    found["by_kind"] = {group: _measures_of_kind(members) for group, members in by_kind.items()}
+    kinds = [each.kind for each in rows if each.kind is not None]
+    ms = [each.ms for each in rows if each.ms is not None]
+    totals = (len(rows), len(kinds), different(kinds), different(ms))
+    found["all_events"] = {(): totals} if rows else {}
     return found
 
 
@@ -240,22 +292,31 @@ def _measures_of_user(members: list[Raw]) -> tuple[Any, ...]:
     temps = [each.temp for each in members if each.temp is not None]
     average_ = Fraction(sum(ms), len(ms)) if ms else None
     summed = sum(ms) if ms else None
-    return len(members), summed, average_, min(ms, default=None), largest(temps)
+    return (
+        *(len(members), summed, average_, min(ms, default=None), largest(temps)),
+        different(temps),
+        *(percentile([*map(float, ms)], fraction) for fraction in ("0.5", "0.99")),
+    )
 
 
-def _measures_of_kind(temps: list[float]) -> tuple[Any, ...]:
+def _measures_of_kind(members: list[Raw]) -> tuple[Any, ...]:
+    temps = [each.temp for each in members if each.temp is not None]
+    users = different([each.user_id for each in members])
+    counted = (users, *(percentile(temps, fraction) for fraction in ("0", "0.25", "1")))
     summed = float_sum(temps)
     if summed is None:
-        return None, None, None
+        return None, None, None, *counted
     if not isinstance(summed, Fraction):
-        return summed, math.nan if len(temps) > 1 else None, summed
+        return summed, math.nan if len(temps) > 1 else None, summed, *counted
     number = len(temps)
     squares = sum((Fraction(value) ** 2 for value in temps), Fraction(0))
     spread = (squares - summed**2 / number) / (number - 1) if number > 1 else None
-    return summed / number, None if spread is None else math.sqrt(spread), summed
+    return summed / number, None if spread is None else math.sqrt(spread), summed, *counted
 
 
 def same(left: Any, right: Any) -> bool:
+    if isinstance(left, About):
+        return left.is_near(right)
     if left is None or right is None:
         return left is right
     one, other = float(left), float(right)
@@ -288,10 +349,16 @@ def raw_rows(connection: Connection, where: str = "true") -> list[Raw]:
 
 
 def groups_of(connection: Connection, target: str, relation: str | None = None) -> Groups:
-    """Return the groups of a target, or of the view over it; no group may stand there twice."""
-    group, measures = COLUMNS[target]
-    columns = ", ".join(f'"{name}"' for name in (*group, *measures))
-    rows = run_sql(connection, f"SELECT {columns} FROM {relation or target}").all()
+    """Return the groups of a target as of the last run, or of the view over it.
+
+    No group may stand there twice.
+    """
+    group, measures, counted = COLUMNS[target]
+    columns = ", ".join(f'"{name}"' for name in (*group, *measures, *counted))
+    if relation is None:
+        (spec,) = (each for each in SPEC.targets if each.table == target)
+        relation = f"({read(SPEC, spec, fresh=False)}) AS rolled_up"
+    rows = run_sql(connection, f"SELECT {columns} FROM {relation}").all()
     found = {
         tuple(v.astimezone(UTC) if isinstance(v, datetime) else v for v in each[: len(group)]): (
             tuple(each[len(group) :])
@@ -322,9 +389,26 @@ def assert_at_rest(connection: Connection) -> None:
     for target in COLUMNS:
         off = differences(wanted[target], groups_of(connection, target))
         assert not off, f"{target}: {off}"
+        # The columns of the table itself are the same.
+        group, measures, _ = COLUMNS[target]
+        width = len(group) + len(measures)
+        rows = run_sql(connection, f"SELECT {', '.join([*group, *measures])} FROM {target}")
+        stored = {
+            tuple(v.astimezone(UTC) if isinstance(v, datetime) else v for v in row[: len(group)]): (
+                tuple(row[len(group) :])
+            )
+            for row in rows
+        }
+        shown = {g: m[: width - len(group)] for g, m in wanted[target].items()}
+        off = differences(shown, stored)
+        assert not off, f"the table {target}: {off}"
+    empty = "SELECT count(*) FROM {} WHERE _rows <= 0"
+    for each in SPEC.targets:
+        if each.of is not None:
+            assert run_sql(connection, empty.format(each.table)).scalar_one() == 0, each.table
 
 
-def assert_verified(connection: Connection, targets: tuple[str, ...] = tuple(COLUMNS)) -> None:
+def assert_verified(connection: Connection, targets: tuple[str, ...] = TABLES) -> None:
     """Fail if the engine itself finds a difference."""
     for target in targets:
         found = run_sql(
@@ -343,7 +427,7 @@ def run(connection: Connection, *, wait: bool = True) -> int | None:
 # The writers.
 
 KINDS: Final = ("a", "b", "x", None)
-TEMPS: Final = (None, 1.5, 2.25, -3.0, 1000.125, math.inf, -math.inf, math.nan)
+TEMPS: Final = (None, 1.5, 0.0, -0.0, -3.0, 1000.125, math.inf, -math.inf, math.nan)
 USERS: Final = 12
 
 
@@ -360,7 +444,7 @@ def row(rng: random.Random, number: int) -> dict[str, Any]:
         "kind": rng.choice(KINDS),
         "payload": {"c": rng.choice(["de", "fr", None])},
         "ms": rng.choice([None, 1, 2, 3, 50, 2_000_000_000]),
-        "temp": rng.choice(TEMPS[: 5 if rng.randrange(4) else 8]),
+        "temp": rng.choice(TEMPS[: 6 if rng.randrange(4) else 9]),
         "at": START + timedelta(seconds=rng.randrange(0, 6 * 3600, 40)),
     }
 
@@ -633,7 +717,7 @@ class Torture:
             with self.engine.begin() as connection:
                 assert_verified(connection)
                 if repair:
-                    for target in ("per_user_1_hour", "by_kind", "all_events"):
+                    for target in TABLES[1:]:
                         found = run_sql(
                             connection,
                             "SELECT groups FROM events_reconcile(:target, NULL, NULL, true)",

@@ -179,7 +179,7 @@ def percentiles(value: ExpressionLike, fractions: Sequence[float] = (0.5, 0.95, 
     The values are counted by bins of their logarithms (Masson, Rim and Lee, "DDSketch: a fast and
     fully-mergeable quantile sketch with relative-error guarantees", 2019), whatever their sign.
     Zero is exact. Infinities are the smallest and the largest values, NaN is larger than any, as in
-    PostgreSQL. Values of `numeric` are taken as between 1e-300 and 1e300 in size.
+    PostgreSQL. Other values are taken as between 1e-300 and 1e300 in size.
 
     Args:
         value: The number; NULLs are left out.
@@ -449,7 +449,9 @@ class Rollup:
                 f"rollup {name!r} names {', '.join(map(repr, twice))} twice: a column is one "
                 "dimension, the bucket, or one measure."
             )
-        rankable = [c for c, (m, _) in values.items() if m.aggregate not in _BY_VALUES]
+        rankable = [
+            c for c, (m, _) in values.items() if m.aggregate not in (*_BY_VALUES, "min", "max")
+        ]
         if ranked is not None and ranked not in rankable:
             raise DeclarationError(
                 f"rollup {name!r} is ranked by {ranked!r}, which is not one of its measures that "
@@ -755,7 +757,7 @@ class Rollup:
             )
             targets.append(target)
             for label, column in values.items():
-                kind = self._value_type(label).compile(DIALECT).lower()
+                kind = _type_name(self._value_type(label))
                 targets.append(
                     replace(
                         target,
@@ -816,7 +818,7 @@ class Rollup:
         columns = [Column(c, table.c[c].type) for c in target.by if c != TOTAL]
         if target.bucket is not None:
             columns.append(Column(target.bucket, DateTime(timezone=True)))
-        columns += (Column(name, kind) for name, kind in self._types().items())
+        columns += (Column(name, kind) for name, kind in self._types({}).items())
         # Of a metadata of its own: Alembic is not to create it.
         return Table(f"{table.name}_fresh", MetaData(), *columns, schema=table.schema)
 
@@ -864,7 +866,8 @@ class Rollup:
             )
         if freshness not in ("fresh", "rolled_up"):
             raise ArgumentError(f"freshness must be 'fresh' or 'rolled_up', got {freshness!r}.")
-        types = self._types(measures or ())
+        asked = self._fractions(measures or ())
+        types = self._types(asked)
         wanted = list(types if measures is None else measures)
         missing = [name for name in wanted if name not in types]
         if missing or not wanted:
@@ -875,7 +878,7 @@ class Rollup:
         width = None if every is None else width_of(every)
         level = self._level(width, since, until)
         spec, target = self._merged(self.targets[level])
-        spec = _with_fractions(spec, target, self, wanted)
+        spec = _with_fractions(spec, target, self, asked)
         bounded = since is not None or until is not None
         query = read(
             spec,
@@ -922,12 +925,32 @@ class Rollup:
         table = self.table(every)
         spec, target = self._merged(table)
         group = [column for column in table.columns if column.name in (*target.by, target.bucket)]
-        measure = Column(self.ranked, self._types()[self.ranked])
+        measure = Column(self.ranked, self._types({})[self.ranked])
         query = _with_parameters(best_query(spec, target, self.ranked), False)
         statement = text(f"{query} LIMIT :limit")
         return statement.bindparams(limit=limit).columns(*group, measure)
 
-    def _types(self, asked: Sequence[str] = ()) -> dict[str, TypeEngine[Any]]:
+    def _fractions(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Return the fractions that are asked for beside the declared ones, by measure and name."""
+        declared = self._types({})
+        found: dict[str, dict[str, str]] = {}
+        for name in names:
+            labels = [
+                label
+                for label, (measure, _) in self.measures.items()
+                if measure.aggregate == "percentiles" and _fraction(label, name)
+            ]
+            if name in declared or not labels:
+                continue
+            if len(labels) > 1:
+                raise ArgumentError(
+                    f"{name!r} may be a percentile of {' or of '.join(map(repr, labels))}: declare "
+                    "the fraction, or name the measures so that none begins like another."
+                )
+            found.setdefault(labels[0], {})[name] = _fraction(labels[0], name)
+        return found
+
+    def _types(self, asked: Mapping[str, Mapping[str, str]]) -> dict[str, TypeEngine[Any]]:
         """Return the measures as they are read, and their types: the order of the fresh view."""
         added: dict[str, TypeEngine[Any]] = {}
         extremes: dict[str, TypeEngine[Any]] = {}
@@ -940,10 +963,7 @@ class Rollup:
             elif measure.aggregate == "distinct":
                 counted[label] = BigInteger()
             elif measure.aggregate == "percentiles":
-                names = [
-                    *_names_read(label, measure),
-                    *(n for n in asked if n not in self.measures and _fraction(label, n)),
-                ]
+                names = [*_names_read(label, measure), *asked.get(label, ())]
                 counted |= dict.fromkeys(names, Double())
             else:
                 added[label] = _visible_type(measure.aggregate, value)
@@ -1002,19 +1022,17 @@ def _fraction(label: str, name: str) -> str:
 
 
 def _with_fractions(
-    spec: RollupSpec, target: TargetSpec, rollup: Rollup, wanted: Sequence[str]
+    spec: RollupSpec,
+    target: TargetSpec,
+    rollup: Rollup,
+    asked: Mapping[str, Mapping[str, str]],
 ) -> RollupSpec:
     """Return the specification, in which percentiles are read that nobody has declared."""
     targets = list(spec.targets)
     for number, each in enumerate(targets):
         for (_, label), table in rollup.values.items():
-            if (each.of, each.table) != (target.table, table.name):
-                continue
-            if rollup.measures[label][0].aggregate == "percentiles":
-                asked = {name: _fraction(label, name) for name in wanted}
-                asked = {n: f for n, f in asked.items() if f and n not in rollup.measures}
-                reads = {**each.reads, **asked}
-                targets[number] = replace(each, reads=reads)
+            if (each.of, each.table) == (target.table, table.name) and label in asked:
+                targets[number] = replace(each, reads={**each.reads, **asked[label]})
     return replace(spec, targets=tuple(targets))
 
 
@@ -1158,21 +1176,37 @@ _LONGEST: Final = 2400
 
 def _is_long(element: ColumnElement[Any]) -> bool:
     kind = element.type
+    if isinstance(kind, JSONB | LargeBinary):
+        return True
     if not isinstance(kind, String) or isinstance(kind, Enum):
         return False
-    return kind.length is None or kind.length > 300
+    return kind.length is None or kind.length > 60
+
+
+def _type_name(kind: TypeEngine[Any]) -> str:
+    """Return the name of a type, without the collation that `compile` adds."""
+    return re.sub(" COLLATE .*", "", kind.compile(DIALECT))
 
 
 def _abbreviated(element: ColumnElement[Any], number: int) -> str:
-    """Return the template for text that is part of an index, of which there are a number.
+    """Return the template for a value that is part of an index, of which there are a number.
 
     A value that would not fit is its beginning and its digest: it remains a group of its own.
     """
     longest = _LONGEST // max(number, 2)
-    kind = re.sub(" COLLATE .*", "", element.type.compile(DIALECT)).lower()
-    short = f"left(({{0}})::text, {(longest - 40) // 4}) || '...' || md5(({{0}})::text)"
+    if isinstance(element.type, LargeBinary):
+        short = f"substring({{0}}, 1, {longest - 20}) || decode(md5({{0}}), 'hex')"
+        return f"CASE WHEN octet_length({{0}}) > {longest} THEN {short} ELSE {{0}} END"
+    characters = (longest - 40) // 4
+    if isinstance(element.type, String) and element.type.length is not None:
+        # A cast would cut the digest off.
+        characters = min(characters, element.type.length - 35)
+    short = f"left(({{0}})::text, {characters}) || '...' || md5(({{0}})::text)"
+    if isinstance(element.type, JSONB):
+        short = f"to_jsonb({short})"
     return (
-        f"CASE WHEN octet_length(({{0}})::text) > {longest} THEN ({short})::{kind} ELSE {{0}} END"
+        f"CASE WHEN octet_length(({{0}})::text) > {longest} "
+        f"THEN ({short})::{_type_name(element.type)} ELSE {{0}} END"
     )
 
 
@@ -1186,9 +1220,9 @@ _REGISTER: Final = (
 
 def _bin(value: ColumnElement[Any]) -> str:
     """Return the template for the bin of a number."""
-    size, special = "abs(({0})::float8)", ""
-    if isinstance(value.type, Numeric) and not isinstance(value.type, Float):
-        size = "least(greatest(abs({0}), 1e-300), 1e300)::float8"
+    size, special = "least(greatest(abs(({0})::numeric), 1e-300), 1e300)::float8", ""
+    if isinstance(value.type, Integer | Float):
+        size = "least(greatest(abs(({0})::float8), float8 '1e-300'), float8 '1e300')"
     if not isinstance(value.type, Integer):
         special = (
             f"WHEN {{0}} = 'NaN' THEN {INFINITE + 1} WHEN {{0}} = 'Infinity' THEN {INFINITE} "

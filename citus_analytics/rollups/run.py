@@ -224,6 +224,7 @@ def audit_window(
     Raises:
         RollupError: The database has no such rollup, or it is not complete: backfill first.
     """
+    _require_positive(window)
     connection, function = _function(session, rollup, "audit")
     statement = f"SELECT * FROM {function}(:table, :window)"
     row = _call(connection, rollup, statement, {"table": table, "window": window})
@@ -333,6 +334,9 @@ def rollup_status(session: Executor, rollup: Rollup) -> tuple[RollupStatus, ...]
     log = _escaped(qualify(f"{rollup.source.name}_log", schema))
     pending: int = connection.execute(text(f"SELECT count(*) FROM {log}")).scalar_one()
     sizes = _sizes(connection, [qualify(table.name, schema) for table in rollup.tables])
+    unknown = [table.name for table in rollup.tables if table.name not in known]
+    if unknown:
+        raise _missing(rollup, f"{unknown[0]} in {state}")
     return tuple(
         RollupStatus(
             table=table.name,
@@ -420,6 +424,7 @@ def backfill_window(
     Raises:
         RollupError: The database has no such rollup.
     """
+    _require_positive(window)
     connection, function = _function(session, rollup, "backfill")
     row = _call(connection, rollup, f"SELECT * FROM {function}(:window)", {"window": window})
     return (row.since, row.until) if row.worked else None
@@ -470,11 +475,17 @@ def expire_window(
         RollupError: The database has no such rollup, or a rollup is not complete: backfill first.
         ArgumentError: The datetime has no time zone.
     """
+    _require_positive(window)
     connection, function = _function(session, rollup, "expire")
     statement = f"SELECT * FROM {function}(CAST(:before AS timestamptz), :window)"
     row = _call(connection, rollup, statement, {"before": _edge(before), "window": window})
     deleted: int | None = row.deleted
     return deleted
+
+
+def _require_positive(window: timedelta) -> None:
+    if window <= timedelta(0):
+        raise ArgumentError(f"a window must be longer than 0, got {window}.")
 
 
 def _function(session: Executor, rollup: Rollup, name: str) -> tuple[Connection, str]:

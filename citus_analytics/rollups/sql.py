@@ -278,6 +278,7 @@ TOTAL: Final = "_total"
 
 # Shards, whose names only the server knows, stand in a statement as what no name can contain.
 _SOURCE, _LOG, _TARGET, _OUTBOX = "\0source", "\0log", "\0target", "\0outbox"
+_EDGE: Final = "\0edge"
 
 _WIDTH = re.compile(r"(\d+) (second|minute|hour|day)s?")
 
@@ -395,6 +396,16 @@ def _raw(spec: RollupSpec, source: str, weight: str = "1") -> str:
     return f"SELECT {weight} AS n, {columns} FROM {source} AS r"
 
 
+def _not_refused(spec: RollupSpec, edge: str) -> str:
+    """Return the condition that a row of the source has not come too late, or an empty text.
+
+    A row from before the horizon may have been refused: it is not in the aggregates.
+    """
+    if spec.late != "refuse" or spec.time is None:
+        return ""
+    return f"(r.{quote(spec.time)} < (SELECT max(e.horizon) FROM {edge} AS e)) IS NOT TRUE"
+
+
 def _wanted(spec: RollupSpec) -> str:
     """Return the condition that some rollup counts a row of the log, as a WHERE clause."""
     wheres = set()
@@ -450,7 +461,7 @@ def functions(spec: RollupSpec, *, sharded: bool) -> tuple[Function, ...]:
         _reconcile(spec, sharded=sharded),
         _backfill(spec),
         _audit(spec),
-        _expire(spec, sharded=sharded),
+        _expire(spec),
     ]
     if sharded:
         found.insert(0, _sibling(spec))
@@ -510,6 +521,14 @@ def _regclass(name: str) -> str:
     return f"{literal(quote(name))}::regclass"
 
 
+def _only_shard(table: str) -> str:
+    """Return the name of the shard of a reference table, as an expression."""
+    return (
+        "(SELECT shard_name(s.logicalrelid, s.shardid) FROM pg_dist_shard AS s "
+        f"WHERE s.logicalrelid = {_regclass(table)})"
+    )
+
+
 def _capture(spec: RollupSpec, *, sharded: bool) -> Function:
     columns = [name for name, _ in _projection(spec)]
     wanted = _wanted(spec)
@@ -550,9 +569,7 @@ def _capture(spec: RollupSpec, *, sharded: bool) -> Function:
         )
         if refused:
             edge = f"""\
-  EXECUTE format('SELECT max(horizon) FROM %s', (
-    SELECT shard_name(s.logicalrelid, s.shardid) FROM pg_dist_shard AS s
-    WHERE s.logicalrelid = {_regclass(spec.edge)})) INTO edge;
+  EXECUTE format('SELECT max(horizon) FROM %s', {_only_shard(spec.edge)}) INTO edge;
 """
         # TRUNCATE is for the whole table to log; shards have a trigger of their own for it once
         # they have been split. Nobody may write to them, through any node, between here and there.
@@ -752,14 +769,15 @@ def _recompute_extremes(part: _Target, *, sharded: bool) -> str:
         f"{kind}(d.{names[value]}) {'<=' if kind == 'min' else '>='} min(t.{column})"
         for column, (kind, value) in zip(part.extremes, target.extremes.values(), strict=True)
     ]
-    raw_where = ""
+    conditions = [each for each in [_not_refused(spec, _EDGE)] if each]
     if target.bucket is not None and target.every is not None and spec.time is not None:
         time, edge = f"r.{quote(spec.time)}", f"h.{quote(target.bucket)}"
         if not target.undated:
-            raw_where = (
-                f" WHERE {time} >= (SELECT min({edge}) FROM _hit AS h) AND {time} < "
+            conditions.append(
+                f"{time} >= (SELECT min({edge}) FROM _hit AS h) AND {time} < "
                 f"(SELECT max({bucket_end(target.every, edge)}) FROM _hit AS h)"
             )
+    raw_where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     raw = f"({_raw(spec, _SOURCE)}{raw_where})"
     sides = (
         f"SELECT {_listed(_values(part, 'l.n'))} FROM {raw} AS l WHERE {part.counts}\n"
@@ -782,7 +800,7 @@ def _recompute_extremes(part: _Target, *, sharded: bool) -> str:
     FROM _hit AS h JOIN _found AS f ON {part.same("f", "h")}
     WHERE {part.same("t", "h")} AND f._rows_found >= t.{quote(target.rows)}"""
     if not sharded:
-        tables = {_TARGET: target.table, _SOURCE: spec.source, _LOG: spec.log}
+        tables = {_TARGET: target.table, _SOURCE: spec.source, _LOG: spec.log, _EDGE: spec.edge}
         return "  " + _in_place(statement, {k: quote(v) for k, v in tables.items()})
     find, owner = quote(f"{spec.source}_sibling"), _regclass(spec.log)
     shards = {
@@ -790,6 +808,8 @@ def _recompute_extremes(part: _Target, *, sharded: bool) -> str:
         _SOURCE: f"{find}(TG_RELID, {owner}, {_regclass(spec.source)})",
         _LOG: "TG_RELID::regclass",
     }
+    if spec.late == "refuse":
+        shards[_EDGE] = _only_shard(spec.edge)
     return "  " + _on_shards(statement, "extremes", shards)
 
 
@@ -831,10 +851,13 @@ def _run(spec: RollupSpec, *, sharded: bool, batch: bool = False) -> Function:
 -- Adds what is in the log to every rollup of the source, and returns how many changes that were;
 -- NULL if another run is under way and not waited for.
 #variable_conflict use_column
+<<_vars>>
 DECLARE
   started timestamptz := clock_timestamp();
   edge timestamptz;
   too_late bigint := 0;
+  _window_oldest timestamptz;
+  _window_known timestamptz;
 BEGIN
 {lock}
 {absorb}
@@ -854,10 +877,13 @@ END
 -- The same for a part of the log, from a page of each of its shards on; `next_page` is where to go
 -- on, NULL at its end.
 #variable_conflict use_column
+<<_vars>>
 DECLARE
   started timestamptz := clock_timestamp();
   edge timestamptz;
   too_late bigint := 0;
+  _window_oldest timestamptz;
+  _window_known timestamptz;
   width bigint := {width};
 BEGIN
 {lock}
@@ -916,18 +942,18 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
   PERFORM FROM {quote(spec.source)} WHERE false;
 """
     if spec.time is not None:
-        refused = "n = 0" if spec.late == "refuse" else "at < edge"
+        refused = "n = 0" if spec.late == "refuse" else "at < _vars.edge"
         late = f"""\
   edge := (SELECT max(s.horizon) FROM {state} AS s);
   IF edge IS NOT NULL THEN
     DELETE FROM {log} AS l WHERE l.{refused};
     GET DIAGNOSTICS too_late = ROW_COUNT;
-  END IF;
+  END IF;{_note_partitions(spec)}
 """
     if batch:
         pages = (
-            " AS l WHERE l.ctid >= format('(%s,0)', page)::tid\n"
-            "    AND l.ctid < format('(%s,0)', page + width)::tid"
+            " AS l WHERE l.ctid >= format('(%s,0)', $1)::tid\n"
+            "    AND l.ctid < format('(%s,0)', $1 + _vars.width)::tid"
         )
     absorb = f"""\
 {before}{late}  DELETE FROM {log}{pages};
@@ -1082,13 +1108,7 @@ def _reconcile(spec: RollupSpec, *, sharded: bool) -> Function:
     groups := groups + extremes;""")
     bound = ""
     if spec.time is not None:
-        bound = f"""
-  -- What was before the oldest partition has been dropped with it: raw is not complete there.
-  _window_oldest := {_oldest_partition(spec)};
-  IF _window_oldest > (SELECT max(s.oldest_partition) FROM {quote(spec.state)} AS s) THEN
-    UPDATE {quote(spec.state)} AS s
-    SET horizon = greatest(s.horizon, _window_oldest), oldest_partition = _window_oldest;
-  END IF;"""
+        bound = _note_partitions(spec)
     missing = f"there is no rollup table % of {spec.source.replace('%', '%%')}"
     body = f"""
 -- Compares a window of a rollup with its source, or adds the difference to it; returns how many
@@ -1098,6 +1118,7 @@ def _reconcile(spec: RollupSpec, *, sharded: bool) -> Function:
 DECLARE
   _window_horizon timestamptz;
   _window_oldest timestamptz;
+  _window_known timestamptz;
   extremes bigint := 0;
 BEGIN
 {_current(spec)}
@@ -1177,12 +1198,13 @@ END
 def _oldest_partition(spec: RollupSpec) -> str:
     """Return the lower bound of the oldest partition of the source, as an expression.
 
-    It is NULL unless the source is partitioned by ranges of the time column; infinite if rows of
-    any time fit into some partition.
+    It is NULL unless the source is partitioned by ranges of the time column, and -infinity where
+    one has no beginning. A default partition does not count: it is not what is dropped.
     """
     return f"""(
     SELECT min(CASE WHEN bound LIKE 'FOR VALUES FROM (''%'
                  THEN split_part(bound, '''', 2)::timestamptz ELSE '-infinity' END)
+           FILTER (WHERE bound <> 'DEFAULT')
     FROM pg_catalog.pg_partitioned_table AS p
     JOIN pg_catalog.pg_attribute AS a
       ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
@@ -1191,6 +1213,30 @@ def _oldest_partition(spec: RollupSpec) -> str:
       pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound
     WHERE p.partrelid = {_regclass(spec.source)} AND p.partstrat = 'r' AND p.partnatts = 1
       AND a.attname = {literal(spec.time or "")})"""
+
+
+def _note_partitions(spec: RollupSpec) -> str:
+    """Return the statements that move the horizon when partitions have been dropped.
+
+    What was before the oldest partition has gone with it: the source is not complete there.
+    """
+    state, log = quote(spec.state), quote(spec.log)
+    return f"""
+  IF EXISTS (SELECT FROM pg_catalog.pg_partitioned_table AS p
+             WHERE p.partrelid = {_regclass(spec.source)}) THEN
+    _window_oldest := {_oldest_partition(spec)};
+    _window_known := (SELECT max(s.oldest_partition) FROM {state} AS s);
+    IF _window_oldest IS DISTINCT FROM _window_known THEN
+      -- Without a partition that was known, what is pending tells.
+      PERFORM FROM {log} AS l WHERE _window_known IS NULL AND l.at < _window_oldest
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_partitioned_table AS p
+                        WHERE p.partrelid = {_regclass(spec.source)} AND p.partdefid <> 0) LIMIT 1;
+      UPDATE {state} AS s SET oldest_partition = _window_oldest, horizon = CASE
+        WHEN FOUND OR coalesce(_window_oldest, now()) > _window_known
+          THEN greatest(s.horizon, coalesce(_window_oldest, now()))
+        ELSE s.horizon END;{_note_edge(spec)}
+    END IF;
+  END IF;"""
 
 
 def _audit(spec: RollupSpec) -> Function:
@@ -1256,7 +1302,9 @@ BEGIN
       USING ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
   IF since >= until THEN
+    -- Rows of the next window have been expired meanwhile.
     groups := 0;
+    since := until;
   ELSE
     SELECT r.groups, r.examples INTO groups, examples
     FROM {reconcile}(audited, since, until, false) AS r;
@@ -1264,11 +1312,13 @@ BEGIN
   UPDATE {state} AS s SET
     audited_since = CASE WHEN done THEN NULL ELSE since END,
     proved_since = CASE
+      WHEN since = until THEN s.proved_since
       WHEN groups = 0 AND s.proved_since <= until AND s.proved_until >= since
         THEN least(s.proved_since, since)
       WHEN groups = 0 THEN since
       WHEN s.proved_until > until THEN until END,
     proved_until = CASE
+      WHEN since = until THEN s.proved_until
       WHEN groups = 0 AND s.proved_since <= until AND s.proved_until >= since
         THEN greatest(s.proved_until, least(until, now()))
       WHEN groups = 0 THEN least(until, now())
@@ -1288,17 +1338,25 @@ END
     return Function(f"{spec.source}_audit", "text, interval", head, body)
 
 
-def _expire(spec: RollupSpec, *, sharded: bool) -> Function:
+def _note_edge(spec: RollupSpec) -> str:
+    """Return the statements that bring the horizon to all nodes, where late rows are refused."""
+    if spec.late != "refuse":
+        return ""
+    edge, state = quote(spec.edge), quote(spec.state)
+    return f"""
+  DELETE FROM {edge};
+  INSERT INTO {edge} SELECT max(s.horizon) FROM {state} AS s;"""
+
+
+def _expire(spec: RollupSpec) -> Function:
     state, source = quote(spec.state), quote(spec.source)
     time = quote(spec.time or "")
     if spec.time is None:
-        work = "  RAISE EXCEPTION 'the rollups of this table have no time to expire rows by';"
+        work = (
+            "  RAISE EXCEPTION 'the rollups of this table have no time to expire rows by'\n"
+            "    USING ERRCODE = 'object_not_in_prerequisite_state';"
+        )
     else:
-        edge = ""
-        if sharded and spec.late == "refuse":
-            edge = f"""
-  DELETE FROM {quote(spec.edge)};
-  INSERT INTO {quote(spec.edge)} SELECT max(s.horizon) FROM {state} AS s;"""
         work = f"""\
   PERFORM {_lock(spec)};
   IF EXISTS (SELECT FROM {state} AS s WHERE s.complete_since > '-infinity') THEN
@@ -1306,7 +1364,7 @@ def _expire(spec: RollupSpec, *, sharded: bool) -> Function:
       USING HINT = 'Backfill the rollups first.', ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
   PERFORM {quote(f"{spec.source}_run")}();
-  UPDATE {state} AS s SET horizon = greatest(s.horizon, before);{edge}
+  UPDATE {state} AS s SET horizon = greatest(s.horizon, before);{_note_edge(spec)}
   SELECT min(r.{time}) INTO oldest
   FROM {source} AS r WHERE isfinite(r.{time}) AND r.{time} < before;
   IF oldest IS NOT NULL THEN
@@ -1321,6 +1379,7 @@ def _expire(spec: RollupSpec, *, sharded: bool) -> Function:
   END IF;"""
     body = f"""
 -- Deletes the oldest rows from before a time, and keeps their aggregates; NULL if there are none.
+#variable_conflict use_variable
 DECLARE
   oldest timestamptz;
 BEGIN
@@ -1407,7 +1466,10 @@ def create(spec: RollupSpec) -> tuple[str, ...]:
                 f"FROM {source} AS r, {qualify(target.table, spec.schema)} AS t WITH NO DATA"
             )
     if spec.late == "refuse":
-        statements.append(f"CREATE TABLE {qualify(spec.edge, spec.schema)} (horizon timestamptz)")
+        statements.append(
+            f"CREATE TABLE {qualify(spec.edge, spec.schema)} AS\n"
+            f"SELECT max(s.horizon) AS horizon FROM {state} AS s"
+        )
     statements.append(_identify(spec))
     statements.append(_distribute_beside(spec))
     statements.append(_create_functions(spec))
@@ -1706,11 +1768,8 @@ def _distribute_beside(spec: RollupSpec) -> str:
         for table, column in tables.items()
     )
     if spec.late == "refuse":
-        edge, state = qualify(spec.edge, spec.schema), qualify(spec.state, spec.schema)
-        calls += (
-            f"  PERFORM create_reference_table({literal(edge)});\n"
-            f"  INSERT INTO {edge} SELECT max(s.horizon) FROM {state} AS s;\n"
-        )
+        edge = literal(qualify(spec.edge, spec.schema))
+        calls += f"  PERFORM create_reference_table({edge});\n"
     return on_citus(
         "IF EXISTS (SELECT FROM pg_catalog.pg_dist_partition\n"
         f"           WHERE logicalrelid = {source}::regclass) THEN\n{calls}END IF;"
@@ -2402,7 +2461,14 @@ def _settled(spec: RollupSpec, part: _Target) -> str:
     )
     if spec.key is not None and target.keyed:
         same += f" AND l.key = s.{quote(next(iter(part.by)))}"
-    raw, rows = _raw(spec, qualify(spec.source, spec.schema)), quote(target.rows)
+    conditions = [_not_refused(spec, qualify(spec.edge, spec.schema))]
+    if target.bucket is not None and target.every is not None and not target.undated:
+        # An index on the time serves this.
+        time, bucket = f"r.{quote(spec.time or '')}", f"s.{quote(target.bucket)}"
+        conditions.append(f"{time} >= {bucket} AND {time} < {bucket_end(target.every, bucket)}")
+    wheres = " AND ".join(filter(None, conditions))
+    raw = _raw(spec, qualify(spec.source, spec.schema)) + (f" WHERE {wheres}" if wheres else "")
+    rows = quote(target.rows)
     table, log = qualify(target.table, spec.schema), qualify(spec.log, spec.schema)
     listed = [f"s.{column}" for column in (*part.group, *part.additive)]
     listed += (

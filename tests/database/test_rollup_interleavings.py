@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tests.rollup_lab import (
     CONFLICTS,
+    TABLES,
     assert_at_rest,
     assert_fresh,
     assert_verified,
@@ -46,7 +47,7 @@ STEPS: Final = {
     "run?": "SELECT events_run(false)",
     "verify": "verify",
     "repair": "SELECT events_reconcile(t, NULL, NULL, true) FROM unnest(ARRAY["
-    "'per_user_1_minute', 'per_user_1_hour', 'by_kind', 'all_events']) AS t",
+    f"{', '.join(map(repr, TABLES))}]) AS t",
     "expire": "SELECT events_expire('2026-03-28 22:30Z', interval '1 day')",
     "savepoint": "SAVEPOINT one",
     "rollback to": "ROLLBACK TO one",
@@ -58,6 +59,7 @@ STEPS: Final = {
     "begin repeatable": "BEGIN ISOLATION LEVEL REPEATABLE READ",
     # The first look takes the snapshot.
     "begin old": "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM events LIMIT 1",
+    "batch": "SELECT events_run_batch(0)",
     "begin serializable": "BEGIN ISOLATION LEVEL SERIALIZABLE",
 }
 
@@ -107,6 +109,11 @@ PROGRAMS: Final = {
         ("begin", "rekey", "delete", "commit"),
         ("begin", "repair", "commit"),
         ("begin", "run", "commit"),
+    ),
+    "batches": (
+        ("begin", "rekey", "delete", "commit"),
+        ("begin", "batch", "batch", "commit"),
+        ("begin", "insert", "run", "commit"),
     ),
     "savepoints": (
         ("begin", "delete", "savepoint", "run", "rollback to", "commit"),
@@ -212,7 +219,7 @@ class Explorer:
             run_sql(connection, "TRUNCATE events")
             run(connection)
             run_sql(connection, "UPDATE events_rollups SET horizon = NULL")
-            run_sql(connection, "TRUNCATE per_user_1_minute, per_user_1_hour, by_kind, all_events")
+            run_sql(connection, f"TRUNCATE {', '.join(TABLES)}")
             run_sql(
                 connection,
                 f"INSERT INTO events ({COLUMNS}) VALUES "
@@ -252,8 +259,10 @@ class Explorer:
                     if not session.waits(self.observer):
                         run_sql(session.connection, "ROLLBACK")
         with self.engine.begin() as connection:
-            targets = ("per_user_1_minute", "per_user_1_hour", "by_kind")
-            assert_verified(connection, targets if expires else (*targets, "all_events"))
+            targets = TABLES
+            if expires:
+                targets = tuple(table for table in TABLES if not table.startswith("all_events"))
+            assert_verified(connection, targets)
             run(connection)
             if expires:
                 assert_verified(connection, targets)

@@ -21,6 +21,7 @@ from citus_analytics.rollups.run import backfill
 from citus_analytics.server import EmbeddedServer
 from tests.rollup_lab import (
     ALL_EVENTS,
+    TABLES,
     Torture,
     Writer,
     assert_at_rest,
@@ -114,7 +115,7 @@ def test_repair_of_what_no_trigger_saw_beside_writers(lab: Engine) -> None:
             run_sql(connection, change)
         with lab.begin() as connection:
             found = 0
-            for target in ("per_user_1_minute", "per_user_1_hour", "by_kind", "all_events"):
+            for target in TABLES:
                 found += run_sql(
                     connection,
                     "SELECT groups FROM events_reconcile(:target, NULL, NULL, true)",
