@@ -8,6 +8,7 @@ server, inside a `DO` block, so that the same text serves `alembic upgrade` and 
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from sqlalchemy import Connection
@@ -32,7 +33,7 @@ LONGEST_NAME: Final = 63
 """How many bytes a name may have: PostgreSQL's NAMEDATALEN, less one."""
 
 _COPY_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
-_HAS_CITUS = "EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
+HAS_CITUS = "EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
 
 
 def quote(name: str) -> str:
@@ -75,8 +76,11 @@ def on_citus(body: str, *, otherwise: str = "") -> str:
     Both are PL/pgSQL statements.
     """
     alternative = f"ELSE\n{indented(otherwise)}\n  " if otherwise else ""
-    block = f"\nBEGIN\n  IF {_HAS_CITUS} THEN\n{indented(body)}\n  {alternative}END IF;\nEND\n"
+    block = f"\nBEGIN\n  IF {HAS_CITUS} THEN\n{indented(body)}\n  {alternative}END IF;\nEND\n"
     return f"DO {dollar_quote(block, 'citus')}"
+
+
+_QUOTED_OR_LINE_FEED: Final = re.compile(r""""(?:[^"]|"")*"|'(?:[^']|'')*'|\n""")
 
 
 def do_block(body: str, *, declare: tuple[str, ...] = ()) -> str:
@@ -98,9 +102,10 @@ def sequential() -> str:
 
 def indented(lines: str) -> str:
     """Return `lines` four spaces further to the right."""
-    # Unlike `textwrap.indent`, this regards only a line feed as the end of a line: names,
-    # which stand in literals here, may contain all the others.
-    return "    " + lines.strip().replace("\n", "\n    ")
+    # A line feed within quotes belongs to a name or a value.
+    return "    " + _QUOTED_OR_LINE_FEED.sub(
+        lambda found: "\n    " if found[0] == "\n" else found[0], lines.strip()
+    )
 
 
 def refusal(message: str) -> str:

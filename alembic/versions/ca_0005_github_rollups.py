@@ -15,11 +15,15 @@ down_revision = "ca_0004"
 branch_labels = None
 depends_on = None
 
+_EVENT_TYPE = (
+    "CASE WHEN octet_length((r.event_type)::text) > 1200 THEN (left((r.event_type)::text, 290) || "
+    "'...' || md5((r.event_type)::text))::text ELSE r.event_type END"
+)
 BEFORE = RollupSpec(
     source="github_events",
     key="user_id",
     time="created_at",
-    columns={"event_type": "r.event_type", "repo_id": "r.repo_id"},
+    columns={"event_type": _EVENT_TYPE, "repo_id": "r.repo_id"},
     targets=(
         TargetSpec(
             rollup="github_rollup_1min",
@@ -39,7 +43,7 @@ AFTER = RollupSpec(
     key="user_id",
     time="created_at",
     columns={
-        "event_type": "r.event_type",
+        "event_type": _EVENT_TYPE,
         "repo_id": "r.repo_id",
         "commits": (
             "CASE WHEN (r.event_type = 'PushEvent') THEN CAST(jsonb_path_query_first(r.payload, "

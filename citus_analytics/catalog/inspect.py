@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from sqlalchemy import text
 
 from citus_analytics.errors import ArgumentError
-from citus_analytics.rollups.sql import RollupSpec, functions, triggers
+from citus_analytics.rollups.sql import (
+    STATE_COLUMNS,
+    RollupSpec,
+    demands,
+    described,
+    functions,
+    mistyped,
+    row_functions,
+    triggers,
+    views,
+)
 from citus_analytics.sql import qualify
 
 if TYPE_CHECKING:
@@ -579,14 +589,20 @@ def colocation_groups(session: Executor) -> tuple[ColocationGroup, ...]:
 
 # ----------------------------------------------------------------------------------------- Rollups
 
-_ROLLUPS = text("""
-SELECT n.nspname AS schema, d.description
-FROM pg_catalog.pg_class AS c
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+# Functions and tables that carry a description, by the name and schema of each.
+_DESCRIBED = text("""
+SELECT n.nspname AS schema, o.kind, o.name, d.description
+FROM (SELECT 'pg_proc'::regclass AS class, 'FUNCTION' AS kind, p.oid, p.proname AS name,
+             p.pronamespace AS namespace
+      FROM pg_catalog.pg_proc AS p
+      UNION ALL
+      SELECT 'pg_class'::regclass, 'TABLE', c.oid, c.relname, c.relnamespace
+      FROM pg_catalog.pg_class AS c WHERE c.relkind = 'r') AS o
+JOIN pg_catalog.pg_namespace AS n ON n.oid = o.namespace
 JOIN pg_catalog.pg_description AS d
-  ON d.classoid = 'pg_catalog.pg_class'::regclass AND d.objoid = c.oid AND d.objsubid = 0
-WHERE c.relkind = 'r' AND d.description LIKE 'Rollups of citus\\_analytics: %'
-ORDER BY n.nspname, c.relname
+  ON d.classoid = o.class AND d.objoid = o.oid AND d.objsubid = 0
+WHERE d.description LIKE 'Rollups of citus\\_analytics: %'
+ORDER BY n.nspname, o.name
 """)
 
 _FUNCTIONS = text("""
@@ -595,13 +611,30 @@ FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pron
 WHERE n.nspname = :schema AND p.proname = ANY(CAST(:names AS text[]))
 """)
 
-# Those that fire in an ordinary session.
+# Of all tables: one that has been renamed keeps its triggers. Citus hides shards in pg_class, and
+# not in pg_trigger.
 _TRIGGERS = text("""
-SELECT c.relname, t.tgname
+SELECT n.nspname AS schema, c.relname AS table, t.tgname AS name, p.proname AS function,
+       t.tgenabled IN ('O', 'A') AS enabled
 FROM pg_catalog.pg_trigger AS t
 JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = :schema AND t.tgname = ANY(CAST(:names AS text[])) AND t.tgenabled IN ('O', 'A')
+JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
+JOIN pg_catalog.pg_namespace AS m ON m.oid = p.pronamespace
+WHERE m.nspname = :schema AND p.proname = ANY(CAST(:names AS text[])) {and_no_shard}
+""")
+
+_RELATIONS = text("""
+SELECT c.relname AS name, c.relkind AS kind, ARRAY(
+         SELECT a.attname::text FROM pg_catalog.pg_attribute AS a
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = :schema AND c.relkind IN ('r', 'p', 'v')
+  AND c.relname = ANY(CAST(:names AS text[]))
+""")
+
+_SHARDED = text("""
+SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid = to_regclass(:name))
 """)
 
 
@@ -612,43 +645,149 @@ class CatalogRollup:
     Attributes:
         spec: What they were created from, the schema named also where the search path would find
             it.
-        faults: What of their machinery is missing, disabled or changed, in words; empty if all of
-            it is as it was created.
+        faults: What of their machinery is missing, disabled or changed, and what else keeps them
+            from adding up, in words; empty if all of it is as it was created.
+        incomplete: The tables that changes of the source may have missed because of that: once it
+            is repaired, they have to be backfilled.
+        regrouped: The tables that have lost a column that they are grouped by.
+        renamed: The schema and the name of the source, if it has other ones by now.
     """
 
     spec: RollupSpec
     faults: tuple[str, ...]
+    incomplete: tuple[str, ...] = ()
+    regrouped: tuple[str, ...] = ()
+    renamed: tuple[str, str] | None = None
 
 
 def rollups(session: Executor) -> tuple[CatalogRollup, ...]:
     """Return the rollups of a database by their sources, ordered by schema and name.
 
-    They are recognised by the description that the log of the source carries.
+    They are recognised by the description that their functions and their state table carry.
     """
-    found = []
-    for row in session.execute(_ROLLUPS).all():
+    citus = citus_version(session) is not None
+    specs: dict[tuple[str, str], RollupSpec] = {}
+    carriers: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for row in session.execute(_DESCRIBED).all():
         spec = RollupSpec.read(row.description, schema=row.schema)
-        if spec is None:
+        carrier = (row.kind, row.name)
+        if spec is None or carrier not in {each[:2] for each in described(spec)}:
             continue
-        shapes = [
-            {function.name: function.body for function in functions(spec, sharded=sharded)}
-            for sharded in (False, True)
-        ]
-        names = {"schema": spec.schema, "names": [*shapes[0], *shapes[1]]}
-        bodies = {f.proname: f.prosrc for f in session.execute(_FUNCTIONS, names)}
-        # Those of a table on shards are told by the function that finds shards.
-        expected = shapes[f"{spec.source}_sibling" in bodies]
-        wanted = triggers(spec)
-        names["names"] = [name for _, name in wanted]
-        enabled = {(t.relname, t.tgname) for t in session.execute(_TRIGGERS, names)}
-        faults = [
-            f"function {name} {'has been changed' if name in bodies else 'is missing'}"
-            for name, body in expected.items()
-            if bodies.get(name) != body
-        ]
+        key = (row.schema, spec.source)
+        if specs.setdefault(key, spec) == spec:
+            carriers.setdefault(key, []).append(carrier)
+    return tuple(_rollup(session, specs[key], carriers[key], citus=citus) for key in sorted(specs))
+
+
+def _rollup(
+    session: Executor, spec: RollupSpec, carriers: Collection[tuple[str, str]], *, citus: bool
+) -> CatalogRollup:
+    """Return the rollups of one source, and what is wrong with them."""
+    names: dict[str, Any] = {"schema": spec.schema}
+    faults: list[str] = []
+    every = {target.table for target in spec.targets}
+    incomplete: set[str] = set()
+    watching = {function for _, _, function in triggers(spec)}
+
+    # The functions. Those of a table on shards are told by the one that finds shards.
+    both = [functions(spec, sharded=sharded) for sharded in (False, True)]
+    names["names"] = [*(each.name for each in both[True]), *row_functions(spec)]
+    bodies = {row.proname: row.prosrc for row in session.execute(_FUNCTIONS, names)}
+    sharded = f"{spec.source}_sibling" in bodies
+    expected: dict[str, str | None] = {each.name: each.body for each in both[sharded]}
+    if sharded:
+        expected |= dict.fromkeys(row_functions(spec))
+    for name, body in expected.items():
+        if name not in bodies or body not in (None, bodies[name]):
+            state = "has been changed" if name in bodies else "is missing"
+            faults.append(f"function {name} {state}")
+            if name in watching:
+                incomplete |= every
+    source = {"name": qualify(spec.source, spec.schema)}
+    spread = citus and bool(session.execute(_SHARDED, source).scalar_one())
+    if spread and not sharded:
+        faults.append(f"table {spec.source} has been distributed since its rollups were created")
+    elif sharded and not spread:
+        faults.append(f"table {spec.source} is not on shards, as when its rollups were created")
+
+    # The tables and views.
+    wanted_views = views(spec, sharded=sharded)
+    names["names"] = [spec.source, *spec.machinery, *every, *wanted_views]
+    columns = {row.name: row.columns for row in session.execute(_RELATIONS, names)}
+    outboxes = set(spec.machinery) - {spec.log, spec.state}
+    for table in (spec.source, *spec.machinery):
+        if table not in columns and (sharded or table not in outboxes):
+            faults.append(f"table {table} is missing")
+            if table != spec.state:
+                incomplete |= every
+    if spec.state in columns:
         faults += (
-            f"trigger {name} on {table} is missing or disabled"
-            for table, name in sorted(wanted - enabled)
+            f"table {spec.state} has no column {column}"
+            for column in STATE_COLUMNS
+            if column not in columns[spec.state]
         )
-        found.append(CatalogRollup(spec=spec, faults=tuple(faults)))
-    return tuple(found)
+    regrouped = []
+    for target in spec.targets:
+        # That it is missing is among the demands.
+        groups = {*target.by, *([] if target.bucket is None else [target.bucket])}
+        own = {*groups, target.rows, *target.sums, *target.extremes}
+        found = set(columns.get(target.table, ()))
+        if not own <= found:
+            incomplete.add(target.table)
+            if found and not groups <= found:
+                regrouped.append(target.table)
+    for view, shown in wanted_views.items():
+        if view not in columns:
+            faults.append(f"view {view} is missing")
+        elif shown is not None and set(shown) != set(columns[view]):
+            faults.append(f"view {view} has been changed")
+
+    # The triggers.
+    names["names"] = list(watching)
+    no_shard = "AND NOT pg_catalog.relation_is_a_known_shard(t.tgrelid)" if citus else ""
+    statement = text(_TRIGGERS.text.replace("{and_no_shard}", no_shard))
+    fired = session.execute(statement, names).all()
+    enabled = {(row.table, row.name, row.function) for row in fired if row.enabled}
+    elsewhere = {
+        (row.schema, row.table)
+        for row in fired
+        if (row.schema, row.table) not in ((spec.schema, spec.source), (spec.schema, spec.log))
+    }
+    renamed = min(elsewhere) if elsewhere and spec.source not in columns else None
+    if renamed is not None:
+        faults = [
+            f"table {spec.source} has been renamed to {renamed[1]}"
+            + ("" if renamed[0] == spec.schema else f" in schema {renamed[0]}")
+            if fault == f"table {spec.source} is missing"
+            else fault
+            for fault in faults
+        ]
+    for table, name, _ in sorted(triggers(spec) - enabled):
+        if table in columns:
+            faults.append(f"trigger {name} on {table} is missing or disabled")
+            incomplete |= every
+
+    # What else keeps them from adding up.
+    for query in demands(spec)[: 2 if citus else 1]:
+        for message in session.execute(text(query.replace(":", "\\:"))).scalars():
+            if not (message.startswith("there is no table") and spec.source not in columns):
+                faults.append(message)
+    if {spec.source, spec.log, *every} <= columns.keys():
+        for row in session.execute(text(mistyped(spec).replace(":", "\\:"))):
+            faults.append(
+                f"column {row.name} of {row.relation} is a {row.found}, and was a {row.wanted}"
+            )
+            incomplete |= every
+    faults += (
+        f"the description of {kind.lower()} {name} is missing or has been changed"
+        for kind, name, _ in described(spec)
+        if (kind, name) not in carriers
+        and (name in bodies if kind == "FUNCTION" else name in columns)
+    )
+    return CatalogRollup(
+        spec=spec,
+        faults=tuple(dict.fromkeys(faults)),
+        incomplete=tuple(t.table for t in spec.targets if t.table in incomplete),
+        regrouped=tuple(regrouped),
+        renamed=renamed,
+    )

@@ -58,6 +58,9 @@ from citus_analytics.errors import ArgumentError
 from citus_analytics.lint import RULES, lint_metadata, lint_migrations
 from citus_analytics.rollups.declare import rollups_of
 from citus_analytics.rollups.run import (
+    AuditedWindow,
+    RollupRun,
+    audit,
     backfill,
     expire,
     record_failure,
@@ -79,7 +82,7 @@ if TYPE_CHECKING:
     from citus_analytics.cli.output import Cell
     from citus_analytics.lint import Finding
     from citus_analytics.rollups.declare import Rollup
-    from citus_analytics.rollups.run import Difference, RollupRun, RollupStatus
+    from citus_analytics.rollups.run import Difference, RollupStatus
 
 
 def metadata_of(target: str) -> MetaData:
@@ -215,6 +218,30 @@ def add_rollups(commands: Commands, *, metadata: str | None = None) -> None:
             )
         add_json(action)
     action = add(
+        "audit",
+        rollups_audit,
+        "prove rollups right, a part at a time",
+        "Compare rollups with the raw rows for a while: window by window, from the newest rows "
+        "back, each in a transaction of its own that keeps no writer out. The next call goes on "
+        "from there. `status` shows from when to when each table is proved. Ends with exit code 1 "
+        "if something differs.",
+    )
+    action.add_argument(
+        "--budget",
+        type=interval,
+        default=timedelta(seconds=10),
+        metavar="TIME",
+        help="start no further window after this time, for each rollup (default: 10s)",
+    )
+    action.add_argument(
+        "--window",
+        type=interval,
+        default=timedelta(days=1),
+        metavar="TIME",
+        help="how much one transaction covers (default: 1d)",
+    )
+    add_json(action)
+    action = add(
         "backfill",
         rollups_backfill,
         "add up what was there before the rollups",
@@ -305,12 +332,18 @@ def rollups_run(arguments: Namespace) -> None:
     runs, busy = list[dict[str, Any]](), list[str]()
     with _rollup_engine(arguments) as engine:
         for source, rollup in sources.items():
+            changes, page = 0, 0
             with timed() as watch, waiting(f"Rolling up {source}"):
-                run = _run_once(engine, rollup, wait=not arguments.no_wait)
+                while run := _run_batch(engine, rollup, page, wait=not arguments.no_wait):
+                    changes += run.changes
+                    if run.next_page is None:
+                        break
+                    page = run.next_page
             if run is None:
                 busy.append(source)
                 continue
-            runs.append({"source": source, **asdict(run), "seconds": watch.seconds})
+            run = RollupRun(changes=changes)
+            runs.append({"source": source, "changes": changes, "seconds": watch.seconds})
             if not arguments.json:
                 write(f"{source}: {rolled_up(run, watch.seconds)}")
     if busy:
@@ -330,11 +363,11 @@ def rollups_run(arguments: Namespace) -> None:
     )
 
 
-def _run_once(engine: Engine, rollup: Rollup, *, wait: bool) -> RollupRun | None:
-    """Run a rollup in a transaction of its own, and note in the database if that fails."""
+def _run_batch(engine: Engine, rollup: Rollup, page: int, *, wait: bool) -> RollupRun | None:
+    """Run a batch in a transaction of its own, and note in the database if that fails."""
     try:
         with engine.begin() as connection:
-            return run_rollup(connection, rollup, wait=wait)
+            return run_rollup(connection, rollup, wait=wait, page=page)
     except EXPECTED as error:
         if not was_interrupted(error):
             # The database may be what has failed, or have no such rollup.
@@ -345,9 +378,10 @@ def _run_once(engine: Engine, rollup: Rollup, *, wait: bool) -> RollupRun | None
 
 def rolled_up(run: RollupRun, seconds: float) -> str:
     """Return what a run of a rollup did."""
-    if not run.changes:
+    if not run.changes and run.next_page is None:
         return f"nothing has changed since the last run ({duration(seconds)})."
-    return f"{plural(run.changes, 'change')} added up, in {duration(seconds)}."
+    more = "" if run.next_page is None else " There are more."
+    return f"{plural(run.changes, 'change')} added up, in {duration(seconds)}.{more}"
 
 
 # After errors a service waits twice as long each time, up to so many seconds.
@@ -359,6 +393,7 @@ def _serve(arguments: Namespace, sources: Mapping[str, Rollup]) -> None:
     every = arguments.every.total_seconds()
     interrupts, metrics = Interrupts(), Metrics(sources)
     due = dict.fromkeys(sources, time.monotonic())
+    pages = dict.fromkeys(sources, 0)
     failures = Counter[str]()
     with ExitStack() as stack:
         stack.enter_context(interrupts.handled())
@@ -375,7 +410,7 @@ def _serve(arguments: Namespace, sources: Mapping[str, Rollup]) -> None:
                 error = run = None
                 try:
                     with interrupts.held():
-                        run = _run_once(engine, sources[source], wait=False)
+                        run = _run_batch(engine, sources[source], pages[source], wait=False)
                 except EXPECTED as failure:
                     if was_interrupted(failure):
                         raise
@@ -384,12 +419,14 @@ def _serve(arguments: Namespace, sources: Mapping[str, Rollup]) -> None:
                     failures[source] += 1
                 else:
                     failures[source] = 0
+                    pages[source] = (run and run.next_page) or 0
                     outcome = "busy" if run is None else "added up"
                     document |= {"outcome": outcome, "changes": run and run.changes}
                 seconds = time.monotonic() - start
                 document["seconds"] = round(seconds, 6)
                 metrics.add(source, run, at=at, seconds=seconds, failed=error is not None)
-                pause = every
+                # What is left of a long log comes at once.
+                pause = 0.0 if pages[source] and not failures[source] else every
                 if failures[source]:
                     pause = max(
                         every, min(every * 2.0 ** min(failures[source], 30), _LONGEST_PAUSE)
@@ -497,24 +534,17 @@ def rollups_status(arguments: Namespace) -> None:
             for rollup in chosen
             for each in rollup_status(connection, rollup)
         ]
-    now = datetime.now(UTC)
-    lags = [
-        (now - each.last_run).total_seconds() if each.pending and each.last_run else None
-        for _, each in found
-    ]
     if screen is None:
         write_json(
             {
                 "tables": [
                     {
                         "source": source,
-                        **asdict(each),
-                        "duration": None
-                        if each.duration is None
-                        else each.duration.total_seconds(),
-                        "lag_seconds": 0.0 if each.last_run and lag is None else lag,
+                        **{name: value for name, value in asdict(each).items() if name != "lag"},
+                        "duration": each.duration and each.duration.total_seconds(),
+                        "lag_seconds": each.lag.total_seconds(),
                     }
-                    for (source, each), lag in zip(found, lags, strict=True)
+                    for source, each in found
                 ]
             }
         )
@@ -526,13 +556,28 @@ def rollups_status(arguments: Namespace) -> None:
             f"{each.last_run.astimezone(UTC):%F %T %Z}" if each.last_run else "never",
             _NOTHING if each.duration is None else duration(each.duration.total_seconds()),
             each.pending,
+            duration(each.lag.total_seconds()) if each.lag else _NOTHING,
             "yes" if each.complete else "backfill it",
             _NOTHING if each.horizon is None else f"{each.horizon.astimezone(UTC):%F %T %Z}",
+            each.late,
+            proved(each),
+            _NOTHING if each.size is None else size(each.size),
         )
 
-    headers = ("table", "last run", "took", "changes pending", "complete", "raw rows since")
+    def proved(each: RollupStatus) -> str:
+        if each.proved_until is None:
+            return _NOTHING
+        until = f"{each.proved_until.astimezone(UTC):%F %R}"
+        if each.proved_since is None:
+            return f"until {until}"
+        return f"{each.proved_since.astimezone(UTC):%F %R} to {until}"
+
+    headers = (
+        *("table", "last run", "took", "pending", "lag", "complete", "raw rows since"),
+        *("late", "proved", "size"),
+    )
     rows = [shown(each) for _, each in found]
-    screen.table(headers, rows, numeric=("took", "changes pending"))
+    screen.table(headers, rows, numeric=("took", "pending", "lag", "late", "size"))
     for source, (failed_at, error) in {s: (e.failed_at, e.error) for s, e in found}.items():
         if failed_at is not None:
             at = f"{failed_at.astimezone(UTC):%F %T %Z}"
@@ -617,6 +662,47 @@ def _reconciled_words(each: Mapping[str, Any], *, off: str, right: str) -> str:
     if not each["groups"]:
         return f"{each['table']}: {right} ({took})."
     return f"{each['table']}: {plural(each['groups'], 'group')} {off} ({took})"
+
+
+def rollups_audit(arguments: Namespace) -> None:
+    """Compare rollups with their sources, a part at a time.
+
+    Raises:
+        ExitError: Something differs.
+    """
+    found = list[dict[str, Any]]()
+    with _rollup_engine(arguments) as engine:
+        for rollup in _rollups_of(arguments):
+            windows = list[AuditedWindow]()
+            with timed() as watch, waiting(f"Auditing {rollup.name}"):
+                for audited in audit(
+                    engine, rollup, window=arguments.window, budget=arguments.budget
+                ):
+                    windows.append(audited)
+            found += ({"rollup": rollup.name, **asdict(each)} for each in windows)
+            if not arguments.json:
+                write(
+                    f"{rollup.name}: {plural(len(windows), 'window')}, {duration(watch.seconds)}."
+                )
+    wrong = [each for each in found if each["groups"]]
+    if arguments.json:
+        write_json({"adds_up": not wrong, "windows": found})
+    for each in () if arguments.json else wrong:
+        since, until = (each[edge] and f"{each[edge].astimezone(UTC):%F %T %Z}" for edge in _EDGES)
+        window = " ".join(filter(None, (since and f"from {since}", until and f"until {until}")))
+        write(f"{each['table']}: {plural(each['groups'], 'group')} differ {window}, and lack:")
+        write(*(printable(f"  {example}") for example in each["examples"]))
+    if wrong:
+        names = ", ".join(sorted({each["table"] for each in wrong}))
+        raise ExitError(
+            f"groups differ from their source in {names}. `citus-analytics rollups repair` adds "
+            "what is missing."
+        )
+    if not arguments.json:
+        write("Python: for window in audit(engine, rollup): ...")
+
+
+_EDGES: Final = ("since", "until")
 
 
 def rollups_backfill(arguments: Namespace) -> None:

@@ -46,8 +46,7 @@ from citus_analytics.github.models import (
 )
 from citus_analytics.github.sample import Sample
 from citus_analytics.migrations import database_url
-from citus_analytics.rollups.declare import specs_of
-from citus_analytics.rollups.read import best, fresh, rolled_up
+from citus_analytics.rollups.declare import Rollup, specs_of
 from citus_analytics.rollups.run import RollupRun, run_rollup
 from citus_analytics.server import EmbeddedServer
 
@@ -138,8 +137,8 @@ def _from_rollups(view: Callable[..., Table]) -> dict[str, Executable]:
             .limit(5)
         ),
         "busiest minutes of a user": (
-            best(GITHUB_USER_ACTIVITY, 5)
-            if view is fresh
+            GITHUB_USER_ACTIVITY.best(5)
+            if view is Rollup.fresh
             else select(activity.c.user_id, activity.c.bucket, activity.c.events)
             .order_by(activity.c.events.desc().nulls_last())
             .limit(5)
@@ -294,7 +293,7 @@ def demo(arguments: Namespace) -> None:
         story.step("Events deleted", "", lambda c: c.execute(remove).rowcount)
 
         story.heading("Ask before the next run: as of the last one, and fresh")
-        story.step("Answers", "select(rollups.read.fresh(GITHUB_USER_ACTIVITY))", _ask_again)
+        story.step("Answers", "select(GITHUB_USER_ACTIVITY.fresh())", _ask_again)
         story.step("Raw against rolled up", "", partial(_compare, "github_rollup_1min"))
         story.step("Raw against fresh", "", partial(_require_agreement, "github_rollup_1min_fresh"))
 
@@ -404,7 +403,7 @@ def _require_agreement(rollup: str, connection: Connection) -> Totals:
 
 def _ask_again(connection: Connection) -> list[Answer]:
     answers = []
-    tables, views = _from_rollups(rolled_up), _from_rollups(fresh)
+    tables, views = _from_rollups(Rollup.table), _from_rollups(Rollup.fresh)
     for question, raw in _RAW.items():
         found: dict[str, list[list[Any]]] = {}
         seconds = {}

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import OperationError
+from citus_analytics.rollups.sql import MARKER
 from citus_analytics.sql import (
     REFUSED,
     do_block,
@@ -96,7 +97,7 @@ class Guarded:
 
     def block(self, policy: Policy, *, sequential_mode: bool) -> str:
         """Return the SQL of the step."""
-        body, variables = self.body, ["installed text"]
+        body, variables = self.body, ["installed text", "lost text"]
         if self.rewrites is not None:
             body = _keeping_dependents(self.call, self.rewrites, body)
             variables += _VARIABLES_OF_KEEPING
@@ -393,7 +394,6 @@ SELECT array_agg(s.statement ORDER BY s.place, s.number) INTO saved FROM (
 _VARIABLES_OF_KEEPING: Final = (
     "rewritten oid[]",
     "views oid[]",
-    "lost text",
     "saved text[]",
     "statement text",
 )
@@ -516,6 +516,47 @@ IF lost IS NOT NULL THEN
         "colocated any longer. Drop it before.', lost)"
     )
 }
+END IF;"""
+
+
+def refuse_to_part_rollups(call: str, tables: str, *, together: bool = False) -> str:
+    """Return the statement that fails if tables would be parted from their rollups.
+
+    Triggers on the shards of a source write to its log beside them, and those of the log to the
+    tables of its rollups.
+
+    Args:
+        call: The function that would do it.
+        tables: The tables, an SQL expression of an array of oids.
+        together: Whether all that are on one shard may change together.
+    """
+    members = "c.relname IN (d.spec ->> 'source', (d.spec ->> 'source') || '_log')"
+    keyed = " AND (t ->> 'keyed')::boolean" if together else ""
+    parted = f"bool_or(m.oid = ANY ({tables}))"
+    if together:
+        parted += f" AND NOT bool_and(m.oid = ANY ({tables}))"
+    hint = ", or change all of them at once (cascade_to_colocated=True)" if together else ""
+    message = (
+        f"format('{call} would part table %s from its rollups. Put op.drop_rollups(..., "
+        "keep_state=True) before it and op.create_rollups(...) behind it, in the same migration"
+        f"{hint}.', lost)"
+    )
+    return f"""WITH d AS MATERIALIZED (
+  SELECT p.pronamespace, substr(e.description, {len(MARKER) + 1})::jsonb AS spec
+  FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_description AS e
+    ON e.classoid = 'pg_proc'::regclass AND e.objoid = p.oid
+  WHERE p.proname LIKE '%\\_capture' AND starts_with(e.description, {literal(MARKER)})
+), m AS (
+  SELECT d.spec ->> 'source' AS source, c.oid
+  FROM d JOIN pg_catalog.pg_class AS c ON c.relnamespace = d.pronamespace
+  WHERE c.relkind IN ('r', 'p') AND ({members} OR EXISTS (
+    SELECT FROM jsonb_array_elements(d.spec -> 'targets') AS t
+    WHERE (t ->> 'table') || '_outbox' = c.relname OR t ->> 'table' = c.relname{keyed}))
+)
+SELECT min(p.source) INTO lost
+FROM (SELECT m.source FROM m GROUP BY m.source HAVING {parted}) AS p;
+IF lost IS NOT NULL THEN
+  {refusal(message)}
 END IF;"""
 
 

@@ -19,14 +19,16 @@ back.
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from alembic.operations import MigrateOperation
 from alembic.operations.ops import (
+    AddColumnOp,
     AlterColumnOp,
     CreateCheckConstraintOp,
     CreateForeignKeyOp,
@@ -36,12 +38,13 @@ from alembic.operations.ops import (
     CreateUniqueConstraintOp,
     DropColumnOp,
     DropConstraintOp,
+    DropIndexOp,
     DropTableOp,
     ModifyTableOps,
 )
 from alembic.runtime.plugins import Plugin
 from alembic.util import DispatchPriority, PriorityDispatchResult
-from sqlalchemy import ForeignKeyConstraint, MetaData, text
+from sqlalchemy import Column, Computed, ForeignKeyConstraint, Index, MetaData, text
 from sqlalchemy.sql.elements import conv
 
 from citus_analytics import catalog
@@ -60,7 +63,7 @@ from citus_analytics.migrations.ops import (
     UndistributeTableOp,
 )
 from citus_analytics.rollups.declare import rollups_of, specs_of
-from citus_analytics.rollups.sql import RollupSpec
+from citus_analytics.rollups.sql import RollupSpec, used_columns
 from citus_analytics.schema import (
     Distributed,
     Distribution,
@@ -68,7 +71,7 @@ from citus_analytics.schema import (
     Reference,
     declared_distribution,
 )
-from citus_analytics.sql import LONGEST_NAME, logger
+from citus_analytics.sql import DIALECT, LONGEST_NAME, logger, quote
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -195,6 +198,8 @@ class DeclaredTable:
         access_method: Its `postgresql_using`; None where nothing was said, which is not compared.
         primary_key: The columns of its primary key, in order.
         primary_key_name: The name of its primary key, if it has been given one.
+        generated: Its columns that are computed from others, by name.
+        indexes: Its indexes.
     """
 
     key: TableKey
@@ -203,6 +208,8 @@ class DeclaredTable:
     access_method: str | None = None
     primary_key: tuple[str, ...] = ()
     primary_key_name: str | None = None
+    generated: Mapping[str, Column[Any]] = field(default_factory=dict, compare=False)
+    indexes: tuple[Index, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +261,7 @@ class Live:
         names: The names of its constraints and relations, which new constraints cannot have.
         numbered_columns: Its columns with a sequence as default, or an identity, by their tables.
         identities: Its tables with an identity column.
+        generated: Its columns that are computed from others, by table and name.
         distributes_new_tables: Whether it distributes tables by itself when they are created.
         shards: Its shards, where Citus shows them.
     """
@@ -268,6 +276,7 @@ class Live:
     names: frozenset[TableKey] = frozenset()
     numbered_columns: frozenset[tuple[TableKey, str]] = frozenset()
     identities: frozenset[TableKey] = frozenset()
+    generated: Mapping[TableKey, Mapping[str, Column[Any]]] = field(default_factory=dict)
     distributes_new_tables: bool = False
     shards: frozenset[TableKey] = frozenset()
 
@@ -352,6 +361,8 @@ def _declared(context: AutogenContext) -> Declared:
             access_method=table.dialect_options["postgresql"]["using"],
             primary_key=tuple(column.name for column in table.primary_key.columns),
             primary_key_name=name if isinstance(name, str) else None,
+            generated={c.name: c for c in table.columns if c.computed is not None},
+            indexes=tuple(sorted(table.indexes, key=lambda index: str(index.name))),
         )
     rollups = [
         replace(spec, schema=_schema(context, spec.schema))
@@ -429,9 +440,33 @@ def _live(context: AutogenContext) -> Live:
         names=frozenset((_schema(context, schema), name) for schema, name in names),
         numbered_columns=frozenset((key, column) for key, column, _ in numbered),
         identities=frozenset(key for key, _, identity in numbered if identity),
+        generated=_generated(context),
         distributes_new_tables=bool(connection.scalar(_DISTRIBUTION_COLUMNS)),
         shards=frozenset((_schema(context, schema), name) for schema, name in shards),
     )
+
+
+_WITH_GENERATED_COLUMNS = text("""
+SELECT DISTINCT n.nspname, c.relname
+FROM pg_catalog.pg_attribute AS a
+JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE a.attgenerated <> '' AND NOT c.relispartition
+ORDER BY n.nspname, c.relname
+""")
+
+
+def _generated(context: AutogenContext) -> dict[TableKey, dict[str, Column[Any]]]:
+    """Return the columns that are computed from others, by table and name."""
+    assert context.connection is not None  # noqa: S101 - there is nothing to compare with `--sql`
+    return {
+        (_schema(context, schema), table): {
+            column["name"]: Column(column["name"], column["type"], Computed(**column["computed"]))
+            for column in context.inspector.get_columns(table, schema=schema)
+            if "computed" in column
+        }
+        for schema, table in context.connection.execute(_WITH_GENERATED_COLUMNS).all()
+    }
 
 
 # A setting of coming versions of Citus.
@@ -500,6 +535,8 @@ class _TableChanges:
         drop: Its drop, if it goes.
         changes: What happens to its columns, constraints and indexes, in order.
         distribution: How its distribution changes, if it exists and stays.
+        before: What has to be dropped before its columns change.
+        after: What has to be created after they have.
     """
 
     key: TableKey
@@ -507,6 +544,8 @@ class _TableChanges:
     drop: DropTableOp | None = None
     changes: list[MigrateOperation] = field(default_factory=list)
     distribution: list[CitusOperation] = field(default_factory=list)
+    before: list[MigrateOperation] = field(default_factory=list)
+    after: list[MigrateOperation] = field(default_factory=list)
 
 
 def plan(
@@ -552,8 +591,12 @@ def plan(
         if table.key in live.tables and (table.drop or any(map(_leaves, table.distribution)))
     ]
 
-    first_rollups, last_rollups = _change_rollups(declared, live, redistributed | dropped)
+    first_rollups, last_rollups = _change_rollups(
+        declared, live, redistributed | dropped, {table.key: table.changes for table in tables}
+    )
     first_keys, last_keys = _detach_foreign_keys(tables, redistributed | rekeyed, declared, live)
+    for table in tables:
+        _generate_anew(table, declared, live)
     changes = [change for table in tables for change in table.changes]
     _name_constraints([*first_keys, *last_keys, *changes], live)
     steps: list[MigrateOperation] = [*first_rollups, *first_keys]
@@ -648,7 +691,61 @@ def _change_table(
     storage: list[MigrateOperation] = []
     if live.citus and table.key in declared.tables:
         storage = _change_storage(declared.tables[table.key], live)
-    return [*first, *modify(early), *storage, *then, *modify(late)]
+    columns = [*modify(table.before), *modify(early), *modify(table.after)]
+    return [*first, *columns, *storage, *then, *modify(late)]
+
+
+def _generate_anew(table: _TableChanges, declared: Declared, live: Live) -> None:
+    """Drop generated columns, and add them again, around changes of the types that they read.
+
+    PostgreSQL refuses to change a type under them.
+    """
+    altered = {
+        change.column_name
+        for change in table.changes
+        if isinstance(change, AlterColumnOp) and change.modify_type is not None
+    }
+
+    def reads(expression: object, columns: AbstractSet[str]) -> bool:
+        words = set(re.findall(r'"(?:[^"]|"")+"|\w+', str(expression)))
+        return any(column in words or quote(column) in words for column in columns)
+
+    def is_affected(column: Column[Any]) -> bool:
+        return column.computed is not None and reads(column.computed.sqltext, altered)
+
+    schema, name = table.key
+    wanted = declared.tables.get(table.key, DeclaredTable(key=table.key))
+    found = live.generated.get(table.key, {})
+    again = {
+        column
+        for column, definition in found.items()
+        if column in wanted.generated
+        and (is_affected(definition) or is_affected(wanted.generated[column]))
+    }
+    others: list[MigrateOperation] = []
+    for change in table.changes:
+        match change:
+            case DropColumnOp() if change.column_name in found and is_affected(
+                found[change.column_name]
+            ):
+                table.before.append(change)
+            case AddColumnOp() if is_affected(change.column):
+                table.after.append(change)
+            case AlterColumnOp() if change.column_name in again:
+                pass
+            case _:
+                others.append(change)
+    new = {change.index_name for change in others if isinstance(change, CreateIndexOp)}
+    for index in wanted.indexes:
+        if index.name not in new and any(reads(each, again) for each in index.expressions):
+            table.before.append(DropIndexOp.from_index(index))
+            table.after.append(CreateIndexOp.from_index(index))
+    for column in sorted(again):
+        table.before.append(DropColumnOp.from_column_and_tablename(schema, name, found[column]))
+        # In front of its indexes.
+        added = AddColumnOp.from_column_and_tablename(schema, name, wanted.generated[column])
+        table.after.insert(0, added)
+    table.changes = others
 
 
 def _is_plain(change: MigrateOperation) -> bool:
@@ -1025,34 +1122,166 @@ def object_name(table: str, columns: str, label: str) -> str:
 
 
 def _change_rollups(
-    declared: Declared, live: Live, changed: AbstractSet[TableKey]
+    declared: Declared,
+    live: Live,
+    changed: AbstractSet[TableKey],
+    changes: Mapping[TableKey, Sequence[MigrateOperation]],
 ) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
     """Return what brings the rollups to what is declared: what comes first, and what comes last.
 
     Rollups that change are dropped before the tables change, and created after: what is pending is
     added up in between. So are those of the tables in `changed`, which are distributed differently
-    from now on, or dropped: a log joins the shards of its source when it is created.
+    from now on, or dropped, since a log joins the shards of its source when it is created; and
+    those that use a column whose type changes, which fires no trigger.
     """
     first: list[MigrateOperation] = []
     last: list[MigrateOperation] = []
     wanted = {(spec.schema, spec.source): spec for spec in declared.rollups}
     for key, found in live.rollups.items():
-        spec, was = wanted.pop(key, None), found.spec
-        tables = {key, *((was.schema, target.table) for target in was.targets)}
+        was, renamed_to, moved_to = found.spec, None, None
+        spec = wanted.pop(key, None)
+        renamed = None if found.renamed is None else live.key(*found.renamed)
+        if spec is None and found.renamed is not None and renamed in wanted:
+            spec = wanted.pop(renamed)
+            renamed_to = None if renamed[1] == key[1] else renamed[1]
+            moved_to = None if renamed[0] == key[0] else found.renamed[0]
+        targets = {(was.schema, target.table) for target in was.targets}
         if spec is None:
             # Other applications may have rollups of their own in the database.
-            if tables & changed or key in declared.tables:
+            ours = key in declared.tables or renamed in declared.tables
+            lost = key not in live.tables and targets & declared.tables.keys()
+            if ours or lost or (targets | {key}) & changed:
                 first.append(DropRollupsOp(was))
-        elif spec != was or found.faults or tables & changed:
-            groups = {target.table: {*target.by, target.bucket} for target in was.targets}
-            # Rows of other groups may be the same group by the new key.
-            clear = tuple(
-                target.table
-                for target in spec.targets
-                if groups.get(target.table, {*target.by, target.bucket})
-                != {*target.by, target.bucket}
+            continue
+        altered = _alter_rollups(was, spec, changes)
+        if not (spec != was or found.faults or altered.touched or (targets | {key}) & changed):
+            continue
+        groups = {target.table: {*target.by, target.bucket} for target in was.targets}
+        clear = set(altered.clear)
+        for target in spec.targets:
+            new = {*target.by, target.bucket}
+            added = {
+                change.column.name
+                for change in changes.get((spec.schema, target.table), ())
+                if isinstance(change, AddColumnOp)
+            }
+            # Rows of other groups may be the same group by the new key. A column that has been
+            # renamed by hand still has its values.
+            regrouped = target.table in found.regrouped
+            if target.table in groups and (
+                bool(added & new) if regrouped else groups[target.table] != new
+            ):
+                clear.add(target.table)
+        tables = [target.table for target in was.targets]
+        cleared = tuple(table for table in tables if table in clear)
+        last.append(
+            CreateRollupsOp(
+                spec,
+                again=True,
+                clear=cleared,
+                incomplete=tuple(table for table in tables if table in altered.incomplete),
+                renamed_from=None if renamed_to is None else was.source,
+                moved_from=None if moved_to is None else was.schema or live.schema,
+                faults=found.faults,
             )
-            first.append(DropRollupsOp(was, keep_state=True, clear=clear))
-            last.append(CreateRollupsOp(spec, again=True, clear=clear, faults=found.faults))
+        )
+        first.append(
+            DropRollupsOp(
+                was,
+                keep_state=True,
+                clear=cleared,
+                incomplete=tuple(
+                    table
+                    for table in tables
+                    if table in altered.incomplete or table in found.incomplete
+                ),
+                renamed_to=renamed_to,
+                moved_to=moved_to,
+            )
+        )
     last += (CreateRollupsOp(spec) for spec in wanted.values())
     return first, last
+
+
+@dataclass(slots=True)
+class _Altered:
+    """What changes of columns mean to rollups.
+
+    Attributes:
+        touched: Whether the rollups cannot stay while the columns change.
+        incomplete: The tables of rollups whose values change without a trigger.
+        clear: Those of them whose groups change.
+    """
+
+    touched: bool = False
+    incomplete: set[str] = field(default_factory=set)
+    clear: set[str] = field(default_factory=set)
+
+
+def _alter_rollups(
+    was: RollupSpec, spec: RollupSpec, changes: Mapping[TableKey, Sequence[MigrateOperation]]
+) -> _Altered:
+    """Return what the changes of a source and of the tables of its rollups mean to them."""
+    altered = _Altered()
+
+    def columns(table: str) -> dict[str, bool]:
+        """Return the columns that change, and whether they keep their values."""
+        found = {}
+        for change in changes.get((spec.schema, table), ()):
+            match change:
+                case AlterColumnOp(modify_type=kind) if kind is not None:
+                    found[change.column_name] = _keeps_values(change)
+                case DropColumnOp():
+                    found[change.column_name] = False
+                case AddColumnOp():
+                    found[change.column.name] = False
+        return found
+
+    of_source = columns(spec.source)
+    used = {*used_columns(was), *used_columns(spec)} & of_source.keys()
+    lossy = {column for column in used if not of_source[column]}
+    altered.touched = bool(used)
+    for target in spec.targets:
+        of_target = columns(target.table)
+        groups = {*target.by, *([] if target.bucket is None else [target.bucket])}
+        # Views and generated columns read them.
+        own = {*groups, target.rows, *target.sums, *target.extremes} & of_target.keys()
+        altered.touched |= bool(of_target.keys() & (own | target.visible.keys()))
+        logged = {spec.key if name == "key" else name for name in target.by.values()}
+        grouped_by = set(
+            used_columns(
+                replace(
+                    spec,
+                    time=None,
+                    key=spec.key if spec.key in logged else None,
+                    columns={n: sql for n, sql in spec.columns.items() if n in logged},
+                )
+            )
+        )
+        if lossy & grouped_by or any(not of_target[column] for column in own & groups):
+            altered.clear.add(target.table)
+        if lossy or any(not of_target[column] for column in own):
+            altered.incomplete.add(target.table)
+    return altered
+
+
+_TEXT: Final = re.compile(r"VARCHAR(?:\((\d+)\))?|TEXT")
+_WIDER: Final = {
+    "SMALLINT": ("INTEGER", "BIGINT"),
+    "INTEGER": ("BIGINT",),
+}
+
+
+def _keeps_values(change: AlterColumnOp) -> bool:
+    """Whether another type of a column changes none of its values."""
+
+    def written(kind: Any) -> str:
+        return str(kind.compile(dialect=DIALECT)) if kind is not None else ""
+
+    old, new = written(change.existing_type), written(change.modify_type)
+    if "postgresql_using" in change.kw:
+        return False
+    before, after = _TEXT.fullmatch(old), _TEXT.fullmatch(new)
+    if before is not None and after is not None:
+        return after[1] is None or (before[1] is not None and int(before[1]) <= int(after[1]))
+    return new == old or new in _WIDER.get(old, ())

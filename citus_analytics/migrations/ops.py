@@ -55,6 +55,7 @@ from citus_analytics.migrations.blocks import (
     is_managed,
     is_reference,
     just,
+    refuse_to_part_rollups,
     undistribute_if_new,
 )
 from citus_analytics.rollups.sql import RollupSpec, create, drop
@@ -157,6 +158,12 @@ class TableOperation(CitusOperation):
         """The name of the table as SQL."""
         return qualify(self.table_name, self.schema)
 
+    @property
+    def _refusal(self) -> str:
+        """The statement that fails if the table has rollups, which do not follow it."""
+        oid = f"ARRAY[{literal(self.quoted)}::regclass::oid]"
+        return f"{refuse_to_part_rollups(self.function, oid)}\n"
+
 
 def _dotted(name: str, schema: str | None) -> str:
     return name if schema is None else f"{schema}.{name}"
@@ -193,7 +200,7 @@ class _DistributeOp(TableOperation):
         how = "put on a shard" if column is None else f"distributed by {column}"
         return Guarded(
             call=f"{self.function}(column=None)" if column is None else self.function,
-            body=f"{before}PERFORM {self.function}({', '.join(arguments)});",
+            body=f"{before}{self._refusal}PERFORM {self.function}({', '.join(arguments)});",
             only_if=f"NOT {is_distributed(self.quoted, *conditions)}",
             otherwise=f"table {self.quoted} is not {how}, it stays local",
             needs=(needs,),
@@ -402,7 +409,7 @@ class CreateReferenceTableOp(TableOperation):
         """Return the statements."""
         step = Guarded(
             call=self.function,
-            body=f"{undistribute_if_new(self.quoted)}"
+            body=f"{undistribute_if_new(self.quoted)}{self._refusal}"
             f"PERFORM create_reference_table({literal(self.quoted)});",
             only_if=f"NOT {is_reference(self.quoted)}",
             otherwise=f"table {self.quoted} is not copied to every node, it stays local",
@@ -497,6 +504,9 @@ class UndistributeTableOp(TableOperation):
     ) -> None:
         """Bring a table back to the coordinator, with its rows. Does nothing to a local table.
 
+        The rollups of a table are dropped before, and created again behind it, in the same
+        migration.
+
         Args:
             operations: Filled in by Alembic.
             table_name: The table.
@@ -515,7 +525,8 @@ class UndistributeTableOp(TableOperation):
         cascade = ", cascade_via_foreign_keys => true" if self.cascade else ""
         step = Guarded(
             call=self.function,
-            body=f"{ALLOW_TRIGGERS}\nPERFORM undistribute_table({literal(self.quoted)}{cascade});",
+            body=f"{refuse_to_part_rollups(self.function, 'rewritten')}\n{ALLOW_TRIGGERS}\n"
+            f"PERFORM undistribute_table({literal(self.quoted)}{cascade});",
             only_if=is_managed(self.quoted),
             rewrites=connected(self.quoted) if self.cascade else just(self.quoted),
             otherwise=f"table {self.quoted} is local as it is",
@@ -598,8 +609,9 @@ class AlterDistributedTableOp(TableOperation):
     ) -> None:
         """Change how a table is distributed. Its rows are moved, and writers wait meanwhile.
 
-        What is left out stays as it is, and so do the triggers of a rollup. Does nothing to a table
-        that is already distributed as asked.
+        What is left out stays as it is. Does nothing to a table that is already distributed as
+        asked. A table that has rollups changes with what is colocated with it
+        (`cascade_to_colocated`), or between `drop_rollups` and `create_rollups`.
 
         Args:
             operations: Filled in by Alembic.
@@ -649,7 +661,9 @@ class AlterDistributedTableOp(TableOperation):
             arguments.append(f"cascade_to_colocated => {str(self.cascade_to_colocated).lower()}")
         step = Guarded(
             call=self.function,
-            body=f"{REFUSE_TO_DROP_FOREIGN_KEYS.strip()}\n{ALLOW_TRIGGERS}\n"
+            body=f"{REFUSE_TO_DROP_FOREIGN_KEYS.strip()}\n"
+            f"{refuse_to_part_rollups(self.function, 'rewritten', together=True)}\n"
+            f"{ALLOW_TRIGGERS}\n"
             f"PERFORM alter_distributed_table({', '.join(arguments)});",
             only_if=f"NOT {is_distributed(self.quoted, *already)}",
             rewrites=(colocated if self.cascade_to_colocated else just)(self.quoted),
@@ -1552,6 +1566,9 @@ class CreateRollupsOp(_RollupsOp):
     Attributes:
         again: Whether the same migration drops the rollups that were there before.
         clear: The tables whose groups are others than those before, which the reverse empties.
+        incomplete: The tables whose values change in the same migration.
+        renamed_from: The name that the source had before, if it has been renamed.
+        moved_from: The schema that the source was in before, if it has been moved.
         faults: What is wrong with the rollups in the database, for `alembic check` to tell.
     """
 
@@ -1561,6 +1578,15 @@ class CreateRollupsOp(_RollupsOp):
     again: bool = _internal()
     clear: tuple[str, ...] = field(
         default=(), compare=False, repr=False, metadata={"internal": True}
+    )
+    incomplete: tuple[str, ...] = field(
+        default=(), compare=False, repr=False, metadata={"internal": True}
+    )
+    renamed_from: str | None = field(
+        default=None, compare=False, repr=False, metadata={"internal": True}
+    )
+    moved_from: str | None = field(
+        default=None, compare=False, repr=False, metadata={"internal": True}
     )
     faults: tuple[str, ...] = field(
         default=(), compare=False, repr=False, metadata={"internal": True}
@@ -1594,7 +1620,14 @@ class CreateRollupsOp(_RollupsOp):
 
     def reverse(self) -> DropRollupsOp:
         """Return the operation that drops what this one creates."""
-        return DropRollupsOp(self.spec, keep_state=self.again, clear=self.clear)
+        return DropRollupsOp(
+            self.spec,
+            keep_state=self.again,
+            clear=self.clear,
+            incomplete=self.incomplete,
+            renamed_to=self.renamed_from,
+            moved_to=self.moved_from,
+        )
 
 
 @Operations.register_operation("drop_rollups")
@@ -1607,6 +1640,9 @@ class DropRollupsOp(_RollupsOp):
     _: KW_ONLY
     keep_state: bool = False
     clear: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
+    renamed_to: str | None = None
+    moved_to: str | None = None
 
     @classmethod
     def drop_rollups(
@@ -1616,10 +1652,14 @@ class DropRollupsOp(_RollupsOp):
         *,
         keep_state: bool = False,
         clear: tuple[str, ...] = (),
+        incomplete: tuple[str, ...] = (),
+        renamed_to: str | None = None,
+        moved_to: str | None = None,
     ) -> None:
         """Drop what keeps the rollups of a source; keep their tables.
 
-        What is pending is added up first. Parts of it that are missing are no hindrance.
+        What is pending is added up first. Parts of it that are missing are no hindrance: where it
+        cannot be added up, a warning says so, and the tables have to be backfilled again.
 
         Args:
             operations: Filled in by Alembic.
@@ -1628,20 +1668,47 @@ class DropRollupsOp(_RollupsOp):
                 rollups that the same migration creates again.
             clear: Tables of rollups that are emptied, because the same migration changes what their
                 rows are grouped by. They are backfilled afterwards; aggregates of rows that have
-                been expired are lost.
+                rows are grouped by. They are backfilled afterwards, which is refused where rows
+                have been expired: their aggregates would be lost.
+            incomplete: Tables of rollups that have to be backfilled again, because the migration
+                changes values, which fires no trigger, or because changes have been missed.
+            renamed_to: The name of the source after the migration, under which the state is kept.
+            moved_to: The schema of the source after the migration, to which the state is moved.
 
         Raises:
-            OperationError: The migration runs without a transaction.
+            OperationError: The migration runs without a transaction, or a table of `clear` has
+                aggregates of rows that have been expired.
         """
-        operations.invoke(cls(spec, keep_state=keep_state, clear=clear))
+        operation = cls(
+            spec,
+            keep_state=keep_state,
+            clear=clear,
+            incomplete=incomplete,
+            renamed_to=renamed_to,
+            moved_to=moved_to,
+        )
+        operations.invoke(operation)
 
     def steps(self) -> tuple[Step, ...]:
         """Return what is to be executed."""
-        return drop(self.spec, keep=self.keep_state, clear=self.clear)
+        return drop(
+            self.spec,
+            keep=self.keep_state,
+            clear=self.clear,
+            incomplete=self.incomplete,
+            renamed_to=self.renamed_to,
+            moved_to=self.moved_to,
+        )
 
     def reverse(self) -> CreateRollupsOp:
         """Return the operation that creates what this one drops."""
-        return CreateRollupsOp(self.spec, again=self.keep_state, clear=self.clear)
+        return CreateRollupsOp(
+            self.spec,
+            again=self.keep_state,
+            clear=self.clear,
+            incomplete=self.incomplete,
+            renamed_from=self.renamed_to,
+        )
 
 
 _P = ParamSpec("_P")

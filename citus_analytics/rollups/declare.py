@@ -16,10 +16,12 @@ The declaration makes the tables that hold the aggregates, one for each bucket, 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from zoneinfo import ZoneInfo
 
@@ -32,21 +34,40 @@ from sqlalchemy import (
     Computed,
     Date,
     DateTime,
+    Double,
+    Enum,
+    Float,
     Index,
     Integer,
+    Interval,
     LargeBinary,
+    MetaData,
     Numeric,
     String,
     Table,
     Time,
     Uuid,
+    select,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql import coercions, roles
 from sqlalchemy.sql.util import ClauseAdapter
 
-from citus_analytics.errors import DeclarationError
-from citus_analytics.rollups.sql import LONGEST_BASE, RollupSpec, TargetSpec
+from citus_analytics.errors import ArgumentError, DeclarationError
+from citus_analytics.rollups.sql import (
+    BASE,
+    INFINITE,
+    LONGEST_BASE,
+    REGISTERS,
+    SHIFT,
+    TOTAL,
+    VALUE,
+    RollupSpec,
+    TargetSpec,
+    best_query,
+    read,
+)
 from citus_analytics.schema import (
     ColumnLike,
     Distributed,
@@ -58,19 +79,22 @@ from citus_analytics.schema import (
     distribution_of,
     table_of,
 )
-from citus_analytics.sql import DIALECT, quote
+from citus_analytics.sql import DIALECT, LONGEST_NAME, quote
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import MetaData
+    from sqlalchemy import Select, TextualSelect
+    from sqlalchemy.types import TypeEngine
 
 _INFO_KEY = "citus_analytics.rollups"
 
 ExpressionLike: TypeAlias = "ColumnLike | ColumnElement[Any]"
 """A column, or an SQL expression over columns of the source."""
 
-Aggregate: TypeAlias = Literal["count", "sum", "avg", "var_samp", "stddev_samp", "min", "max"]
+Aggregate: TypeAlias = Literal[
+    "count", "sum", "avg", "var_samp", "stddev_samp", "min", "max", "distinct", "percentiles"
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +103,11 @@ class Measure:
 
     aggregate: Aggregate
     value: ExpressionLike | None = None
+    approximate: bool = False
+    fractions: tuple[float, ...] = ()
+
+
+Late: TypeAlias = Literal["add", "refuse"]
 
 
 def count(value: ExpressionLike | None = None) -> Measure:
@@ -127,9 +156,71 @@ def maximum(value: ExpressionLike) -> Measure:
     return Measure("max", value)
 
 
+def distinct(value: ExpressionLike, *, approximate: bool = False) -> Measure:
+    """Count different values: SQL's `count(DISTINCT value)`, which does not count NULL.
+
+    Each group keeps its values, with the number of rows of each, in a table of its own. So it costs
+    as much space as there are different values in a group.
+
+    Args:
+        value: What is counted.
+        approximate: Keep 2,048 registers instead of the values, as HyperLogLog does (Flajolet et
+            al., "HyperLogLog: the analysis of a near-optimal cardinality estimation algorithm",
+            2007), but with the number of rows behind each of their ranks, so that deletions are
+            exact too. The standard error is 2.3 %, and less for fewer than 5,000 values. The space
+            is bounded: it pays where groups have more than some 20,000 different values.
+    """
+    return Measure("distinct", value, approximate=approximate)
+
+
+def percentiles(value: ExpressionLike, fractions: Sequence[float] = (0.5, 0.95, 0.99)) -> Measure:
+    """Keep percentiles of a number: SQL's `percentile_disc`, with a relative error of 1 %.
+
+    The values are counted by bins of their logarithms (Masson, Rim and Lee, "DDSketch: a fast and
+    fully-mergeable quantile sketch with relative-error guarantees", 2019), whatever their sign.
+    Zero is exact. Infinities are the smallest and the largest values, NaN is larger than any, as in
+    PostgreSQL. Values of `numeric` are taken as between 1e-300 and 1e300 in size.
+
+    Args:
+        value: The number; NULLs are left out.
+        fractions: Which percentiles are read: 0.5 is the median. A measure named `p` is read as
+            `p50`, `p95` and `p99`, double precision, NULL where no row has a value. Every other
+            fraction can be read by `Rollup.select`.
+
+    Raises:
+        DeclarationError: A fraction is not between 0 and 1, or there is none.
+    """
+    given = tuple(fractions)
+    if not given or not all(0 <= fraction <= 1 for fraction in given):
+        raise DeclarationError(f"percentiles need fractions between 0 and 1, got {given!r}.")
+    return Measure("percentiles", value, fractions=given)
+
+
+def _names_read(label: str, measure: Measure) -> dict[str, str]:
+    """Return what a measure that is kept by its values is read as: names, and how."""
+    if measure.aggregate == "percentiles":
+        return {_percentile(label, each): repr(float(each)) for each in measure.fractions}
+    return {label: "approximate" if measure.approximate else "distinct"}
+
+
+def _percentile(label: str, fraction: float) -> str:
+    return f"{label}{f'{fraction * 100:.10g}'.replace('.', '_')}"
+
+
+_BY_VALUES: Final = ("distinct", "percentiles")
+
 _EVERY = re.compile(
     r"(?:(\d+)\s+)?(second|minute|hour|day|week|month|quarter|year)s?(?:\s+at\s+(\S+))?"
 )
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_ABOUT: Final = {
+    "hour": 3_600,
+    "day": 86_400,
+    "week": 604_800,
+    "month": 2_592_000,
+    "quarter": 7_776_000,
+    "year": 31_536_000,
+}
 _SECONDS: Final = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 
 
@@ -141,6 +232,50 @@ class Every:
     unit: str | None = None
     zone: str = "UTC"
 
+    @property
+    def length(self) -> int:
+        """The number of seconds, about."""
+        return self.seconds or _ABOUT[str(self.unit)]
+
+    def start_of(self, moment: datetime) -> datetime:
+        """Return the start of the bucket of an aware datetime, in UTC."""
+        if self.seconds is not None:
+            return moment.astimezone(UTC) - (moment - _EPOCH) % timedelta(seconds=self.seconds)
+        start = moment.astimezone(ZoneInfo(self.zone)).replace(minute=0, second=0, microsecond=0)
+        if self.unit != "hour":
+            start = start.replace(hour=0, fold=0)
+        if self.unit == "week":
+            start -= timedelta(days=start.weekday())
+        if self.unit in ("month", "quarter", "year"):
+            start = start.replace(day=1)
+        if self.unit == "quarter":
+            start = start.replace(month=(start.month - 1) // 3 * 3 + 1)
+        if self.unit == "year":
+            start = start.replace(month=1)
+        return start.astimezone(UTC)
+
+    def is_made_of(self, other: Every) -> bool:
+        """Whether each bucket consists of whole buckets of another width.
+
+        Time zones differ from UTC by multiples of 15 minutes, as all have since 1972.
+        """
+        if self == other:
+            return True
+        if self.seconds is not None:
+            return other.seconds is not None and self.seconds % other.seconds == 0
+        if other.seconds is not None:
+            common = 3_600 if self.unit == "hour" else 86_400
+            return (common if self.zone == "UTC" else 900) % other.seconds == 0
+        units = {
+            "hour": (),
+            "day": ("hour",),
+            "week": ("hour", "day"),
+            "month": ("hour", "day"),
+            "quarter": ("hour", "day", "month"),
+            "year": ("hour", "day", "month", "quarter"),
+        }
+        return self.zone == other.zone and other.unit in units[str(self.unit)]
+
     def __str__(self) -> str:
         if self.seconds is None:
             return f"1 {self.unit}" + ("" if self.zone == "UTC" else f" at {self.zone}")
@@ -151,7 +286,7 @@ class Every:
         raise AssertionError(self.seconds)
 
 
-def every(width: str | timedelta) -> Every:
+def width_of(width: str | timedelta) -> Every:
     """Read the width of a bucket: `5 minutes`, `1 hour`, `1 day at Europe/Berlin`, `1 month`.
 
     Seconds, minutes, hours and days without a zone are fixed intervals, aligned to 1970-01-01
@@ -208,6 +343,8 @@ class Rollup:
         measures: The measures by name, with the value that each aggregates.
         bucket: The column that holds the start of the bucket.
         ranked: The measure by which the tables are indexed.
+        values: The tables of what does not add up, by the width of their buckets and the measure.
+        late: What becomes of rows that come for time that has been expired.
     """
 
     name: str
@@ -222,6 +359,8 @@ class Rollup:
     measures: Mapping[str, tuple[Measure, ColumnElement[Any] | None]]
     bucket: str
     ranked: str | None
+    values: Mapping[tuple[Every | None, str], Table]
+    late: Late
 
     def __init__(
         self,
@@ -239,6 +378,7 @@ class Rollup:
         ranked: str | None = None,
         function: str | None = None,
         state: TableLike | None = None,
+        late: Late = "add",
     ) -> None:
         """Declare a rollup beside its source, so that migrations know it.
 
@@ -261,6 +401,9 @@ class Rollup:
                 are found at once.
             function: The name of a function without arguments that runs the rollup from SQL.
             state: A table of one timestamp that is told the minute of the last run.
+            late: What becomes of rows that come, or go, for time that has been expired: `"add"`
+                adds them to the aggregates, `"refuse"` leaves them out. Either way they are
+                counted; all rollups of a source do the same.
 
         Raises:
             DeclarationError: Something of it cannot work; the message says what.
@@ -291,17 +434,30 @@ class Rollup:
             if value is not None:
                 _require_aggregate(name, column, measure.aggregate, value)
             values[column] = (measure, value)
-        names = [*dimensions, *([bucket] if widths != [None] else []), *values]
+        names = [*dimensions, *([bucket] if widths != [None] else [])]
+        for column, (measure, _) in values.items():
+            names += _names_read(column, measure) if measure.fractions else [column]
+        hidden = [each for each in names if each.startswith("_")]
+        if hidden:
+            raise DeclarationError(
+                f"rollup {name!r}: names of columns that start with an underscore, such as "
+                f"{hidden[0]!r}, are for what it keeps for itself."
+            )
         twice = sorted({each for each in names if names.count(each) > 1})
         if twice:
             raise DeclarationError(
                 f"rollup {name!r} names {', '.join(map(repr, twice))} twice: a column is one "
                 "dimension, the bucket, or one measure."
             )
-        if ranked is not None and ranked not in values:
+        rankable = [c for c, (m, _) in values.items() if m.aggregate not in _BY_VALUES]
+        if ranked is not None and ranked not in rankable:
             raise DeclarationError(
-                f"rollup {name!r} is ranked by {ranked!r}, which is not one of its measures: "
-                f"{', '.join(values)}."
+                f"rollup {name!r} is ranked by {ranked!r}, which is not one of its measures that "
+                f"add up: {', '.join(rankable)}."
+            )
+        if late not in ("add", "refuse"):
+            raise DeclarationError(
+                f"rollup {name!r}: late must be 'add' or 'refuse', got {late!r}."
             )
         if time is not None:
             _require_time_zone(table, column_name(time))
@@ -317,20 +473,42 @@ class Rollup:
             "measures": values,
             "bucket": bucket,
             "ranked": ranked,
+            "late": late,
+            "values": {},
         }
         for attribute, value in attributes.items():
             object.__setattr__(self, attribute, value)
         if target is not None and len(widths) > 1:
             raise DeclarationError(f"rollup {name!r}: a target of its own holds one bucket.")
-        targets = {}
+        if self.key is not None and not self._is_keyed():
+            extremes = [c for c, (m, _) in values.items() if m.aggregate in ("min", "max")]
+            if extremes:
+                raise DeclarationError(
+                    f"rollup {name!r}: measure {extremes[0]!r} needs the distribution column "
+                    f"{self.key!r} among the dimensions: when a smallest or largest value goes, "
+                    "the next one is looked up beside it, on its shard. Add it to by; select() "
+                    "without it adds the groups up."
+                )
+        targets: dict[Every | None, Table] = {}
+        tables: dict[tuple[Every | None, str], Table] = {}
         for width in widths:
             if target is not None:
                 targets[width] = self._check_target(table_of(target))
-            else:
-                suffix = "" if len(widths) == 1 else "_" + re.sub(r"\W+", "_", str(width)).lower()
-                targets[width] = self._make_target(f"{name}{suffix}", width)
+                continue
+            suffix = "" if len(widths) == 1 else "_" + re.sub(r"\W+", "_", str(width)).lower()
+            targets[width] = self._make_target(f"{name}{suffix}", width)
+            for label, (measure, _) in values.items():
+                if measure.aggregate in _BY_VALUES:
+                    table_name = f"{name}{suffix}_{label}"
+                    tables[width, label] = self._make_target(table_name, width, values_of=label)
         object.__setattr__(self, "targets", targets)
+        object.__setattr__(self, "values", tables)
         _declare(self)
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """All tables of the rollup: the targets, and those of what does not add up."""
+        return (*self.targets.values(), *self.values.values())
 
     @property
     def key(self) -> str | None:
@@ -343,7 +521,9 @@ class Rollup:
         column = self.dimensions.get(self.key or "")
         return isinstance(column, Column) and column.name == self.key
 
-    def _make_target(self, name: str, width: Every | None) -> Table:
+    def _make_target(
+        self, name: str, width: Every | None, *, values_of: str | None = None
+    ) -> Table:
         source = self.source
         if len(name.encode()) > LONGEST_BASE:
             raise DeclarationError(
@@ -358,15 +538,20 @@ class Rollup:
         if width is not None:
             columns.append(Column(self.bucket, DateTime(timezone=True)))
         if not columns:
-            columns.append(Column("_total", Boolean, nullable=False))
+            columns.append(Column(TOTAL, Boolean, nullable=False))
+        if values_of is not None:
+            columns.append(Column(VALUE, self._value_type(values_of), nullable=False))
         group = [column.name for column in columns]
         zero = text("0")
         additive: dict[str, Column[Any]] = {}
         visible: list[Column[Any]] = []
-        rows = self._rows_column()
+        rows = "_rows" if values_of is not None else self._rows_column()
         if rows.startswith("_"):
             additive[rows] = Column(rows, BigInteger, nullable=False, server_default=zero)
-        for label, (measure, value) in self.measures.items():
+        measures = self.measures.items() if values_of is None else ()
+        for label, (measure, value) in measures:
+            if measure.aggregate in _BY_VALUES:
+                continue
             if measure.aggregate in ("min", "max"):
                 visible.append(Column(label, None if value is None else value.type))
             elif value is None:
@@ -404,9 +589,22 @@ class Rollup:
         items.append(
             Index(f"{name}_key", *ordered, unique=True, postgresql_nulls_not_distinct=True)
         )
-        if self.ranked is not None:
+        if self.ranked is not None and values_of is None:
             items.append(Index(f"{name}_rank", text(f"{quote(self.ranked)} DESC NULLS LAST")))
+        for item in items:
+            if isinstance(item, Column) and len(item.name.encode()) > LONGEST_NAME:
+                raise DeclarationError(
+                    f"rollup {self.name!r} would have a column {item.name!r} of "
+                    f"{len(item.name.encode())} bytes, and PostgreSQL has at most {LONGEST_NAME}: "
+                    "give what it is named after a shorter label."
+                )
         return Table(name, source.metadata, *items, schema=source.schema)
+
+    def _value_type(self, label: str) -> TypeEngine[Any]:
+        measure, value = self.measures[label]
+        if value is None or measure.aggregate == "percentiles" or measure.approximate:
+            return Integer()
+        return value.type
 
     def _check_target(self, target: Table) -> Table:
         if target.schema != self.source.schema:
@@ -452,19 +650,39 @@ class Rollup:
 
     def _input_name(self, value: ColumnElement[Any]) -> str:
         """Return the name of a value in hidden columns; equal values share them."""
-        sql = _sql(self.source, value)
+        names: dict[str, str] = {}
         for label, (_, other) in self.measures.items():
-            if other is not None and _sql(self.source, other) == sql:
-                return getattr(value, "name", None) or label
-        raise AssertionError(sql)
+            sql = None if other is None else _sql(self.source, other)
+            if sql is None or sql in names:
+                continue
+            # Of letters alone: it is in expressions in which Alembic takes a colon for a parameter.
+            name = re.sub(r"\W+", "_", getattr(other, "name", None) or label)
+            while name in names.values():
+                name += "_"
+            names[sql] = name
+        return names[_sql(self.source, value)]
 
     def spec(self) -> RollupSpec:
         """Return the rollup in plain names, as a migration freezes it; of this rollup alone."""
         columns: dict[str, str] = {}
 
+        def is_key(element: ColumnElement[Any]) -> bool:
+            return isinstance(element, Column) and element.name == self.key
+
+        def long(elements: Iterable[ColumnElement[Any] | None]) -> list[ColumnElement[Any]]:
+            found = [element for element in elements if element is not None]
+            return [element for element in found if _is_long(element) and not is_key(element)]
+
+        texts = long(self.dimensions.values())
+        counted = long(
+            value
+            for measure, value in self.measures.values()
+            if measure.aggregate == "distinct" and not measure.approximate
+        )
+
         def logged(element: ColumnElement[Any], template: str = "{}") -> str:
             """Return the column of the log that holds an expression."""
-            if isinstance(element, Column) and element.name == self.key:
+            if template == "{}" and is_key(element):
                 return "key"
             sql = template.format(_sql(self.source, element))
             base = getattr(element, "name", None) or "value"
@@ -477,13 +695,29 @@ class Rollup:
             columns[name] = sql
             return name
 
-        dimensions = {label: logged(element) for label, element in self.dimensions.items()}
+        def grouped(element: ColumnElement[Any]) -> str:
+            """Return the column of the log for an expression that is part of an index."""
+            if any(element is each for each in (*texts, *counted)):
+                # An index has the dimensions, and one value.
+                return logged(element, _abbreviated(element, len(texts) + bool(counted)))
+            return logged(element)
+
+        dimensions = {label: grouped(element) for label, element in self.dimensions.items()}
         sums: dict[str, str] = {}
         visible: dict[str, str] = {}
         extremes: dict[str, tuple[str, str]] = {}
+        values: dict[str, str] = {}
         for label, (measure, value) in self.measures.items():
             if value is None:
                 visible[label] = f"{quote(label)}::bigint"
+                continue
+            if measure.aggregate in _BY_VALUES:
+                if measure.aggregate == "percentiles":
+                    values[label] = logged(value.label(f"{label}_bin"), _bin(value))
+                elif measure.approximate:
+                    values[label] = logged(value.label(f"{label}_register"), _REGISTER)
+                else:
+                    values[label] = grouped(value)
                 continue
             column = logged(value)
             if measure.aggregate in ("min", "max"):
@@ -504,23 +738,38 @@ class Rollup:
         for width, table in self.targets.items():
             group = dict(dimensions)
             if not group and width is None:
-                group = {"_total": "true"}
-            targets.append(
-                TargetSpec(
-                    rollup=self.name,
-                    table=table.name,
-                    every=None if width is None else str(width),
-                    bucket=None if width is None else self.bucket,
-                    by=group,
-                    rows=self._rows_column(),
-                    sums=sums,
-                    visible=visible,
-                    extremes=extremes,
-                    where=where,
-                    undated=self.undated or width is None,
-                    keyed=self.key is None or self._is_keyed(),
-                )
+                group = {TOTAL: "true"}
+            target = TargetSpec(
+                rollup=self.name,
+                table=table.name,
+                every=None if width is None else str(width),
+                bucket=None if width is None else self.bucket,
+                by=group,
+                rows=self._rows_column(),
+                sums=sums,
+                visible=visible,
+                extremes=extremes,
+                where=where,
+                undated=self.undated or width is None,
+                keyed=self.key is None or self._is_keyed(),
             )
+            targets.append(target)
+            for label, column in values.items():
+                kind = self._value_type(label).compile(DIALECT).lower()
+                targets.append(
+                    replace(
+                        target,
+                        table=self.values[width, label].name,
+                        by={**group, VALUE: column},
+                        rows="_rows",
+                        sums={},
+                        visible={},
+                        extremes={},
+                        of=table.name,
+                        value=kind,
+                        reads=_names_read(label, self.measures[label][0]),
+                    )
+                )
         return RollupSpec(
             source=self.source.name,
             schema=self.source.schema,
@@ -532,7 +781,241 @@ class Rollup:
             states={}
             if self.state is None
             else {self.state.name: next(iter(self.state.columns)).name},
+            late=self.late,
         )
+
+    def table(self, every: str | timedelta | None = None) -> Table:
+        """Return the table with buckets of a width: its numbers as of the last run.
+
+        Args:
+            every: The width of the buckets; None for the finest.
+
+        Raises:
+            ArgumentError: The rollup has no such buckets.
+        """
+        if every is None:
+            return next(iter(self.targets.values()))
+        wanted = width_of(every)
+        if wanted not in self.targets:
+            raise ArgumentError(
+                f"rollup {self.name!r} has no buckets of {wanted}; it has "
+                f"{', '.join(map(str, self.targets))}."
+            )
+        return self.targets[wanted]
+
+    def fresh(self, every: str | timedelta | None = None) -> Table:
+        """Return the fresh view as a table, to select from: equal to the raw rows at any moment.
+
+        It has the dimensions, the bucket and the measures; see `table` for the argument.
+
+        Raises:
+            ArgumentError: The rollup has no such buckets.
+        """
+        table = self.table(every)
+        _, target = self._merged(table)
+        columns = [Column(c, table.c[c].type) for c in target.by if c != TOTAL]
+        if target.bucket is not None:
+            columns.append(Column(target.bucket, DateTime(timezone=True)))
+        columns += (Column(name, kind) for name, kind in self._types().items())
+        # Of a metadata of its own: Alembic is not to create it.
+        return Table(f"{table.name}_fresh", MetaData(), *columns, schema=table.schema)
+
+    def select(
+        self,
+        *,
+        by: Sequence[ColumnLike] = (),
+        measures: Sequence[str] | None = None,
+        every: str | timedelta | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        freshness: Literal["fresh", "rolled_up"] = "fresh",
+    ) -> Select[Any]:
+        """Return the statement for the measures of a window, by some of the dimensions.
+
+        It reads the table with the widest buckets that answers exactly. What does not add up over
+        groups, such as distinct values and percentiles, is computed for the groups that are asked
+        for. The statement has the columns of the bucket, the dimensions and the measures, in this
+        order; it can be filtered, sorted and limited like every other.
+
+            readings.select(by=["kind"], measures=["readings", "p95"], every="1 hour", since=monday)
+
+        Args:
+            by: The dimensions to group by; none by default.
+            measures: The measures; all by default. Percentiles by any fraction are written `p99.9`
+                where the measure is named `p`.
+            every: The width of the buckets, a multiple of one that the rollup has; none by default:
+                one group for the whole window.
+            since: Look at buckets from this aware datetime on, the start of one; from the beginning
+                by default.
+            until: Look at buckets before this aware datetime, the start of one; all by default.
+                Rows without a time are in no window that has a bound.
+            freshness: `"fresh"` equals the raw rows at any moment, `"rolled_up"` equals them as of
+                the last run and costs less.
+
+        Raises:
+            ArgumentError: The rollup cannot answer that; the message says why.
+        """
+        dimensions = [column_name(column) for column in by]
+        unknown = [name for name in dimensions if name not in self.dimensions]
+        if unknown:
+            raise ArgumentError(
+                f"rollup {self.name!r} has no dimension {unknown[0]!r}; it has "
+                f"{', '.join(map(repr, self.dimensions)) or 'none'}."
+            )
+        if freshness not in ("fresh", "rolled_up"):
+            raise ArgumentError(f"freshness must be 'fresh' or 'rolled_up', got {freshness!r}.")
+        types = self._types(measures or ())
+        wanted = list(types if measures is None else measures)
+        missing = [name for name in wanted if name not in types]
+        if missing or not wanted:
+            raise ArgumentError(
+                f"rollup {self.name!r} has no measure {missing[0] if missing else ''!r}; it has "
+                f"{', '.join(map(repr, types))}."
+            )
+        width = None if every is None else width_of(every)
+        level = self._level(width, since, until)
+        spec, target = self._merged(self.targets[level])
+        spec = _with_fractions(spec, target, self, wanted)
+        bounded = since is not None or until is not None
+        query = read(
+            spec,
+            target,
+            by=dimensions,
+            width="" if width is None else None if width == level else str(width),
+            measures=wanted,
+            fresh=freshness == "fresh",
+            window=bounded,
+        )
+        columns: list[Column[Any]] = []
+        if width is not None:
+            columns.append(Column(self.bucket, DateTime(timezone=True)))
+        columns += (Column(c, self.dimensions[c].type) for c in self.dimensions if c in dimensions)
+        columns += (Column(name, kind) for name, kind in types.items() if name in wanted)
+        statement = text(_with_parameters(query, bounded))
+        if bounded:
+            statement = statement.bindparams(
+                since="-infinity" if since is None else since.isoformat(),
+                until="infinity" if until is None else until.isoformat(),
+            )
+        rows = statement.columns(*columns).subquery(self.name)
+        order = [self.bucket] if width is not None else []
+        return select(*(rows.c[name] for name in (*order, *dimensions, *wanted)))
+
+    def best(self, limit: int, *, every: str | timedelta | None = None) -> TextualSelect:
+        """Return the statement for the groups with the greatest measure of a ranked rollup, fresh.
+
+        It reads the table by the index of its ranking, without the groups that have changes
+        pending, and adds those up: its cost follows what is pending, and not what is stored. Rows
+        are of the dimensions, the bucket and the measure, the greatest first.
+
+        Args:
+            limit: How many groups, at most.
+            every: The width of the buckets; None for the finest.
+
+        Raises:
+            ArgumentError: The rollup is not ranked, or the limit is not a positive integer.
+        """
+        if self.ranked is None:
+            raise ArgumentError(f"rollup {self.name!r} is not ranked: declare it with ranked=...")
+        if type(limit) is not int or limit < 1:
+            raise ArgumentError(f"limit must be a positive integer; found {limit!r}")
+        table = self.table(every)
+        spec, target = self._merged(table)
+        group = [column for column in table.columns if column.name in (*target.by, target.bucket)]
+        measure = Column(self.ranked, self._types()[self.ranked])
+        query = _with_parameters(best_query(spec, target, self.ranked), False)
+        statement = text(f"{query} LIMIT :limit")
+        return statement.bindparams(limit=limit).columns(*group, measure)
+
+    def _types(self, asked: Sequence[str] = ()) -> dict[str, TypeEngine[Any]]:
+        """Return the measures as they are read, and their types: the order of the fresh view."""
+        added: dict[str, TypeEngine[Any]] = {}
+        extremes: dict[str, TypeEngine[Any]] = {}
+        counted: dict[str, TypeEngine[Any]] = {}
+        for label, (measure, value) in self.measures.items():
+            if value is None:
+                added[label] = BigInteger()
+            elif measure.aggregate in ("min", "max"):
+                extremes[label] = value.type
+            elif measure.aggregate == "distinct":
+                counted[label] = BigInteger()
+            elif measure.aggregate == "percentiles":
+                names = [
+                    *_names_read(label, measure),
+                    *(n for n in asked if n not in self.measures and _fraction(label, n)),
+                ]
+                counted |= dict.fromkeys(names, Double())
+            else:
+                added[label] = _visible_type(measure.aggregate, value)
+        return {**added, **extremes, **counted}
+
+    def _merged(self, table: Table) -> tuple[RollupSpec, TargetSpec]:
+        """Return all rollups of the source, and what they know of a table."""
+        key = (self.source.schema, self.source.name)
+        spec = next(s for s in _merged(self.source.metadata) if (s.schema, s.source) == key)
+        return spec, next(target for target in spec.targets if target.table == table.name)
+
+    def _level(
+        self, width: Every | None, since: datetime | None, until: datetime | None
+    ) -> Every | None:
+        """Return the widest buckets of the rollup that answer for a width and a window."""
+        for name, moment in (("since", since), ("until", until)):
+            if moment is not None and moment.utcoffset() is None:
+                raise ArgumentError(f"{name} must be an aware datetime, got {moment!r}.")
+            if moment is not None and width is not None and width.start_of(moment) != moment:
+                raise ArgumentError(
+                    f"{name} must be the start of a bucket of {width}, got {moment.isoformat()}."
+                )
+        bounds = [moment for moment in (since, until) if moment is not None]
+        fitting = [
+            level
+            for level in self.targets
+            if (width is None or (level is not None and width.is_made_of(level)))
+            and all(level is not None and level.start_of(moment) == moment for moment in bounds)
+        ]
+        if not fitting:
+            asked = "" if width is None else f" by {width}"
+            edges = " and ".join(moment.isoformat() for moment in bounds)
+            window = f" for a window with the edge {edges}" if edges else ""
+            raise ArgumentError(
+                f"rollup {self.name!r} cannot answer{asked}{window}: it has buckets of "
+                f"{', '.join(map(str, self.targets))}, "
+                "what is asked for must consist of whole ones."
+            )
+        return max(fitting, key=lambda level: (level is None, level and level.length))
+
+
+def _with_parameters(query: str, bounded: bool) -> str:
+    """Return a query for `text()`, in which a colon would start a parameter."""
+    query = query.replace(":", "\\:")
+    for name in ("limit", *(("since", "until") if bounded else ())):
+        query = query.replace(f"\\:{name}\0", f":{name}")
+    return query
+
+
+def _fraction(label: str, name: str) -> str:
+    """Return the fraction of which the percentile is asked for as `p99.9`, empty if it is none."""
+    percent = name.removeprefix(label).replace("_", ".")
+    if not name.startswith(label) or not re.fullmatch(r"\d+(\.\d+)?", percent):
+        return ""
+    return str(Decimal(percent) / 100) if Decimal(percent) <= 100 else ""
+
+
+def _with_fractions(
+    spec: RollupSpec, target: TargetSpec, rollup: Rollup, wanted: Sequence[str]
+) -> RollupSpec:
+    """Return the specification, in which percentiles are read that nobody has declared."""
+    targets = list(spec.targets)
+    for number, each in enumerate(targets):
+        for (_, label), table in rollup.values.items():
+            if (each.of, each.table) != (target.table, table.name):
+                continue
+            if rollup.measures[label][0].aggregate == "percentiles":
+                asked = {name: _fraction(label, name) for name in wanted}
+                asked = {n: f for n, f in asked.items() if f and n not in rollup.measures}
+                reads = {**each.reads, **asked}
+                targets[number] = replace(each, reads=reads)
+    return replace(spec, targets=tuple(targets))
 
 
 def rollups_of(metadata: MetaData) -> tuple[Rollup, ...]:
@@ -541,17 +1024,57 @@ def rollups_of(metadata: MetaData) -> tuple[Rollup, ...]:
 
 
 def specs_of(metadata: MetaData) -> tuple[RollupSpec, ...]:
-    """Return the rollups of `metadata` in plain names: one specification for each source."""
-    merged: dict[str, RollupSpec] = {}
-    for rollup in rollups_of(metadata):
-        spec = rollup.spec()
-        key = rollup.source.key
-        merged[key] = merged[key].merged(spec) if key in merged else spec
+    """Return the rollups of `metadata` in plain names: one specification for each source.
+
+    Raises:
+        DeclarationError: A name that is derived for a rollup is that of something else.
+    """
+    specs = _merged(metadata)
+    _require_names(metadata, specs)
+    return specs
+
+
+def _merged(metadata: MetaData) -> tuple[RollupSpec, ...]:
+    merged = _frozen(metadata)
+    if not merged:
+        for rollup in rollups_of(metadata):
+            spec = rollup.spec()
+            key = rollup.source.key
+            merged[key] = merged[key].merged(spec) if key in merged else spec
     return tuple(merged.values())
+
+
+def _require_names(metadata: MetaData, specs: Sequence[RollupSpec]) -> None:
+    """Refuse rollups of which a derived name is taken."""
+    relations: dict[tuple[str | None, str], str] = {}
+    functions: dict[tuple[str | None, str], str] = {}
+    for table in metadata.tables.values():
+        relations[table.schema, table.name] = f"table {table.name!r}"
+        for index in table.indexes:
+            relations.setdefault((table.schema, str(index.name)), f"an index of {table.name!r}")
+    for spec in specs:
+        derived = [
+            (relations, spec.derived_relations),
+            (functions, spec.derived_functions),
+            (functions, dict.fromkeys(spec.functions, "a function that runs rollups")),
+        ]
+        for taken, names in derived:
+            for name, what in names.items():
+                other = taken.get((spec.schema, name))
+                if other is not None:
+                    raise DeclarationError(
+                        f"{what} of the rollups of {spec.source!r} would have the name {name!r}, "
+                        f"and so has {other}: give one of them another name."
+                    )
+                taken[spec.schema, name] = f"{what} of the rollups of {spec.source!r}"
 
 
 def _declarations(metadata: MetaData) -> dict[str, Rollup]:
     return cast("dict[str, Rollup]", metadata.info.setdefault(_INFO_KEY, {}))
+
+
+def _frozen(metadata: MetaData) -> dict[str, RollupSpec]:
+    return cast("dict[str, RollupSpec]", metadata.info.setdefault(f"{_INFO_KEY}.frozen", {}))
 
 
 def _declare(rollup: Rollup) -> None:
@@ -564,12 +1087,24 @@ def _declare(rollup: Rollup) -> None:
                 f"rollup {rollup.name!r} needs a function name of its own: {rollup.function!r} "
                 f"already runs rollup {other.name!r}."
             )
+        if other.source is rollup.source and other.late != rollup.late:
+            raise DeclarationError(
+                f"rollups {other.name!r} and {rollup.name!r} of one source do different things "
+                "with late rows."
+            )
         times = {other.time, rollup.time} - {None}
         if other.source is rollup.source and len(times) > 1:
             raise DeclarationError(
                 f"rollups {other.name!r} and {rollup.name!r} have different times of one source."
             )
     declarations[rollup.name] = rollup
+    _frozen(rollup.source.metadata).clear()
+    try:
+        _require_names(rollup.source.metadata, _merged(rollup.source.metadata))
+    except DeclarationError:
+        del declarations[rollup.name]
+        _frozen(rollup.source.metadata).clear()
+        raise
 
 
 def _widths(
@@ -586,7 +1121,7 @@ def _widths(
     given = [widths] if isinstance(widths, str | timedelta) else list(widths)
     if not given:
         raise DeclarationError(f"rollup {name!r}: every names no bucket.")
-    return [every(width) for width in given]
+    return [width_of(width) for width in given]
 
 
 def _expression(table: Table, value: ExpressionLike) -> ColumnElement[Any]:
@@ -617,16 +1152,68 @@ def _sql(table: Table, element: ColumnElement[Any]) -> str:
     return str(adapted.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
 
 
+# Values that may be too long for an index: longer ones are abbreviated.
+_LONGEST: Final = 2400
+
+
+def _is_long(element: ColumnElement[Any]) -> bool:
+    kind = element.type
+    if not isinstance(kind, String) or isinstance(kind, Enum):
+        return False
+    return kind.length is None or kind.length > 300
+
+
+def _abbreviated(element: ColumnElement[Any], number: int) -> str:
+    """Return the template for text that is part of an index, of which there are a number.
+
+    A value that would not fit is its beginning and its digest: it remains a group of its own.
+    """
+    longest = _LONGEST // max(number, 2)
+    kind = re.sub(" COLLATE .*", "", element.type.compile(DIALECT)).lower()
+    short = f"left(({{0}})::text, {(longest - 40) // 4}) || '...' || md5(({{0}})::text)"
+    return (
+        f"CASE WHEN octet_length(({{0}})::text) > {longest} THEN ({short})::{kind} ELSE {{0}} END"
+    )
+
+
+# The register of a value, and the rank: the number of zeros that its hash starts with, and one.
+_HASH: Final = "hash_record_extended(ROW({0}), 0)"
+_REGISTER: Final = (
+    f"CASE WHEN {{0}} IS NOT NULL THEN (({_HASH} & {REGISTERS - 1}) * 64 + "
+    f"53 - length(ltrim((({_HASH}) >> 11)::bit(52)::text, '0')))::integer END"
+)
+
+
+def _bin(value: ColumnElement[Any]) -> str:
+    """Return the template for the bin of a number."""
+    size, special = "abs(({0})::float8)", ""
+    if isinstance(value.type, Numeric) and not isinstance(value.type, Float):
+        size = "least(greatest(abs({0}), 1e-300), 1e300)::float8"
+    if not isinstance(value.type, Integer):
+        special = (
+            f"WHEN {{0}} = 'NaN' THEN {INFINITE + 1} WHEN {{0}} = 'Infinity' THEN {INFINITE} "
+            f"WHEN {{0}} = '-Infinity' THEN -{INFINITE} "
+        )
+    return (
+        f"CASE WHEN {{0}} = 0 THEN 0 {special}ELSE sign(({{0}})::numeric)::integer * "
+        f"({SHIFT} + ceil(ln({size}) / {math.log(BASE)!r})::integer) END"
+    )
+
+
 _NO_ORDER: Final = (Boolean, JSON, Uuid)
-_NO_SUM: Final = (*_NO_ORDER, Date, DateTime, LargeBinary, String, Time)
+_NO_SUM: Final = (*_NO_ORDER, Date, DateTime, Interval, LargeBinary, String, Time)
 
 
 def _require_aggregate(
     rollup: str, measure: str, aggregate: Aggregate, value: ColumnElement[Any]
 ) -> None:
     # Types that are not listed, an application's own among them, are left to the server.
-    unfit = {"count": (), "min": _NO_ORDER, "max": _NO_ORDER}.get(aggregate, _NO_SUM)
-    if isinstance(value.type, unfit):
+    unfit = {"count": (), "min": _NO_ORDER, "max": _NO_ORDER, "distinct": (JSON,)}.get(
+        aggregate, _NO_SUM
+    )
+    if isinstance(value.type, unfit) and not (
+        aggregate == "distinct" and isinstance(value.type, JSONB)
+    ):
         raise DeclarationError(
             f"rollup {rollup!r}: PostgreSQL has no {aggregate} of {value.type!r}, which measure "
             f"{measure!r} asks for."

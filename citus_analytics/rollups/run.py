@@ -1,19 +1,21 @@
-"""The moves of rollups from Python: run, verify, repair, backfill, expire, status.
+"""The moves of rollups from Python: run, verify, repair, audit, backfill, expire, status.
 
-Each is a function of the server's as well, for SQL: `<source>_run()` and `<source>_reconcile(...)`.
-Nothing is committed here but by `backfill` and `expire`, which take an engine and work in
-transactions of their own.
+Each is a function of the server's as well, for SQL, such as `<source>_run()`. What takes a session
+leaves the transaction to its caller; with asyncio, `await session.run_sync(run_rollup, rollup)`.
+What takes an engine works in many transactions of its own: one for each batch, or each window of
+time; the functions that end in `_window` are one of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from psycopg.errors import UndefinedFunction, UndefinedTable
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import ProgrammingError
+from psycopg.errors import ObjectNotInPrerequisiteState, UndefinedFunction, UndefinedTable
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from citus_analytics.errors import ArgumentError, RollupError
 from citus_analytics.sql import Executor, flushed_connection, qualify, schema_of
@@ -21,7 +23,7 @@ from citus_analytics.sql import Executor, flushed_connection, qualify, schema_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from sqlalchemy import Engine, Row
+    from sqlalchemy import Connection, Engine, Row
 
     from citus_analytics.rollups.declare import Rollup
 
@@ -32,20 +34,28 @@ class RollupRun:
 
     Attributes:
         changes: How many changed rows of the source were added up.
+        next_page: Where the next batch starts, if this was one and not the last.
     """
 
     changes: int
+    next_page: int | None = None
 
 
 @overload
-def run_rollup(session: Executor, rollup: Rollup, *, wait: Literal[True] = True) -> RollupRun: ...
+def run_rollup(
+    session: Executor, rollup: Rollup, *, wait: Literal[True] = True, page: int | None = None
+) -> RollupRun: ...
 
 
 @overload
-def run_rollup(session: Executor, rollup: Rollup, *, wait: bool) -> RollupRun | None: ...
+def run_rollup(
+    session: Executor, rollup: Rollup, *, wait: bool, page: int | None = None
+) -> RollupRun | None: ...
 
 
-def run_rollup(session: Executor, rollup: Rollup, *, wait: bool = True) -> RollupRun | None:
+def run_rollup(
+    session: Executor, rollup: Rollup, *, wait: bool = True, page: int | None = None
+) -> RollupRun | None:
     """Bring all rollups of a rollup's source up to date, in the caller's transaction.
 
     Every change of the source that was committed before the call is in the rollups after it, and
@@ -56,6 +66,8 @@ def run_rollup(session: Executor, rollup: Rollup, *, wait: bool = True) -> Rollu
         session: A session or connection; nothing is committed.
         rollup: A rollup of the source, such as `citus_analytics.GITHUB_ROLLUP_1MIN`.
         wait: Whether to wait for another run that is under way.
+        page: Add up one batch, some 100,000 changes, from this page of the log on: 0 for the first,
+            then what `next_page` of the batch before says. See `catch_up`.
 
     Returns:
         What was done, or None if `wait` is false and another run is under way.
@@ -63,10 +75,35 @@ def run_rollup(session: Executor, rollup: Rollup, *, wait: bool = True) -> Rollu
     Raises:
         RollupError: The database has no such rollup.
     """
-    connection, function = _function(session, rollup, "run")
-    row = _call(connection, rollup, f"SELECT * FROM {function}(:wait)", {"wait": wait})
-    changes: int | None = row[0]
-    return None if changes is None else RollupRun(changes=changes)
+    connection, function = _function(session, rollup, "run" if page is None else "run_batch")
+    arguments = ":wait" if page is None else ":page, :wait"
+    row = _call(
+        connection, rollup, f"SELECT * FROM {function}({arguments})", {"wait": wait, "page": page}
+    )
+    changes: int | None = row.changes
+    next_page: int | None = None if page is None else row.next_page
+    return None if changes is None else RollupRun(changes=changes, next_page=next_page)
+
+
+def catch_up(engine: Engine, rollup: Rollup) -> Iterator[RollupRun]:
+    """Bring all rollups of a rollup's source up to date in batches, each in its own transaction.
+
+    After a million changes, one run is a long transaction; this can be stopped between batches,
+    and others see what is done.
+
+    Args:
+        engine: The database.
+        rollup: A rollup of the source.
+
+    Raises:
+        RollupError: The database has no such rollup.
+    """
+    page: int | None = 0
+    while page is not None:
+        with engine.begin() as connection:
+            run = run_rollup(connection, rollup, page=page)
+        page = run.next_page
+        yield run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +175,7 @@ def _reconcile(
         "CAST(:until AS timestamptz), :repair)"
     )
     window = {"since": _edge(since), "until": _edge(until)}
-    for table in rollup.targets.values():
+    for table in rollup.tables:
         row = _call(
             connection, rollup, statement, {"target": table.name, "repair": repair, **window}
         )
@@ -156,18 +193,103 @@ def _edge(moment: datetime | None) -> str | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditedWindow:
+    """A window of a table of a rollup that an audit has compared with the source.
+
+    Attributes:
+        table: The table.
+        since: The start of the window, None without one.
+        until: Its end, None without one.
+        groups: How many groups differ; 0 where it adds up; None where rows have been expired, and
+            totals over all time cannot be compared.
+        examples: Some of them in words, with what is missing in the table.
+        done: Whether the round is complete: the next one starts from the newest rows again.
+    """
+
+    table: str
+    since: datetime | None
+    until: datetime | None
+    groups: int | None
+    examples: tuple[str, ...] = ()
+    done: bool
+
+
+def audit_window(
+    session: Executor, rollup: Rollup, table: str, *, window: timedelta = timedelta(days=1)
+) -> AuditedWindow:
+    """Compare the next window of a table of a rollup with its source, and note the outcome.
+
+    See `audit`, which does it again and again.
+
+    Raises:
+        RollupError: The database has no such rollup, or it is not complete: backfill first.
+    """
+    connection, function = _function(session, rollup, "audit")
+    statement = f"SELECT * FROM {function}(:table, :window)"
+    row = _call(connection, rollup, statement, {"table": table, "window": window})
+    return AuditedWindow(
+        table=table,
+        since=row.since,
+        until=row.until,
+        groups=row.groups,
+        examples=tuple(row.examples or ()),
+        done=row.done,
+    )
+
+
+def audit(
+    engine: Engine,
+    rollup: Rollup,
+    *,
+    window: timedelta = timedelta(days=1),
+    budget: timedelta = timedelta(seconds=10),
+) -> Iterator[AuditedWindow]:
+    """Compare a rollup with its source for a while, window by window, from the newest rows back.
+
+    The next call goes on where this one ends. Each window is a transaction of its own and keeps no
+    writer out. The database keeps from when to when each table is proved to equal its source, which
+    `rollup_status` tells; a window that differs ends that range. Call it every minute or so.
+
+    Args:
+        engine: The database.
+        rollup: The rollup.
+        window: How much time is compared at once; empty time is passed over.
+        budget: After how much time no further window is started.
+
+    Raises:
+        RollupError: The database has no such rollup, or it is not complete: backfill first.
+    """
+    end = monotonic() + budget.total_seconds()
+    tables = [table.name for table in rollup.tables]
+    while tables:
+        for table in list(tables):
+            with engine.begin() as connection:
+                audited = audit_window(connection, rollup, table, window=window)
+            yield audited
+            if audited.done:
+                tables.remove(table)
+            if monotonic() >= end:
+                return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RollupStatus:
     """What is known of one table of a rollup.
 
     Attributes:
         table: The table.
         rollup: The name of its rollup.
-        last_run: When the last run started, None before the first.
+        last_run: When the last run started, None before the first. The table is as of then.
         duration: How long it took.
         pending: How many changes of the source wait for the next run.
+        lag: How long ago the last run started, if anything is pending; otherwise nothing.
         complete: Whether rows that were there when it was created have been added up; `backfill`
             does that.
         horizon: Rows from before then have been expired: their aggregates stay.
+        late: How many changes came for time before the horizon.
+        proved_since: From when on an audit has proved the table, None for the beginning.
+        proved_until: Until when, None if nothing is proved.
+        size: The bytes of the table with its indexes, of all shards; None if they are not known.
         error: What the last run failed with, as `record_failure` has noted it; None if it did not.
         failed_at: When that was.
     """
@@ -177,8 +299,13 @@ class RollupStatus:
     last_run: datetime | None
     duration: timedelta | None
     pending: int
+    lag: timedelta
     complete: bool
     horizon: datetime | None
+    late: int = 0
+    proved_since: datetime | None = None
+    proved_until: datetime | None = None
+    size: int | None = None
     error: str | None = None
     failed_at: datetime | None = None
 
@@ -190,9 +317,22 @@ def rollup_status(session: Executor, rollup: Rollup) -> tuple[RollupStatus, ...]
         RollupError: The database has no such rollup.
     """
     connection, _ = _function(session, rollup, "run")
-    states = _states(connection, rollup)
-    log = _escaped(qualify(f"{rollup.source.name}_log", schema_of(connection, rollup.source)))
+    schema = schema_of(connection, rollup.source)
+    state = _escaped(qualify(f"{rollup.source.name}_rollups", schema))
+    statement = text(
+        "SELECT target, last_run, duration, complete_since = '-infinity' AS complete, horizon, "
+        "late, nullif(proved_since, '-infinity') AS proved_since, proved_until, error, failed_at, "
+        f"now() - last_run AS since_then FROM {state}"
+    )
+    try:
+        known = {row.target: row for row in connection.execute(statement)}
+    except ProgrammingError as error:
+        if not isinstance(error.orig, UndefinedTable):
+            raise
+        raise _missing(rollup, state) from error
+    log = _escaped(qualify(f"{rollup.source.name}_log", schema))
     pending: int = connection.execute(text(f"SELECT count(*) FROM {log}")).scalar_one()
+    sizes = _sizes(connection, [qualify(table.name, schema) for table in rollup.tables])
     return tuple(
         RollupStatus(
             table=table.name,
@@ -200,14 +340,34 @@ def rollup_status(session: Executor, rollup: Rollup) -> tuple[RollupStatus, ...]
             last_run=row.last_run,
             duration=row.duration,
             pending=pending,
+            lag=row.since_then if pending and row.since_then is not None else timedelta(),
             complete=row.complete,
             horizon=row.horizon,
+            late=row.late,
+            proved_since=row.proved_since,
+            proved_until=row.proved_until,
+            size=sizes[qualify(table.name, schema)],
             error=row.error,
             failed_at=row.failed_at,
         )
-        for table in rollup.targets.values()
-        for row in [states[table.name]]
+        for table in rollup.tables
+        for row in [known[table.name]]
     )
+
+
+def _sizes(connection: Connection, names: list[str]) -> dict[str, int | None]:
+    """Return the bytes of tables, of all their shards where they have some."""
+    size = "pg_total_relation_size(found)"
+    if connection.scalar(text("SELECT to_regclass('pg_catalog.pg_dist_partition')")) is not None:
+        size = (
+            "CASE WHEN EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = found) "
+            f"THEN citus_total_relation_size(found, false) ELSE {size} END"
+        )
+    statement = text(
+        f"SELECT name, {size} AS bytes FROM unnest(CAST(:names AS text[])) AS name, "
+        "to_regclass(name) AS found"
+    )
+    return {row.name: row.bytes for row in connection.execute(statement, {"names": names})}
 
 
 def record_failure(session: Executor, rollup: Rollup, error: str) -> None:
@@ -243,16 +403,24 @@ def backfill(
     """
     while True:
         with engine.begin() as connection:
-            window_done = _backfill_window(connection, rollup, window)
-        if window_done is None:
+            done = backfill_window(connection, rollup, window=window)
+        if done is None:
             return
-        yield window_done
+        yield done
 
 
-def _backfill_window(
-    connection: Connection, rollup: Rollup, window: timedelta
+def backfill_window(
+    session: Executor, rollup: Rollup, *, window: timedelta = timedelta(days=1)
 ) -> tuple[datetime | None, datetime | None] | None:
-    connection, function = _function(connection, rollup, "backfill")
+    """Add up the newest window that is missing, in the caller's transaction; see `backfill`.
+
+    Returns:
+        The window, `(since, until)`, or None if nothing is missing.
+
+    Raises:
+        RollupError: The database has no such rollup.
+    """
+    connection, function = _function(session, rollup, "backfill")
     row = _call(connection, rollup, f"SELECT * FROM {function}(:window)", {"window": window})
     return (row.since, row.until) if row.worked else None
 
@@ -279,33 +447,34 @@ def expire(
         RollupError: The database has no such rollup, or a rollup is not complete: backfill first.
         ArgumentError: The datetime has no time zone.
     """
-    edge, deleted = _edge(before), 0
+    deleted = 0
     while True:
         with engine.begin() as connection:
-            _, function = _function(connection, rollup, "expire")
-            row = _call(
-                connection,
-                rollup,
-                f"SELECT * FROM {function}(CAST(:before AS timestamptz), :window)",
-                {"before": edge, "window": window},
-            )
-        if row[0] is None:
+            rows = expire_window(connection, rollup, before, window=window)
+        if rows is None:
             return deleted
-        deleted += row[0]
+        deleted += rows
 
 
-def _states(connection: Connection, rollup: Rollup) -> Mapping[str, Row[Any]]:
-    state = _escaped(qualify(f"{rollup.source.name}_rollups", schema_of(connection, rollup.source)))
-    statement = text(
-        "SELECT target, last_run, duration, complete_since = '-infinity' AS complete, horizon, "
-        f"error, failed_at FROM {state}"
-    )
-    try:
-        return {row.target: row for row in connection.execute(statement)}
-    except ProgrammingError as error:
-        if not isinstance(error.orig, UndefinedTable):
-            raise
-        raise _missing(rollup, state) from error
+def expire_window(
+    session: Executor, rollup: Rollup, before: datetime, *, window: timedelta = timedelta(hours=1)
+) -> int | None:
+    """Delete the oldest window of rows from before a time, in the caller's transaction.
+
+    See `expire`.
+
+    Returns:
+        How many rows were deleted, or None if there are none from before that time.
+
+    Raises:
+        RollupError: The database has no such rollup, or a rollup is not complete: backfill first.
+        ArgumentError: The datetime has no time zone.
+    """
+    connection, function = _function(session, rollup, "expire")
+    statement = f"SELECT * FROM {function}(CAST(:before AS timestamptz), :window)"
+    row = _call(connection, rollup, statement, {"before": _edge(before), "window": window})
+    deleted: int | None = row.deleted
+    return deleted
 
 
 def _function(session: Executor, rollup: Rollup, name: str) -> tuple[Connection, str]:
@@ -325,7 +494,11 @@ def _call(
 ) -> Row[Any]:
     try:
         return connection.execute(text(statement), arguments).one()
-    except ProgrammingError as error:
+    except DBAPIError as error:
+        if isinstance(error.orig, ObjectNotInPrerequisiteState):
+            said = error.orig.diag
+            hint = f". {said.message_hint}" if said.message_hint else "."
+            raise RollupError(f"{said.message_primary}{hint}") from error
         # An error inside of the function says where in it that was.
         if not isinstance(error.orig, UndefinedFunction) or error.orig.diag.context:
             raise

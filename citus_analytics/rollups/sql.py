@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from citus_analytics.errors import DeclarationError
 from citus_analytics.sql import (
+    HAS_CITUS,
     LONGEST_NAME,
     do_block,
     dollar_quote,
@@ -40,10 +41,21 @@ from citus_analytics.sql import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 # The longest suffix of the names that are derived from a table's.
 LONGEST_BASE: Final = LONGEST_NAME - len("_capture_truncate")
+
+# What the functions call transition tables and common table expressions.
+_SHADOWED: Final = frozenset(
+    ("_added", "_removed", "_drained", "_written", "_lost", "_hit", "_found", "_remaining")
+)
+
+# The suffixes of the names of functions.
+_FUNCTIONS: Final = (
+    *("capture", "absorb", "run", "run_batch", "reconcile", "backfill", "audit", "expire"),
+    "sibling",
+)
 
 MARKER: Final = "Rollups of citus_analytics: "
 
@@ -66,6 +78,11 @@ class TargetSpec:
         where: The column of the log that says whether a row counts.
         undated: Whether rows without a finite time count.
         keyed: Whether it is sharded like its source; otherwise it has a copy on every node.
+        of: The table that it holds the values of a measure for, if it does: what does not subtract
+            is a dimension, `_value`, whose groups are counted.
+        value: The type of `_value`, and of nothing else.
+        reads: What the values are read as, by measure: `distinct`, `approximate`, or a fraction of
+            which the percentile is wanted.
     """
 
     rollup: str
@@ -80,6 +97,9 @@ class TargetSpec:
     where: str | None = None
     undated: bool = False
     keyed: bool = True
+    of: str | None = None
+    value: str | None = None
+    reads: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +115,8 @@ class RollupSpec:
         targets: The tables of aggregates.
         functions: Functions without arguments that run the rollups, for SQL.
         states: Tables that are told the minute of the last run, and their column.
+        late: What becomes of changes for time that has been expired: `add` adds them to the
+            aggregates, `refuse` leaves them out. They are counted.
 
     Raises:
         DeclarationError: The source's name is too long for the names derived from it.
@@ -108,6 +130,7 @@ class RollupSpec:
     targets: tuple[TargetSpec, ...]
     functions: tuple[str, ...] = ()
     states: Mapping[str, str] = field(default_factory=dict)
+    late: str = "add"
 
     def __post_init__(self) -> None:
         if len(self.source.encode()) > LONGEST_BASE:
@@ -115,6 +138,25 @@ class RollupSpec:
                 f"table {self.source!r} has a name of {len(self.source.encode())} bytes; the names "
                 f"derived from it fit into PostgreSQL's 63 only up to {LONGEST_BASE}."
             )
+        for table in (self.source, *(target.table for target in self.targets), *self.states):
+            if table in _SHADOWED:
+                raise DeclarationError(
+                    f"table {table!r} cannot have rollups or be one: their functions call "
+                    "something else by that name."
+                )
+        for target in self.targets:
+            if len(f"{target.table}_outbox".encode()) > LONGEST_NAME:
+                raise DeclarationError(
+                    f"rollup table {target.table!r} has a name of {len(target.table.encode())} "
+                    f"bytes; the names derived from it fit into PostgreSQL's 63 only up to "
+                    f"{LONGEST_NAME - len('_outbox')}."
+                )
+        for function in self.functions:
+            if len(function.encode()) > LONGEST_NAME:
+                raise DeclarationError(
+                    f"function {function!r} has a name of {len(function.encode())} bytes; "
+                    f"PostgreSQL has at most {LONGEST_NAME}."
+                )
 
     def merged(self, other: RollupSpec) -> RollupSpec:
         """Return the rollups of both, which have one source, on one log."""
@@ -151,7 +193,37 @@ class RollupSpec:
     def machinery(self) -> tuple[str, ...]:
         """The tables that no model declares."""
         outboxes = (f"{target.table}_outbox" for target in self.targets if not target.keyed)
-        return (self.log, self.state, *outboxes)
+        edges = (self.edge,) if self.late == "refuse" else ()
+        return (self.log, self.state, *edges, *outboxes)
+
+    @property
+    def edge(self) -> str:
+        """The name of the table that has the horizon on every node, where late rows are refused."""
+        return f"{self.source}_horizon"
+
+    @property
+    def derived_relations(self) -> Mapping[str, str]:
+        """What the relations are that are named after the source and its rollups, by name."""
+        found = {self.log: "the log", self.state: "the state"}
+        if self.late == "refuse":
+            found[self.edge] = "the horizon"
+        for target in self.targets:
+            if target.of is None:
+                found[f"{target.table}_fresh"] = f"the fresh view of {target.table!r}"
+            if not target.keyed:
+                if target.of is None:
+                    found[f"{target.table}_now"] = f"a view of {target.table!r}"
+                found[f"{target.table}_outbox"] = f"the outbox of {target.table!r}"
+        return found
+
+    @property
+    def derived_functions(self) -> Mapping[str, str]:
+        """What the functions are that are named after the source and its rollups, by name."""
+        found = {f"{self.source}_{suffix}": f"the function {suffix!r}" for suffix in _FUNCTIONS}
+        for target in self.targets:
+            if not target.keyed and target.of is None:
+                found[f"{target.table}_rows"] = f"a function of {target.table!r}"
+        return found
 
     def describe(self) -> str:
         """Return the description that the database keeps, without the schema: the table has one."""
@@ -196,6 +268,11 @@ def _renamed(target: TargetSpec, names: Mapping[str, str]) -> TargetSpec:
         where=None if target.where is None else names[target.where],
     )
 
+
+# The column of the values that a measure is computed from, where it is not added up; and the
+# column of the one group of a rollup that has neither dimensions nor buckets.
+VALUE: Final = "_value"
+TOTAL: Final = "_total"
 
 # Expressions.
 
@@ -283,7 +360,13 @@ class _Target:
         conditions = [] if target.where is None else [f"l.{quote(target.where)}"]
         if not target.undated:
             conditions.append("l.at IS NOT NULL")
+        if target.value is not None:
+            conditions.append(f"l.{quote(self.by[VALUE])} IS NOT NULL")
         self.counts = " AND ".join(conditions) or "true"
+
+    def weight(self, alias: str) -> str:
+        """Return how many rows of a group a row of the table `t` or of the log `l` stands for."""
+        return f"t.{quote(self.target.rows)}" if alias == "t" else "l.n"
 
     def same(self, left: str, right: str) -> str:
         """Return the condition that two rows are of one group, NULLs included."""
@@ -363,9 +446,11 @@ def functions(spec: RollupSpec, *, sharded: bool) -> tuple[Function, ...]:
         _capture(spec, sharded=sharded),
         _absorb(spec, sharded=sharded),
         _run(spec, sharded=sharded),
+        _run(spec, sharded=sharded, batch=True),
         _reconcile(spec, sharded=sharded),
         _backfill(spec),
-        _expire(spec),
+        _audit(spec),
+        _expire(spec, sharded=sharded),
     ]
     if sharded:
         found.insert(0, _sibling(spec))
@@ -403,13 +488,16 @@ END
     return Function(name, "oid, regclass, regclass", head, body)
 
 
-def _on_shards(statement: str, tag: str, shards: Mapping[str, str], *, using: str = "") -> str:
+def _on_shards(
+    statement: str, tag: str, shards: Mapping[str, str], *, into: str = "", using: str = ""
+) -> str:
     """Return the PL/pgSQL statement that executes a template with the names of shards."""
     template = statement.replace("%", "%%")
     for position, shard in enumerate(shards, start=1):
         template = template.replace(shard, f"%{position}$s")
     values = "".join(f", {value}" for value in shards.values())
-    return f"EXECUTE format({dollar_quote(template, tag)}{values}){using};"
+    into, using = into and f" INTO {into}", using and f" USING {using}"
+    return f"EXECUTE format({dollar_quote(template, tag)}{values}){into}{using};"
 
 
 def _in_place(statement: str, names: Mapping[str, str]) -> str:
@@ -425,46 +513,65 @@ def _regclass(name: str) -> str:
 def _capture(spec: RollupSpec, *, sharded: bool) -> Function:
     columns = [name for name, _ in _projection(spec)]
     wanted = _wanted(spec)
+    refused = spec.late == "refuse" and spec.time is not None
 
-    def log(rows: str) -> str:
+    def log(rows: str, weight: str) -> str:
+        if refused:
+            edge = "$1" if sharded else "_vars.edge"
+            weight = f"CASE WHEN l.at < {edge} THEN 0 ELSE {weight} END"
         statement = (
             f"INSERT INTO {_LOG} (n, {_listed(columns)})\n"
-            f"    SELECT l.n, {_listed(f'l.{name}' for name in columns)}\n"
+            f"    SELECT {weight}, {_listed(f'l.{name}' for name in columns)}\n"
             f"    FROM ({rows}) AS l {wanted}"
         )
         if sharded:
-            return _on_shards(statement, "log", {_LOG: "log"})
+            return _on_shards(statement, "log", {_LOG: "log"}, using="edge" if refused else "")
         return _in_place(statement, {_LOG: quote(spec.log)})
 
     # Of a table that is emptied, one row for each combination is enough.
-    names = _listed(columns)
+    names = _listed(f"l.{name}" for name in columns)
+    weight = "-count(*)::integer"
+    if refused:
+        weight = f"CASE WHEN l.at < _vars.edge THEN 0 ELSE {weight} END"
     emptied = (
-        f"SELECT -count(*)::integer AS n, {names} FROM ({_raw(spec, _SOURCE)}) AS all_rows "
-        f"GROUP BY {names}"
+        f"INSERT INTO {quote(spec.log)} (n, {_listed(columns)})\n    SELECT {weight}, {names} "
+        f"FROM ({_raw(spec, quote(spec.source))}) AS l {wanted} GROUP BY {names};"
     )
-    truncated = _in_place(
-        f"INSERT INTO {_LOG} (n, {names})\n    SELECT l.n, "
-        f"{_listed(f'l.{name}' for name in columns)} FROM ({emptied}) AS l {wanted}",
-        {_LOG: quote(spec.log), _SOURCE: quote(spec.source)},
-    )
-    find = lock = ""
+    find = lock = edge = ""
     # NULL, and so no stranger, where the source has been renamed.
     stranger = f"to_regclass({literal(quote(spec.source))}) <> TG_RELID"
+    if refused:
+        edge = f"  edge := (SELECT max(s.horizon) FROM {quote(spec.state)} AS s);\n"
     if sharded:
         stranger = f"log IS NULL AND {stranger}"
         find = (
             f"  log := {quote(f'{spec.source}_sibling')}(TG_RELID, {_regclass(spec.source)}, "
             f"{_regclass(spec.log)});\n"
         )
+        if refused:
+            edge = f"""\
+  EXECUTE format('SELECT max(horizon) FROM %s', (
+    SELECT shard_name(s.logicalrelid, s.shardid) FROM pg_dist_shard AS s
+    WHERE s.logicalrelid = {_regclass(spec.edge)})) INTO edge;
+"""
         # TRUNCATE is for the whole table to log; shards have a trigger of their own for it once
         # they have been split. Nobody may write to them, through any node, between here and there.
-        lock = (
-            f"IF TG_RELID <> {_regclass(spec.source)}::oid THEN\n      RETURN NULL;\n    END IF;\n"
-            f"    LOCK TABLE {quote(spec.source)} IN ACCESS EXCLUSIVE MODE;\n    "
-        )
+        # The statements of another role go over connections of their own, which wait for it.
+        lock = f"""IF TG_RELID <> {_regclass(spec.source)}::oid THEN
+      RETURN NULL;
+    END IF;
+    IF current_user <> coalesce(nullif(current_setting('role'), 'none'), session_user) THEN
+      RAISE EXCEPTION 'table % has rollups, and is truncated by its owner % alone on Citus',
+        TG_RELID::regclass, current_user USING HINT = 'SET ROLE to the owner, or use DELETE.';
+    END IF;
+    LOCK TABLE {quote(spec.source)} IN ACCESS EXCLUSIVE MODE;
+    """
     body = f"""
+#variable_conflict use_column
+<<_vars>>
 DECLARE
   log text;
+  edge timestamptz;
 BEGIN
   -- Rows that are expired leave without a trace: their aggregates stay.
   IF current_setting('citus_analytics.expire', true) = 'on' THEN
@@ -474,21 +581,21 @@ BEGIN
   IF {stranger} THEN
     RAISE EXCEPTION 'this trigger function is for another table than %', TG_RELID::regclass;
   END IF;
-  IF TG_OP = 'TRUNCATE' THEN
+{edge}  IF TG_OP = 'TRUNCATE' THEN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
       RAISE EXCEPTION 'table % has rollups, and cannot be truncated in a transaction that is %',
         TG_RELID::regclass, upper(current_setting('transaction_isolation'))
         USING HINT = 'Rows that it does not see would stay in the rollups. '
                      'Use READ COMMITTED, or DELETE.';
     END IF;
-    {lock}{truncated}
+    {lock}{emptied}
     RETURN NULL;
   END IF;
   IF TG_OP <> 'DELETE' THEN
-    {log(_raw(spec, "added"))}
+    {log(_raw(spec, "_added"), "1")}
   END IF;
   IF TG_OP <> 'INSERT' THEN
-    {log(_raw(spec, "removed", "-1"))}
+    {log(_raw(spec, "_removed"), "-1")}
   END IF;
   RETURN NULL;
 END
@@ -499,87 +606,85 @@ END
 
 def _absorb(spec: RollupSpec, *, sharded: bool) -> Function:
     """Return the trigger function on the log: it adds what was deleted from it to the targets."""
+    owner = _regclass(spec.log)
+
+    def beside(table: str) -> str:
+        return f"{quote(f'{spec.source}_sibling')}(TG_RELID, {owner}, {_regclass(table)})"
+
     parts = []
-    declared = [
-        "  written bigint := 0;",
-        "  removed bigint := 0;",
-        "  dead tid[];",
-        "  one bigint;",
-    ]
-    first = _regclass(spec.log)
     for target in spec.targets:
         part = _Target(spec, target)
         columns = [*part.group, *part.additive, *part.extremes]
-        grouped = f"SELECT {_listed(part.groups)}, " + _listed(
-            f"sum({weight})" for weight in part.weights
-        )
-        extremes = [
+        selected = [*part.groups, *(f"sum({weight})" for weight in part.weights)]
+        selected += (
             f"{kind}(l.{quote(column)}) FILTER (WHERE l.n > 0)"
             for kind, column in target.extremes.values()
-        ]
-        positions = _listed(str(i + 1) for i in range(len(part.group)))
+        )
         changed = " OR ".join(f"sum({weight}) <> 0" for weight in part.weights)
-        if extremes:
+        if target.extremes:
             changed += " OR bool_or(l.n > 0)"
-            grouped += ", " + _listed(extremes)
-        grouped += f" FROM drained AS l WHERE {part.counts} GROUP BY {positions} HAVING {changed}"
-        if not target.keyed and sharded:
-            outbox = f"{target.table}_outbox"
-            key = "(SELECT key FROM drained LIMIT 1)"
+        positions = _positions(part.group)
+        grouped = (
+            f"SELECT {_listed(selected)} FROM _drained AS l WHERE {part.counts} "
+            f"GROUP BY {positions} HAVING {changed}"
+        )
+        if sharded and not target.keyed:
             statement = (
                 f"INSERT INTO {_OUTBOX} (_key, {_listed(columns)})\n"
-                f"    SELECT {key}, g.* FROM ({grouped}) AS g"
+                f"    SELECT (SELECT key FROM _drained LIMIT 1), g.* FROM ({grouped}) AS g"
             )
-            beside = f"{quote(f'{spec.source}_sibling')}(TG_RELID, {first}, {_regclass(outbox)})"
-            parts.append("  " + _on_shards(statement, "outbox", {_OUTBOX: beside}))
+            outbox = beside(f"{target.table}_outbox")
+            parts.append("  " + _on_shards(statement, "outbox", {_OUTBOX: outbox}))
             continue
-        statement = f"""WITH written AS (
+        write = f"""WITH _written AS (
       INSERT INTO {_TARGET} AS t ({_listed(columns)})
       {grouped} ORDER BY {positions}
       ON CONFLICT ({_listed(part.group)}) DO UPDATE SET {_listed(_added(part))}
-      RETURNING t.ctid, t.{quote(target.rows)} AS rows
-    ) SELECT count(*), array_agg(ctid) FILTER (WHERE rows = 0) FROM written"""
-        remove = f"DELETE FROM {_TARGET} WHERE ctid = ANY"
+      RETURNING t.ctid, t.{quote(target.rows)} AS _left
+    ) SELECT array_agg(w.ctid) FILTER (WHERE w._left = 0)"""
         if sharded:
-            beside = (
-                f"{quote(f'{spec.source}_sibling')}(TG_RELID, {first}, {_regclass(target.table)})"
-            )
-            parts.append(
-                f"  shard := {beside};\n  "
-                + _on_shards(statement, "absorb", {_TARGET: "shard"}, using=" INTO one, dead")
-                + "\n  IF dead IS NOT NULL THEN\n    "
-                + _on_shards(f"{remove}($1)", "dead", {_TARGET: "shard"}, using=" USING dead")
-                + "\n  END IF;"
+            shards = {_TARGET: "shard"}
+            absorb = [
+                f"shard := {beside(target.table)};",
+                _on_shards(f"{write} FROM _written AS w", "absorb", shards, into="dead"),
+            ]
+            remove = _on_shards(
+                f"DELETE FROM {_TARGET} WHERE ctid = ANY($1)", "dead", shards, using="dead"
             )
         else:
-            into = statement.replace(
-                "SELECT count(*), array_agg(ctid) FILTER (WHERE rows = 0) FROM written",
-                "SELECT count(*), array_agg(ctid) FILTER (WHERE rows = 0) INTO one, dead "
-                "FROM written",
-            )
-            parts.append(
-                "  "
-                + _in_place(into, {_TARGET: quote(target.table)})
-                + "\n  IF dead IS NOT NULL THEN\n    "
-                + _in_place(f"{remove}(dead)", {_TARGET: quote(target.table)})
-                + "\n  END IF;"
-            )
+            table = {_TARGET: quote(target.table)}
+            absorb = [_in_place(f"{write} INTO dead FROM _written AS w", table)]
+            remove = _in_place(f"DELETE FROM {_TARGET} WHERE ctid = ANY(_vars.dead)", table)
+        parts.append(
+            "  " + "\n  ".join(absorb) + f"\n  IF dead IS NOT NULL THEN\n    {remove}\n  END IF;"
+        )
         if target.extremes:
             parts.append(_recompute_extremes(part, sharded=sharded))
-    if sharded:
-        declared.append("  shard text;")
-    body = (
-        "\nDECLARE\n" + "\n".join(declared) + "\nBEGIN\n"
-        "  IF NOT EXISTS (SELECT FROM drained) THEN\n    RETURN NULL;\n  END IF;\n"
-        + "\n".join(parts)
-        + "\n  RETURN NULL;\nEND\n"
-    )
+    declared = "dead tid[];\n  shard text;" if sharded else "dead tid[];"
+    statements = "\n".join(parts)
+    body = f"""
+#variable_conflict use_column
+<<_vars>>
+DECLARE
+  {declared}
+BEGIN
+  IF NOT EXISTS (SELECT FROM _drained) THEN
+    RETURN NULL;
+  END IF;
+{statements}
+  RETURN NULL;
+END
+"""
     # Settings cost as much as a group. On shards it is called in sessions of other nodes, elsewhere
     # by a run, whose settings it has.
     head = "()\nRETURNS trigger LANGUAGE plpgsql"
     if sharded:
         head += " SET jit = off"
     return Function(f"{spec.source}_absorb", "", head, body, own_path=sharded)
+
+
+def _positions(columns: Iterable[str]) -> str:
+    return _listed(str(number) for number, _ in enumerate(columns, start=1))
 
 
 def _added(part: _Target) -> Iterator[str]:
@@ -595,7 +700,7 @@ def _extremes(part: _Target, sides: str | None = None) -> str:
     """Return the query for the smallest and largest values of groups, by group.
 
     The values of a group are those of its raw rows less those of its log: what has been absorbed.
-    `_found` says how many rows those are: fewer than the group has, if some have been expired.
+    `_rows_found` says how many rows those are: fewer than the group has, if some have been expired.
 
     Args:
         part: The target.
@@ -613,17 +718,17 @@ def _extremes(part: _Target, sides: str | None = None) -> str:
         (f"{kind}({names[column]})" for kind, column in part.target.extremes.values()),
         part.extremes,
     )
-    return f"""SELECT {group}, {extremes}, sum(_weight) AS _found FROM (
+    return f"""SELECT {group}, {extremes}, sum(_weight) AS _rows_found FROM (
         SELECT {_listed(by)}, sum(_weight) AS _weight FROM (
           {sides}
         ) AS u {where} GROUP BY {_listed(by)} HAVING sum(_weight) > 0
-      ) AS remaining GROUP BY {group}"""
+      ) AS _remaining GROUP BY {group}"""
 
 
 def _value_names(part: _Target) -> dict[str, str]:
     """Return names for the values whose extremes are kept, by the column of the log."""
     logged = dict.fromkeys(column for _, column in part.target.extremes.values())
-    return {column: f"v_{number}" for number, column in enumerate(logged)}
+    return {column: f"_v{number}" for number, column in enumerate(logged)}
 
 
 def _values(part: _Target, weight: str) -> list[str]:
@@ -642,18 +747,18 @@ def _recompute_extremes(part: _Target, *, sharded: bool) -> str:
     A group of which rows have been expired keeps what it has: the source does not know better.
     """
     spec, target = part.spec, part.target
+    names = _value_names(part)
     lost = [
-        f"{kind}(d.{quote(value)}) {'<=' if kind == 'min' else '>='} min(t.{column})"
+        f"{kind}(d.{names[value]}) {'<=' if kind == 'min' else '>='} min(t.{column})"
         for column, (kind, value) in zip(part.extremes, target.extremes.values(), strict=True)
     ]
-    logged = [quote(c) for c in dict.fromkeys(c for _, c in target.extremes.values())]
     raw_where = ""
     if target.bucket is not None and target.every is not None and spec.time is not None:
         time, edge = f"r.{quote(spec.time)}", f"h.{quote(target.bucket)}"
         if not target.undated:
             raw_where = (
-                f" WHERE {time} >= (SELECT min({edge}) FROM hit AS h) AND {time} < "
-                f"(SELECT max({bucket_end(target.every, edge)}) FROM hit AS h)"
+                f" WHERE {time} >= (SELECT min({edge}) FROM _hit AS h) AND {time} < "
+                f"(SELECT max({bucket_end(target.every, edge)}) FROM _hit AS h)"
             )
     raw = f"({_raw(spec, _SOURCE)}{raw_where})"
     sides = (
@@ -662,22 +767,23 @@ def _recompute_extremes(part: _Target, *, sharded: bool) -> str:
         f"FROM {_LOG} AS l WHERE {part.counts}"
     )
     found = _extremes(part, sides)
-    statement = f"""WITH lost AS (
-      SELECT {_named(part.groups, part.group)}, {_listed(f"l.{c}" for c in logged)}
-      FROM drained AS l WHERE l.n < 0 AND {part.counts}
-    ), hit AS MATERIALIZED (
+    values = _listed(f"l.{quote(column)} AS {name}" for column, name in names.items())
+    statement = f"""WITH _lost AS (
+      SELECT {_named(part.groups, part.group)}, {values}
+      FROM _drained AS l WHERE l.n < 0 AND {part.counts}
+    ), _hit AS MATERIALIZED (
       SELECT {_listed(f"t.{c}" for c in part.group)}
-      FROM lost AS d JOIN {_TARGET} AS t ON {part.same("t", "d")}
+      FROM _lost AS d JOIN {_TARGET} AS t ON {part.same("t", "d")}
       GROUP BY {_listed(f"t.{c}" for c in part.group)} HAVING {" OR ".join(lost)}
-    ), found AS (
+    ), _found AS (
       {found}
     )
     UPDATE {_TARGET} AS t SET {_listed(f"{c} = f.{c}" for c in part.extremes)}
-    FROM hit AS h JOIN found AS f ON {part.same("f", "h")}
-    WHERE {part.same("t", "h")} AND f._found >= t.{quote(target.rows)}"""
+    FROM _hit AS h JOIN _found AS f ON {part.same("f", "h")}
+    WHERE {part.same("t", "h")} AND f._rows_found >= t.{quote(target.rows)}"""
     if not sharded:
-        names = {_TARGET: target.table, _SOURCE: spec.source, _LOG: spec.log}
-        return "  " + _in_place(statement, {k: quote(v) for k, v in names.items()})
+        tables = {_TARGET: target.table, _SOURCE: spec.source, _LOG: spec.log}
+        return "  " + _in_place(statement, {k: quote(v) for k, v in tables.items()})
     find, owner = quote(f"{spec.source}_sibling"), _regclass(spec.log)
     shards = {
         _TARGET: "shard",
@@ -697,17 +803,80 @@ def _current(spec: RollupSpec) -> str:
   IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
     RAISE EXCEPTION 'rollups of % cannot be computed in a transaction that is %',
       {literal(spec.source)}, upper(current_setting('transaction_isolation'))
-      USING HINT = 'Use READ COMMITTED.';
+      USING HINT = 'Use READ COMMITTED.', ERRCODE = 'object_not_in_prerequisite_state';
   END IF;"""
 
 
-def _lock(spec: RollupSpec, *, shared: bool = False, attempt: bool = False) -> str:
+def _lock(spec: RollupSpec, *, attempt: bool = False) -> str:
     """Return the call that keeps runs of one source apart."""
-    name = f"pg_{'try_' if attempt else ''}advisory_xact_lock{'_shared' if shared else ''}"
+    name = f"pg_{'try_' if attempt else ''}advisory_xact_lock"
     return f"{name}(hashtext('citus_analytics.rollups'), {_regclass(spec.source)}::oid::integer)"
 
 
-def _run(spec: RollupSpec, *, sharded: bool) -> Function:
+# Pages of the log that one batch takes, of all shards together.
+_BATCH: Final = 1000
+
+
+def _run(spec: RollupSpec, *, sharded: bool, batch: bool = False) -> Function:
+    """Return the function that empties the log into the targets, or one batch of it."""
+    absorb, settings = _drain(spec, sharded=sharded, batch=batch)
+    lock = f"""\
+  IF wait THEN
+    PERFORM {_lock(spec)};
+  ELSIF NOT {_lock(spec, attempt=True)} THEN
+    RETURN;
+  END IF;"""
+    if not batch:
+        body = f"""
+-- Adds what is in the log to every rollup of the source, and returns how many changes that were;
+-- NULL if another run is under way and not waited for.
+#variable_conflict use_column
+DECLARE
+  started timestamptz := clock_timestamp();
+  edge timestamptz;
+  too_late bigint := 0;
+BEGIN
+{lock}
+{absorb}
+END
+"""
+        head = f"(wait boolean DEFAULT true, OUT changes bigint)\nLANGUAGE plpgsql {settings}"
+        return Function(f"{spec.source}_run", "boolean", head, body)
+    pages = f"pg_relation_size({_regclass(spec.log)})"
+    if sharded:
+        pages = (
+            f"(SELECT max(s.result::bigint) FROM run_command_on_shards({_regclass(spec.log)}, "
+            "'SELECT pg_relation_size(''%s'')') AS s)"
+        )
+    shards = f"(SELECT count(*) FROM pg_dist_shard WHERE logicalrelid = {_regclass(spec.log)})"
+    width = f"greatest({_BATCH} / {shards}, 1)" if sharded else str(_BATCH)
+    body = f"""
+-- The same for a part of the log, from a page of each of its shards on; `next_page` is where to go
+-- on, NULL at its end.
+#variable_conflict use_column
+DECLARE
+  started timestamptz := clock_timestamp();
+  edge timestamptz;
+  too_late bigint := 0;
+  width bigint := {width};
+BEGIN
+{lock}
+{absorb}
+  IF (page + width) * current_setting('block_size')::bigint < {pages} THEN
+    next_page := page + width;
+  END IF;
+END
+"""
+    head = (
+        "(page bigint, wait boolean DEFAULT true, OUT changes bigint, OUT next_page bigint)\n"
+        f"LANGUAGE plpgsql {settings}"
+    )
+    return Function(f"{spec.source}_run_batch", "bigint, boolean", head, body)
+
+
+def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
+    """Return the statements that empty the log into the targets, and the settings they need."""
+    log, state = quote(spec.log), quote(spec.state)
     outboxes = []
     for target in spec.targets:
         if target.keyed or not sharded:
@@ -717,23 +886,17 @@ def _run(spec: RollupSpec, *, sharded: bool) -> Function:
         outbox = quote(f"{target.table}_outbox")
         table = quote(target.table)
         kept = quote(f"{target.table[:50]}_arrived")
-        sums = _listed(
-            [
-                *part.group,
-                *(f"sum({c})" for c in part.additive),
-                *(
-                    f"{kind}({c})"
-                    for c, (kind, _) in zip(part.extremes, target.extremes.values(), strict=True)
-                ),
-            ]
+        sums = [*part.group, *(f"sum({c})" for c in part.additive)]
+        sums += (
+            f"{kind}({c})"
+            for c, (kind, _) in zip(part.extremes, target.extremes.values(), strict=True)
         )
-        positions = _listed(str(i + 1) for i in range(len(part.group)))
         outboxes.append(f"""
     CREATE TEMPORARY TABLE IF NOT EXISTS {kept} (LIKE {outbox}) ON COMMIT DELETE ROWS;
     WITH arrived AS (DELETE FROM {outbox} RETURNING *)
     INSERT INTO pg_temp.{kept} SELECT * FROM arrived;
     INSERT INTO {table} AS t ({_listed(columns)})
-    SELECT {sums} FROM pg_temp.{kept} GROUP BY {positions}
+    SELECT {_listed(sums)} FROM pg_temp.{kept} GROUP BY {_positions(part.group)}
     ON CONFLICT ({_listed(part.group)}) DO UPDATE SET {_listed(_added(part))};
     DELETE FROM {table} WHERE {quote(target.rows)} = 0;
     DELETE FROM pg_temp.{kept};""")
@@ -745,29 +908,36 @@ def _run(spec: RollupSpec, *, sharded: bool) -> Function:
         for table, column in spec.states.items()
     )
     reads_raw = any(target.extremes for target in spec.targets)
-    current = f"\n{_current(spec)}" if reads_raw else ""
-    settings = _SETTINGS if reads_raw else "SET jit = off"
-    body = f"""
--- Adds what is in the log to every rollup of the source, and returns how many rows that were; NULL
--- if another run is under way and not waited for.
-DECLARE
-  started timestamptz := clock_timestamp();
-BEGIN{current}
-  IF wait THEN
-    PERFORM {_lock(spec)};
-  ELSIF NOT {_lock(spec, attempt=True)} THEN
-    RETURN;
+    before = late = pages = ""
+    if reads_raw:
+        # First a lock on the source: TRUNCATE takes it before it writes to the log.
+        before = f"""\
+{_current(spec)}
+  PERFORM FROM {quote(spec.source)} WHERE false;
+"""
+    if spec.time is not None:
+        refused = "n = 0" if spec.late == "refuse" else "at < edge"
+        late = f"""\
+  edge := (SELECT max(s.horizon) FROM {state} AS s);
+  IF edge IS NOT NULL THEN
+    DELETE FROM {log} AS l WHERE l.{refused};
+    GET DIAGNOSTICS too_late = ROW_COUNT;
   END IF;
-  DELETE FROM {quote(spec.log)};
+"""
+    if batch:
+        pages = (
+            " AS l WHERE l.ctid >= format('(%s,0)', page)::tid\n"
+            "    AND l.ctid < format('(%s,0)', page + width)::tid"
+        )
+    absorb = f"""\
+{before}{late}  DELETE FROM {log}{pages};
   GET DIAGNOSTICS changes = ROW_COUNT;
+  changes := changes + too_late;
   IF changes > 0 THEN{"".join(outboxes) or " NULL;"}
   END IF;
-  UPDATE {quote(spec.state)} SET last_run = started, duration = clock_timestamp() - started,
-    absorbed = changes, failed_at = NULL, error = NULL;{states}
-END
-"""
-    head = f"(wait boolean DEFAULT true, OUT changes bigint)\nLANGUAGE plpgsql {settings}"
-    return Function(f"{spec.source}_run", "boolean", head, body)
+  UPDATE {state} AS s SET last_run = started, duration = clock_timestamp() - started,
+    absorbed = changes, late = s.late + too_late, failed_at = NULL, error = NULL;{states}"""
+    return absorb, _SETTINGS if reads_raw else "SET jit = off"
 
 
 def _window(part: _Target) -> str:
@@ -878,15 +1048,15 @@ def _reconcile(spec: RollupSpec, *, sharded: bool) -> Function:
                 key = next(iter(part.by))
                 same += f" AND t.{quote(key)} = f.{quote(key)}"
             differs = " OR ".join(f"t.{c} IS DISTINCT FROM f.{c}" for c in part.extremes)
-            with_found = "WITH found AS MATERIALIZED" if not target.keyed else "WITH found AS"
+            with_found = "WITH _found AS MATERIALIZED" if not target.keyed else "WITH _found AS"
             fix = f"""
       {with_found} ({found})
       UPDATE {table} AS t SET {_listed(f"{c} = f.{c}" for c in part.extremes)}
-      FROM found AS f WHERE {same} AND ({differs});
+      FROM _found AS f WHERE {same} AND ({differs});
       GET DIAGNOSTICS extremes = ROW_COUNT;"""
             count = f"""
       {with_found} ({found})
-      SELECT count(*) INTO extremes FROM {table} AS t JOIN found AS f ON {same}
+      SELECT count(*) INTO extremes FROM {table} AS t JOIN _found AS f ON {same}
       WHERE {differs};"""
         first = "coalesce(_window_since, '-infinity')" if target.every else "'-infinity'"
         branches.append(f"""_window_target = {literal(target.table)} THEN{align}
@@ -895,7 +1065,8 @@ def _reconcile(spec: RollupSpec, *, sharded: bool) -> Function:
     IF _window_since < _window_horizon THEN
       RAISE EXCEPTION 'rollup % cannot be compared with its source before %',
         _window_target, _window_horizon
-        USING HINT = 'Rows from before that time have been expired: the source is not complete.';
+        USING HINT = 'Rows from before that time have been expired: the source is not complete.',
+              ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     IF repair THEN
       INSERT INTO {table} AS t ({_listed(columns)})
@@ -909,6 +1080,15 @@ def _reconcile(spec: RollupSpec, *, sharded: bool) -> Function:
       FROM ({difference}) AS d;{count}
     END IF;
     groups := groups + extremes;""")
+    bound = ""
+    if spec.time is not None:
+        bound = f"""
+  -- What was before the oldest partition has been dropped with it: raw is not complete there.
+  _window_oldest := {_oldest_partition(spec)};
+  IF _window_oldest > (SELECT max(s.oldest_partition) FROM {quote(spec.state)} AS s) THEN
+    UPDATE {quote(spec.state)} AS s
+    SET horizon = greatest(s.horizon, _window_oldest), oldest_partition = _window_oldest;
+  END IF;"""
     missing = f"there is no rollup table % of {spec.source.replace('%', '%%')}"
     body = f"""
 -- Compares a window of a rollup with its source, or adds the difference to it; returns how many
@@ -916,15 +1096,18 @@ def _reconcile(spec: RollupSpec, *, sharded: bool) -> Function:
 -- as the buckets that it touches.
 #variable_conflict use_column
 DECLARE
-  _window_horizon timestamptz :=
-    (SELECT s.horizon FROM {quote(spec.state)} AS s WHERE s.target = _window_target);
+  _window_horizon timestamptz;
+  _window_oldest timestamptz;
   extremes bigint := 0;
 BEGIN
 {_current(spec)}
-  PERFORM {_lock(spec)};
+  PERFORM {_lock(spec)};{bound}
+  _window_horizon := (SELECT s.horizon FROM {quote(spec.state)} AS s
+                      WHERE s.target = _window_target);
   IF {" ELSIF ".join(branches)}
   ELSE
-    RAISE EXCEPTION {literal(missing)}, _window_target;
+    RAISE EXCEPTION {literal(missing)}, _window_target
+      USING ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
 END
 """
@@ -991,19 +1174,139 @@ END
     return Function(f"{spec.source}_backfill", "interval", head, body)
 
 
-def _expire(spec: RollupSpec) -> Function:
+def _oldest_partition(spec: RollupSpec) -> str:
+    """Return the lower bound of the oldest partition of the source, as an expression.
+
+    It is NULL unless the source is partitioned by ranges of the time column; infinite if rows of
+    any time fit into some partition.
+    """
+    return f"""(
+    SELECT min(CASE WHEN bound LIKE 'FOR VALUES FROM (''%'
+                 THEN split_part(bound, '''', 2)::timestamptz ELSE '-infinity' END)
+    FROM pg_catalog.pg_partitioned_table AS p
+    JOIN pg_catalog.pg_attribute AS a
+      ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+    JOIN pg_catalog.pg_inherits AS i ON i.inhparent = p.partrelid
+    JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid,
+      pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound
+    WHERE p.partrelid = {_regclass(spec.source)} AND p.partstrat = 'r' AND p.partnatts = 1
+      AND a.attname = {literal(spec.time or "")})"""
+
+
+def _audit(spec: RollupSpec) -> Function:
+    reconcile, state = quote(f"{spec.source}_reconcile"), quote(spec.state)
+    source, branches = quote(spec.source), []
+    for target in spec.targets:
+        table = quote(target.table)
+        if target.every is None or target.bucket is None or spec.time is None:
+            # Totals over all time have one window; once rows have been expired, none.
+            branches.append(f"""audited = {literal(target.table)} THEN
+    IF isfinite(known.horizon) THEN
+      RETURN;
+    END IF;
+    since := '-infinity';
+    until := 'infinity';""")
+            continue
+        bucket, time = quote(target.bucket), quote(spec.time)
+        branches.append(f"""audited = {literal(target.table)} THEN
+    -- The newest window first, joined to what is proved already; then back to the oldest row.
+    until := coalesce(known.audited_since, 'infinity');
+    SELECT max(v.newest) INTO newest FROM (
+      SELECT max(r.{time}) FROM {source} AS r WHERE isfinite(r.{time}) AND r.{time} < until
+      UNION ALL
+      SELECT max(t.{bucket}) FROM {table} AS t WHERE isfinite(t.{bucket}) AND t.{bucket} < until
+    ) AS v (newest);
+    since := coalesce(least(newest, now()), now()) - width;
+    IF NOT isfinite(until) THEN
+      since := least(since, known.proved_until);
+    END IF;
+    since := {bucket_of(target.every, "since")};
+    IF since <= known.horizon THEN
+      since := {bucket_at_or_after(target.every, "known.horizon")};
+      oldest := since;
+    ELSE
+      oldest := least((SELECT min(r.{time}) FROM {source} AS r WHERE isfinite(r.{time})),
+                      (SELECT min(t.{bucket}) FROM {table} AS t WHERE isfinite(t.{bucket})));
+      IF oldest IS NULL OR since <= oldest THEN
+        since := '-infinity';
+      END IF;
+    END IF;
+    done := since = '-infinity' OR since = oldest;""")
+    missing = f"there is no rollup table % of {spec.source.replace('%', '%%')}"
+    body = f"""
+-- Verifies one window of a rollup, the next of a round that goes from the newest rows back to the
+-- oldest, and notes from when to when the rollup is proved to equal its source. Returns the window,
+-- how many groups differ in it, and some of them in words; `done` at the end of a round.
+#variable_conflict use_variable
+DECLARE
+  known record;
+  oldest timestamptz;
+  newest timestamptz;
+BEGIN
+  PERFORM {_lock(spec)};
+  SELECT * INTO known FROM {state} AS s WHERE s.target = audited;
+  done := true;
+  IF known.complete_since > '-infinity' THEN
+    RAISE EXCEPTION 'rollup % cannot be audited before it is complete', audited
+      USING HINT = 'Backfill the rollups first.', ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  IF {" ELSIF ".join(branches)}
+  ELSE
+    RAISE EXCEPTION {literal(missing)}, audited
+      USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  IF since >= until THEN
+    groups := 0;
+  ELSE
+    SELECT r.groups, r.examples INTO groups, examples
+    FROM {reconcile}(audited, since, until, false) AS r;
+  END IF;
+  UPDATE {state} AS s SET
+    audited_since = CASE WHEN done THEN NULL ELSE since END,
+    proved_since = CASE
+      WHEN groups = 0 AND s.proved_since <= until AND s.proved_until >= since
+        THEN least(s.proved_since, since)
+      WHEN groups = 0 THEN since
+      WHEN s.proved_until > until THEN until END,
+    proved_until = CASE
+      WHEN groups = 0 AND s.proved_since <= until AND s.proved_until >= since
+        THEN greatest(s.proved_until, least(until, now()))
+      WHEN groups = 0 THEN least(until, now())
+      WHEN s.proved_until > until THEN s.proved_until END
+  WHERE s.target = audited;
+  since := CASE WHEN isfinite(since) THEN since END;
+  until := CASE WHEN isfinite(until) THEN until END;
+END
+"""
+    head = (
+        """(
+  audited text, width interval, OUT since timestamptz, OUT until timestamptz, OUT groups bigint,
+  OUT examples text[], OUT done boolean
+) LANGUAGE plpgsql """
+        + _SETTINGS
+    )
+    return Function(f"{spec.source}_audit", "text, interval", head, body)
+
+
+def _expire(spec: RollupSpec, *, sharded: bool) -> Function:
     state, source = quote(spec.state), quote(spec.source)
     time = quote(spec.time or "")
     if spec.time is None:
         work = "  RAISE EXCEPTION 'the rollups of this table have no time to expire rows by';"
     else:
+        edge = ""
+        if sharded and spec.late == "refuse":
+            edge = f"""
+  DELETE FROM {quote(spec.edge)};
+  INSERT INTO {quote(spec.edge)} SELECT max(s.horizon) FROM {state} AS s;"""
         work = f"""\
   PERFORM {_lock(spec)};
   IF EXISTS (SELECT FROM {state} AS s WHERE s.complete_since > '-infinity') THEN
     RAISE EXCEPTION 'rows cannot be expired before they are in the rollups'
-      USING HINT = 'Backfill the rollups first.';
+      USING HINT = 'Backfill the rollups first.', ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
-  UPDATE {state} AS s SET horizon = greatest(s.horizon, before);
+  PERFORM {quote(f"{spec.source}_run")}();
+  UPDATE {state} AS s SET horizon = greatest(s.horizon, before);{edge}
   SELECT min(r.{time}) INTO oldest
   FROM {source} AS r WHERE isfinite(r.{time}) AND r.{time} < before;
   IF oldest IS NOT NULL THEN
@@ -1030,11 +1333,29 @@ END
 
 # Creating all of it, and dropping it.
 
+# The columns of the table of what is known of each rollup.
+STATE_COLUMNS: Final[Mapping[str, str]] = {
+    "target": "text PRIMARY KEY",
+    "last_run": "timestamptz",
+    "duration": "interval",
+    "absorbed": "bigint",
+    "failed_at": "timestamptz",
+    "error": "text",
+    "complete_since": "timestamptz",
+    "horizon": "timestamptz",
+    "late": "bigint NOT NULL DEFAULT 0",
+    "oldest_partition": "timestamptz",
+    "audited_since": "timestamptz",
+    "proved_since": "timestamptz",
+    "proved_until": "timestamptz",
+    "shape": "text NOT NULL",
+}
+
 # When a capturing trigger fires, and the transition tables that its statement offers.
 _CAPTURES: Final = {
-    "INSERT": ("AFTER", "REFERENCING NEW TABLE AS added "),
-    "UPDATE": ("AFTER", "REFERENCING OLD TABLE AS removed NEW TABLE AS added "),
-    "DELETE": ("AFTER", "REFERENCING OLD TABLE AS removed "),
+    "INSERT": ("AFTER", "REFERENCING NEW TABLE AS _added "),
+    "UPDATE": ("AFTER", "REFERENCING OLD TABLE AS _removed NEW TABLE AS _added "),
+    "DELETE": ("AFTER", "REFERENCING OLD TABLE AS _removed "),
     "TRUNCATE": ("BEFORE", ""),
 }
 
@@ -1057,16 +1378,22 @@ def create(spec: RollupSpec) -> tuple[str, ...]:
     statements = [
         _PREPARE,
         _check(spec),
+        _check_immutable(spec),
         # The server knows best which types the expressions have. The log is emptied again and
         # again: what remains of it is cleaned soon.
         f"CREATE TABLE {log} WITH (autovacuum_vacuum_scale_factor = 0, "
         "autovacuum_vacuum_threshold = 1000) AS\n"
         f"SELECT 1::integer AS n, {key}{time} AS at{columns} FROM {source} AS r WITH NO DATA",
-        f"CREATE TABLE IF NOT EXISTS {state} (\n"
-        "  target text PRIMARY KEY,\n  last_run timestamptz,\n  duration interval,\n"
-        "  absorbed bigint,\n  failed_at timestamptz,\n  error text,\n"
-        "  complete_since timestamptz,\n  horizon timestamptz,\n"
-        "  proved_since timestamptz,\n  proved_until timestamptz,\n  shape text NOT NULL\n)",
+        f"CREATE TABLE IF NOT EXISTS {state} (\n  "
+        + ",\n  ".join(f"{column} {kind}" for column, kind in STATE_COLUMNS.items())
+        + "\n)",
+        # One that was kept may have been damaged by hand.
+        f"ALTER TABLE {state} "
+        + ", ".join(
+            f"ADD COLUMN IF NOT EXISTS {column} {kind}"
+            for column, kind in STATE_COLUMNS.items()
+            if "DEFAULT" in kind or " " not in kind
+        ),
     ]
     statements.append(_check_types(spec))
     for target in spec.targets:
@@ -1079,6 +1406,9 @@ def create(spec: RollupSpec) -> tuple[str, ...]:
                 f"{listed}\n"
                 f"FROM {source} AS r, {qualify(target.table, spec.schema)} AS t WITH NO DATA"
             )
+    if spec.late == "refuse":
+        statements.append(f"CREATE TABLE {qualify(spec.edge, spec.schema)} (horizon timestamptz)")
+    statements.append(_identify(spec))
     statements.append(_distribute_beside(spec))
     statements.append(_create_functions(spec))
     capture = qualify(f"{spec.source}_capture", spec.schema)
@@ -1089,18 +1419,39 @@ def create(spec: RollupSpec) -> tuple[str, ...]:
     )
     statements.append(
         f"CREATE TRIGGER {quote(f'{spec.source}_absorb')} AFTER DELETE ON {log} REFERENCING OLD "
-        f"TABLE AS drained FOR EACH STATEMENT EXECUTE FUNCTION "
+        f"TABLE AS _drained FOR EACH STATEMENT EXECUTE FUNCTION "
         f"{qualify(f'{spec.source}_absorb', spec.schema)}()"
     )
-    statements += (_create_fresh(spec, target) for target in spec.targets)
+    statements += (_create_fresh(spec, target) for target in spec.targets if target.of is None)
     statements.append(_register(spec))
-    statements.append(f"COMMENT ON TABLE {log} IS {literal(spec.describe())}")
+    if spec.time is not None:
+        oldest = _oldest_partition(spec).replace(
+            _regclass(spec.source), f"{literal(source)}::regclass"
+        )
+        statements.append(f"UPDATE {state} SET oldest_partition = {oldest}")
+    statements += (
+        f"COMMENT ON {kind} {qualify(name, spec.schema)}{arguments} IS {literal(spec.describe())}"
+        for kind, name, arguments in described(spec)
+    )
     return tuple(statements)
+
+
+def described(spec: RollupSpec) -> tuple[tuple[str, str, str], ...]:
+    """Return what carries the description of the rollups: kind, name, and arguments if it has any.
+
+    One of them would do. With three of them, whichever is dropped by hand is missed. Citus makes
+    new tables when it changes their distribution, and forgets comments: the log has none.
+    """
+    return (
+        ("FUNCTION", f"{spec.source}_run", "(boolean)"),
+        ("FUNCTION", f"{spec.source}_capture", "()"),
+        ("TABLE", spec.state, ""),
+    )
 
 
 def _create_fresh(spec: RollupSpec, target: TargetSpec) -> str:
     """Return the statement that creates the fresh view of a table."""
-    query = _fresh(spec, target)
+    query = read(spec, target)
     view, now = (qualify(f"{target.table}_{suffix}", spec.schema) for suffix in ("fresh", "now"))
     plain = f"CREATE VIEW {view} AS\n{query}"
     if target.keyed:
@@ -1108,8 +1459,20 @@ def _create_fresh(spec: RollupSpec, target: TargetSpec) -> str:
     # While a run commits on several nodes, what it has taken from their logs may be in the table
     # not yet. A read waits for it, in a function: its query sees what is there after the wait.
     source = literal(qualify(spec.source, spec.schema))
-    lock = _lock(spec, shared=True).replace(_regclass(spec.source), f"{source}::regclass")
-    body = f"\nBEGIN\n  PERFORM {lock};\n  RETURN QUERY SELECT * FROM {now};\nEND\n"
+    key = f"(hashtext('citus_analytics.rollups'), {source}::regclass::oid::integer)"
+    body = f"""
+BEGIN
+  PERFORM pg_advisory_lock_shared{key};
+  BEGIN
+    RETURN QUERY SELECT * FROM {now};
+  EXCEPTION WHEN query_canceled OR OTHERS THEN
+    PERFORM pg_advisory_unlock_shared{key};
+    RAISE;
+  END;
+  -- Not at the end of the transaction: runs would wait for that.
+  PERFORM pg_advisory_unlock_shared{key};
+END
+"""
     rows = qualify(f"{target.table}_rows", spec.schema)
     # Of columns and not of the view's type, which Citus takes for a circular dependency when it
     # distributes a table anew.
@@ -1135,42 +1498,125 @@ def _create_fresh(spec: RollupSpec, target: TargetSpec) -> str:
     )
 
 
-def drop(spec: RollupSpec, *, keep: bool = False, clear: Iterable[str] = ()) -> tuple[str, ...]:
+def views(spec: RollupSpec, *, sharded: bool) -> Mapping[str, tuple[str, ...] | None]:
+    """Return the columns of the views, by name; None where they are those of another view."""
+    found: dict[str, tuple[str, ...] | None] = {}
+    for target in spec.targets:
+        if target.of is not None:
+            continue
+        shown = [*target.by, *target.visible, *target.extremes]
+        shown += (name for each in spec.targets if each.of == target.table for name in each.reads)
+        if target.bucket is not None:
+            shown.append(target.bucket)
+        found[f"{target.table}_fresh"] = tuple(column for column in shown if column != TOTAL)
+        if sharded and not target.keyed:
+            found[f"{target.table}_now"] = None
+    return found
+
+
+def row_functions(spec: RollupSpec) -> tuple[str, ...]:
+    """Return the functions of a source on shards that fresh views read from."""
+    found = (target for target in spec.targets if not target.keyed and target.of is None)
+    return tuple(f"{target.table}_rows" for target in found)
+
+
+def drop(
+    spec: RollupSpec,
+    *,
+    keep: bool = False,
+    clear: Iterable[str] = (),
+    incomplete: Iterable[str] = (),
+    renamed_to: str | None = None,
+    moved_to: str | None = None,
+) -> tuple[str, ...]:
     """Return the statements that drop the machinery, as much as there is of it.
 
-    What is in the log is added up first. With `keep` the state stays, for rollups that are created
-    anew in the same migration. The tables in `clear` are emptied: their groups are to be others.
+    What is in the log is added up first. Where that fails, because something is missing or has been
+    changed by hand, the tables have to be backfilled again.
+
+    Args:
+        spec: The rollups.
+        keep: Whether the state stays, for rollups that are created anew in the same migration.
+        clear: The tables that are emptied: their groups are to be others.
+        incomplete: The tables that have to be backfilled again in any case.
+        renamed_to: The name that the source has from now on, and its state with it.
+        moved_to: The schema that the source is in from now on, and its state with it.
     """
-    run, source = (qualify(name, spec.schema) for name in (f"{spec.source}_run", spec.source))
+    qualified = {
+        name: qualify(f"{spec.source}{suffix}", spec.schema)
+        for name, suffix in (("run", "_run"), ("capture", "_capture"), ("source", ""))
+    }
+    source, state = qualified["source"], qualify(spec.state, spec.schema)
     lock = _lock(spec).replace(_regclass(spec.source), f"{literal(source)}::regclass")
+    capture = f"to_regprocedure({literal(qualified['capture'] + '()')})"
+    log = literal(qualify(spec.log, spec.schema))
+    failed = literal(
+        f"The rollups of {spec.source} have to be backfilled: what has changed cannot be added up. "
+    )
+    incomplete = tuple(incomplete)
+    some = f"WHERE s.target IN ({_listed(map(literal, incomplete))})" if incomplete else ""
     statements = [
         _PREPARE,
         # Nobody may write between the last run and the end of the triggers. First the lock that
         # runs take, or one that is under way could wait for a table that waits for it.
         do_block(
-            f"IF to_regclass({literal(source)}) IS NOT NULL AND\n"
-            f"    to_regprocedure({literal(f'{run}(boolean)')}) IS NOT NULL THEN\n"
-            f"  PERFORM {lock};\n"
-            f"  LOCK TABLE {source} IN SHARE ROW EXCLUSIVE MODE;\n"
-            f"  PERFORM {run}();\nEND IF;"
-        ),
-        *(
-            f"DROP VIEW IF EXISTS {qualify(f'{target.table}_fresh', spec.schema)}"
-            for target in spec.targets
-        ),
-        *(
-            statement
-            for target in spec.targets
-            if not target.keyed
-            for statement in (
-                f"DROP FUNCTION IF EXISTS {qualify(f'{target.table}_rows', spec.schema)}()",
-                f"DROP VIEW IF EXISTS {qualify(f'{target.table}_now', spec.schema)}",
+            f"source := to_regclass({literal(source)});\n"
+            f"IF source IS NOT NULL THEN\n"
+            f"  IF to_regprocedure({literal(qualified['run'] + '(boolean)')}) IS NOT NULL THEN\n"
+            f"    PERFORM {lock};\n  END IF;\n"
+            f"  EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', source);\nEND IF;\n"
+            "IF NOT coalesce((SELECT count(*) = 4 FROM pg_catalog.pg_trigger AS t\n"
+            f"    WHERE t.tgrelid = source AND t.tgfoid = {capture}\n"
+            "      AND t.tgenabled IN ('O', 'A')), false) "
+            f"OR to_regclass({log}) IS NULL THEN\n"
+            "  why := 'The log or triggers of the source are missing or disabled.';\nEND IF;\n"
+            # What is told the time of the last run is told of no run without changes here.
+            f"BEGIN\n  IF EXISTS (SELECT 1 FROM {qualify(spec.log, spec.schema)} LIMIT 1) THEN\n"
+            f"    PERFORM {qualified['run']}();\n  END IF;\n"
+            # What waits for somebody else, is cancelled or out of reach is not for us to pass over.
+            "EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception\n"
+            "  OR integrity_constraint_violation OR raise_exception OR feature_not_supported THEN\n"
+            "  why := coalesce(why, SQLERRM);\nEND;\n"
+            f"IF to_regclass({literal(state)}) IS NOT NULL THEN\n"
+            f"  IF why IS NOT NULL THEN\n"
+            f"    RAISE WARNING USING MESSAGE = {failed} || why;\n"
+            f"    UPDATE {state} SET complete_since = 'infinity';\n"
+            + (
+                f"  ELSE\n    UPDATE {state} AS s SET complete_since = 'infinity' {some};\n"
+                if incomplete
+                else ""
             )
+            + "  END IF;\nEND IF;",
+            declare=("source regclass", "why text"),
         ),
         *(
-            f"DROP TRIGGER IF EXISTS {quote(f'{spec.source}_capture_{event.lower()}')} ON "
-            f"{qualify(spec.source, spec.schema)}"
+            f"DROP VIEW IF EXISTS {qualify(view, spec.schema)}"
+            for view in views(spec, sharded=True)
+            if view.endswith("_fresh")
+        ),
+        *(
+            f"DROP FUNCTION IF EXISTS {qualify(function, spec.schema)}()"
+            for function in row_functions(spec)
+        ),
+        *(
+            f"DROP VIEW IF EXISTS {qualify(view, spec.schema)}"
+            for view in views(spec, sharded=True)
+            if not view.endswith("_fresh")
+        ),
+        *(
+            f"DROP TRIGGER IF EXISTS {quote(f'{spec.source}_capture_{event.lower()}')} ON {source}"
             for event in _CAPTURES
+        ),
+        # Where the source has been renamed, or its triggers have been.
+        do_block(
+            "citus := to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL;\n"
+            "FOR one IN SELECT t.tgname, t.tgrelid FROM pg_catalog.pg_trigger AS t\n"
+            f"    WHERE t.tgfoid = {capture} LOOP\n"
+            "  IF citus THEN\n"
+            "    CONTINUE WHEN pg_catalog.relation_is_a_known_shard(one.tgrelid);\n  END IF;\n"
+            "  EXECUTE format('DROP TRIGGER %I ON %s', one.tgname, one.tgrelid::regclass);\n"
+            "END LOOP;",
+            declare=("citus boolean", "one record"),
         ),
         *(
             f"DROP TABLE IF EXISTS {qualify(name, spec.schema)}"
@@ -1189,22 +1635,65 @@ def drop(spec: RollupSpec, *, keep: bool = False, clear: Iterable[str] = ()) -> 
             "expired, and their aggregates would be lost. Declare another rollup beside it."
         )
         message = refusal(f"format({literal(words)}, {literal(quote(table))})")
-        state = qualify(spec.state, spec.schema)
         statements.append(
             do_block(
                 f"IF to_regclass({literal(state)}) IS NOT NULL THEN\n"
                 f"  IF EXISTS (SELECT FROM {state} AS s WHERE s.target = {literal(table)} "
                 f"AND isfinite(s.horizon)) THEN\n{indented(message)}\n  END IF;\nEND IF;\n"
-                f"DELETE FROM {qualify(table, spec.schema)};"
+                f"IF to_regclass({literal(qualify(table, spec.schema))}) IS NOT NULL THEN\n"
+                f"  DELETE FROM {qualify(table, spec.schema)};\nEND IF;"
             )
         )
+    if renamed_to is not None and keep:
+        name = f"{renamed_to}_rollups"
+        statements.append(f"ALTER TABLE IF EXISTS {state} RENAME TO {quote(name)}")
+        state = qualify(name, spec.schema)
+    if moved_to is not None and keep:
+        statements.append(f"ALTER TABLE IF EXISTS {state} SET SCHEMA {quote(moved_to)}")
     return tuple(statements)
 
 
-def triggers(spec: RollupSpec) -> frozenset[tuple[str, str]]:
-    """Return the table and the name of each trigger."""
-    captures = {(spec.source, f"{spec.source}_capture_{event.lower()}") for event in _CAPTURES}
-    return frozenset(captures | {(spec.log, f"{spec.source}_absorb")})
+def triggers(spec: RollupSpec) -> frozenset[tuple[str, str, str]]:
+    """Return the table, the name and the function of each trigger."""
+    captures = {
+        (spec.source, f"{spec.source}_capture_{event.lower()}", f"{spec.source}_capture")
+        for event in _CAPTURES
+    }
+    return frozenset(captures | {(spec.log, f"{spec.source}_absorb", f"{spec.source}_absorb")})
+
+
+def _identify(spec: RollupSpec) -> str:
+    """Return the block that lets rows be replicated which are deleted or updated.
+
+    Citus moves a shard beside its writers by logical replication, if each of the tables on it says
+    how its rows are told apart. A publication of all tables refuses to delete without it as well.
+    """
+    tables = [spec.log, *(target.table for target in spec.targets)]
+    tables += (f"{target.table}_outbox" for target in spec.targets if not target.keyed)
+    names = _listed(f"{literal(qualify(table, spec.schema))}::regclass" for table in tables)
+    source = literal(qualify(spec.source, spec.schema))
+    words = (
+        "table %1$s has neither a primary key nor a replica identity: Citus moves its shards only "
+        "while writers wait (shard_transfer_mode => 'block_writes'), or after ALTER TABLE %1$s "
+        "REPLICA IDENTITY FULL, which makes the write-ahead log of updates and deletes larger."
+    )
+    unidentified = (
+        "SELECT c.oid::regclass AS name FROM pg_catalog.pg_class AS c\n"
+        "WHERE {which} AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS (\n"
+        "  SELECT FROM pg_catalog.pg_index AS i WHERE i.indrelid = c.oid AND i.indisprimary))"
+    )
+    own = unidentified.format(which=f"c.oid IN ({names})")
+    theirs = unidentified.format(which=f"c.oid = {source}::regclass AND sharded")
+    return do_block(
+        f"FOR one IN\n{indented(own)}\nLOOP\n"
+        "  EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', one.name);\nEND LOOP;\n"
+        "IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN\n"
+        "  sharded := EXISTS (SELECT FROM pg_catalog.pg_dist_partition\n"
+        f"    WHERE logicalrelid = {source}::regclass);\nEND IF;\n"
+        f"FOR one IN\n{indented(theirs)}\nLOOP\n"
+        f"  RAISE WARNING USING MESSAGE = format({literal(words)}, one.name);\nEND LOOP;",
+        declare=("one record", "sharded boolean := false"),
+    )
 
 
 def _distribute_beside(spec: RollupSpec) -> str:
@@ -1216,6 +1705,12 @@ def _distribute_beside(spec: RollupSpec) -> str:
         f"{literal(column) if spec.key is not None else 'NULL'}, colocate_with => {source});\n"
         for table, column in tables.items()
     )
+    if spec.late == "refuse":
+        edge, state = qualify(spec.edge, spec.schema), qualify(spec.state, spec.schema)
+        calls += (
+            f"  PERFORM create_reference_table({literal(edge)});\n"
+            f"  INSERT INTO {edge} SELECT max(s.horizon) FROM {state} AS s;\n"
+        )
     return on_citus(
         "IF EXISTS (SELECT FROM pg_catalog.pg_dist_partition\n"
         f"           WHERE logicalrelid = {source}::regclass) THEN\n{calls}END IF;"
@@ -1275,98 +1770,375 @@ def _register(spec: RollupSpec) -> str:
         del shape["visible"]
         shapes[target.table] = json.dumps(shape, sort_keys=True, ensure_ascii=False)
     rows = ",\n    ".join(f"({literal(t)}, {literal(shape)})" for t, shape in shapes.items())
+    filled = "".join(
+        f"IF EXISTS (SELECT 1 FROM {qualify(table, spec.schema)} LIMIT 1) THEN\n"
+        f"  filled := filled || {literal(table)}::text;\nEND IF;\n"
+        for table in shapes
+    )
     return do_block(
-        f"empty := NOT EXISTS (SELECT 1 FROM {source} LIMIT 1);\n"
+        f"empty := NOT EXISTS (SELECT 1 FROM {source} LIMIT 1);\n{filled}"
+        f"known := (SELECT max(s.horizon) FROM {state} AS s);\n"
         # Where a table comes back, nothing of what was known of it is true.
         f"DELETE FROM {state} WHERE target NOT IN ({_listed(map(literal, shapes))});\n"
-        f"INSERT INTO {state} AS s (target, shape, complete_since)\n"
+        f"INSERT INTO {state} AS s (target, shape, complete_since, horizon)\n"
         "SELECT v.target, v.shape,\n"
-        "       CASE WHEN empty THEN timestamptz '-infinity' ELSE 'infinity' END\n"
+        "       CASE WHEN empty AND v.target <> ALL (filled) THEN timestamptz '-infinity'\n"
+        "            ELSE 'infinity' END,\n"
+        # A table that has been renamed keeps its aggregates of rows that have been expired.
+        "       CASE WHEN v.target = ANY (filled) THEN known END\n"
         f"FROM (VALUES\n    {rows}) AS v (target, shape)\n"
         "ON CONFLICT (target) DO UPDATE SET shape = excluded.shape, complete_since = CASE\n"
-        "  WHEN s.shape = excluded.shape THEN s.complete_since ELSE excluded.complete_since END;",
-        declare=("empty boolean",),
+        "  WHEN s.shape = excluded.shape THEN coalesce(s.complete_since, excluded.complete_since)\n"
+        "  ELSE excluded.complete_since END;",
+        declare=("empty boolean", "filled text[] := '{}'", "known timestamptz"),
     )
+
+
+# A column of `r`, or what a column's name may stand in.
+_COLUMN: Final = re.compile(
+    r"""(?<![\w"])r\.("(?:[^"]|"")+"|[a-z_][a-z0-9_]*)|'(?:[^']|'')*'|"(?:[^"]|"")+\""""
+)
+
+
+def _plain(sql: str) -> str | None:
+    """Return the column of the source that an expression is, None for any other expression."""
+    column = _COLUMN.fullmatch(sql)
+    return None if column is None or column[1] is None else _unquoted(column[1])
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def used_columns(spec: RollupSpec) -> tuple[str, ...]:
+    """Return the columns of the source that its rollups use, in order."""
+    found = (name for _, sql in _projection(spec) for name in _COLUMN.findall(sql))
+    return tuple(dict.fromkeys(_unquoted(name) for name in found if name))
+
+
+def _array(names: Iterable[str | None]) -> str:
+    values = _listed("NULL" if name is None else literal(name) for name in names)
+    return f"ARRAY[{values}]::text[]"
+
+
+def _subjects(spec: RollupSpec) -> str:
+    """Return the WITH clause that names the source and the targets of a spec to `demands`.
+
+    `own` are the columns that runs write to; `groups` those of the key. `logged` has, for each of
+    `stored`, the column of the source whose value it gets, NULL where the value is computed or not
+    all rows count.
+    """
+    rows = []
+    for target in spec.targets:
+        bucket = [] if target.bucket is None else [target.bucket]
+        sources = {name: _plain(sql) for name, sql in spec.columns.items()}
+        sources |= {"key": spec.key, "true": None}
+        values = dict(target.by) | {c: logged for c, (_, logged) in target.extremes.items()}
+        stored = {
+            c: None if target.where or c == VALUE else sources.get(each)
+            for c, each in values.items()
+        }
+        if target.undated and target.bucket is not None:
+            stored[target.bucket] = spec.time
+        groups = [*target.by, *bucket]
+        own = [*groups, target.rows, *target.sums, *target.extremes]
+        keyed = next((c for c, each in target.by.items() if each == "key"), None)
+        name = qualify(target.table, spec.schema)
+        rows.append(
+            f"({literal(quote(target.table))}, to_regclass({literal(name)}), "
+            f"{str(target.keyed).lower()}, {'NULL' if keyed is None else literal(keyed)}, "
+            f"{'NULL' if target.bucket is None else literal(target.bucket)}, "
+            f"{_array(groups)}, {_array(own)}, {_array(stored)}, {_array(stored.values())})"
+        )
+    time = "NULL" if spec.time is None else literal(spec.time)
+    key = "NULL" if spec.key is None else literal(spec.key)
+    return (
+        f"WITH source AS (\n  SELECT {literal(quote(spec.source))} AS name, "
+        f"to_regclass({literal(qualify(spec.source, spec.schema))}) AS oid, {time}::text AS time,\n"
+        f"    {key}::text AS key, {_array(used_columns(spec))} AS used\n), target AS (\n"
+        "  SELECT * FROM (VALUES\n    " + ",\n    ".join(rows) + ")\n"
+        "  AS v (name, oid, keyed, key, bucket, groups, own, stored, logged)\n)"
+    )
+
+
+# What keeps rollups from adding up, as queries for messages over `_subjects`.
+
+_DEMANDS: Final = """
+SELECT format('there is no table %s', t.name)
+FROM (SELECT name, oid FROM source UNION ALL SELECT name, oid FROM target) AS t WHERE t.oid IS NULL
+UNION ALL
+SELECT format('%s is a %s, and rollups need a table: only its triggers see every change', s.name,
+  CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
+                 WHEN 'f' THEN 'foreign table' ELSE 'relation of another kind' END)
+FROM source AS s JOIN pg_catalog.pg_class AS c ON c.oid = s.oid WHERE c.relkind NOT IN ('r', 'p')
+UNION ALL
+SELECT format('%s is %s: after a crash it would be empty, and what its rollups have pending would '
+  'not be. Rollups need a logged table', p.relid::regclass,
+  CASE c.relpersistence WHEN 'u' THEN 'unlogged' ELSE 'temporary' END)
+FROM source AS s CROSS JOIN LATERAL (
+  SELECT s.oid AS relid UNION SELECT relid FROM pg_catalog.pg_partition_tree(s.oid)) AS p
+JOIN pg_catalog.pg_class AS c ON c.oid = p.relid WHERE c.relpersistence <> 'p'
+UNION ALL
+SELECT format('partition %s of %s is a foreign table: rollups need triggers that see its rows',
+  p.relid::regclass, s.name)
+FROM source AS s CROSS JOIN LATERAL pg_catalog.pg_partition_tree(s.oid) AS p
+JOIN pg_catalog.pg_class AS c ON c.oid = p.relid WHERE c.relkind = 'f' AND p.relid <> s.oid
+UNION ALL
+SELECT format('%s is a partition of %s, through which rows come and go without its triggers: '
+  'declare the rollup on that one', s.name, i.inhparent::regclass)
+FROM source AS s JOIN pg_catalog.pg_class AS c ON c.oid = s.oid AND c.relispartition
+JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = c.oid
+UNION ALL
+SELECT format('%s inherits from %s: rows of one are written through the other, without its '
+  'triggers. Use declarative partitioning', i.inhrelid::regclass, i.inhparent::regclass)
+FROM source AS s JOIN pg_catalog.pg_inherits AS i ON s.oid IN (i.inhparent, i.inhrelid)
+JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid AND NOT c.relispartition
+UNION ALL
+SELECT format('table %s has no column %I, which its rollups need: if it has been renamed, create '
+  'them anew with its new name', s.name, u.name)
+FROM source AS s CROSS JOIN unnest(s.used) AS u (name)
+WHERE s.oid IS NOT NULL AND NOT EXISTS (
+  SELECT FROM pg_catalog.pg_attribute AS a
+  WHERE a.attrelid = s.oid AND a.attname = u.name AND NOT a.attisdropped)
+UNION ALL
+SELECT format('column %I of %s is a virtual generated column, which triggers do not see: make it '
+  'STORED, or use its expression', a.attname, s.name)
+FROM source AS s JOIN pg_catalog.pg_attribute AS a
+  ON a.attrelid = s.oid AND a.attname = ANY (s.used) AND a.attgenerated = 'v'
+UNION ALL
+SELECT format('column %I of %s must be a timestamp with time zone: without a zone a bucket would '
+  'depend on the session', a.attname, t.name)
+FROM (SELECT name, oid, time AS "column" FROM source UNION ALL SELECT name, oid, bucket FROM target)
+  AS t
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attname = t."column"
+WHERE a.atttypid <> 'pg_catalog.timestamptz'::regtype
+UNION ALL
+SELECT format('rollup table %s has no column %I', t.name, o.name)
+FROM target AS t CROSS JOIN unnest(t.own) AS o (name)
+WHERE t.oid IS NOT NULL AND NOT EXISTS (
+  SELECT FROM pg_catalog.pg_attribute AS a
+  WHERE a.attrelid = t.oid AND a.attname = o.name AND NOT a.attisdropped)
+UNION ALL
+SELECT format('rollup table %s must be an ordinary, logged table of row storage, not %s', t.name,
+  CASE WHEN c.relkind = 'p' THEN 'a partitioned one' WHEN c.relkind <> 'r' THEN 'another relation'
+       WHEN c.relpersistence = 'u' THEN 'an unlogged one'
+       WHEN c.relpersistence = 't' THEN 'a temporary one'
+       ELSE format('a %s one', m.amname) END)
+FROM target AS t JOIN pg_catalog.pg_class AS c ON c.oid = t.oid
+LEFT JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
+WHERE c.relkind <> 'r' OR c.relpersistence <> 'p' OR m.amname = 'columnar'
+UNION ALL
+SELECT format('rollup table %s needs a unique index on %s alone, with NULLS NOT DISTINCT if one of '
+  'them may be NULL: it keeps one row a group', t.name,
+  (SELECT string_agg('"' || replace(g.name, '"', '""') || '"', ', ' ORDER BY g.place)
+   FROM unnest(t.groups) WITH ORDINALITY AS g (name, place)))
+FROM target AS t WHERE t.oid IS NOT NULL AND NOT EXISTS (
+  SELECT FROM pg_catalog.pg_index AS i CROSS JOIN LATERAL (
+    SELECT array_agg(a.attname::text) AS columns, bool_and(a.attnotnull) AS filled
+    FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
+    WHERE k.place <= i.indnkeyatts) AS keys
+  WHERE i.indrelid = t.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
+    AND i.indpred IS NULL AND i.indexprs IS NULL
+    AND keys.columns @> t.groups AND keys.columns <@ t.groups
+    AND (i.indnullsnotdistinct OR keys.filled))
+UNION ALL
+SELECT format('rollup table %s must not have the index %s, which allows fewer rows than there are '
+  'groups', t.name, i.indexrelid::regclass)
+FROM target AS t JOIN pg_catalog.pg_index AS i ON i.indrelid = t.oid
+WHERE (i.indisunique OR i.indisexclusion) AND NOT coalesce((
+  SELECT i.indisunique AND (array_agg(a.attname::text) @> t.groups
+                            OR NOT array_agg(a.attname::text) && t.own)
+  FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
+  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
+  WHERE k.place <= i.indnkeyatts), false)
+UNION ALL
+SELECT format('column %I of rollup table %s is generated, and a run could not write to it',
+  a.attname, t.name)
+FROM target AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attname = ANY (t.own)
+WHERE a.attgenerated <> '' OR a.attidentity = 'a'
+UNION ALL
+SELECT format('column %I of rollup table %s is NOT NULL and has no default, so a run could not '
+  'insert a group', a.attname, t.name)
+FROM target AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attnum > 0
+WHERE a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND NOT a.attisdropped
+  AND a.attname <> ALL (t.own)
+UNION ALL
+SELECT format('column %I of rollup table %s is NOT NULL, and column %I of its source may be NULL',
+  a.attname, t.name, v.logged)
+FROM target AS t CROSS JOIN source AS s CROSS JOIN unnest(t.stored, t.logged) AS v (stored, logged)
+JOIN pg_catalog.pg_attribute AS a
+  ON a.attrelid = t.oid AND a.attname = v.stored AND a.attnotnull
+JOIN pg_catalog.pg_attribute AS b
+  ON b.attrelid = s.oid AND b.attname = v.logged AND NOT b.attnotnull
+UNION ALL
+SELECT format('constraint %I of %s could refuse a group of rollup table %s: drop it', k.conname,
+  k.conrelid::regclass, t.name)
+FROM target AS t CROSS JOIN source AS s
+JOIN pg_catalog.pg_constraint AS k
+  ON k.contype IN ('c', 'f') AND t.oid IN (k.conrelid, k.confrelid)
+-- What holds for every row of the source holds for every group.
+WHERE NOT (k.contype = 'c' AND k.conrelid = t.oid AND EXISTS (
+  SELECT FROM pg_catalog.pg_constraint AS o
+  WHERE o.conrelid = s.oid AND o.contype = 'c' AND o.convalidated
+    AND pg_catalog.pg_get_constraintdef(o.oid) = pg_catalog.pg_get_constraintdef(k.oid)))
+UNION ALL
+SELECT format('trigger %I of rollup table %s could refuse or change a group: drop it', g.tgname,
+  t.name)
+FROM target AS t JOIN pg_catalog.pg_trigger AS g
+  -- Before each row.
+  ON g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgtype::integer & 3 = 3
+UNION ALL
+SELECT format('rule %I of rollup table %s could change a group: drop it', w.rulename, t.name)
+FROM target AS t JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = t.oid
+JOIN pg_catalog.pg_class AS c ON c.oid = t.oid AND c.relkind = 'r'"""
+
+# Those of a server with Citus. `k` is how a table is spread: L local, S on shards, R on every node,
+# C on the coordinator, but in Citus's metadata.
+_CITUS_DEMANDS: Final = """,
+spread AS (
+  SELECT p.logicalrelid AS oid, p.colocationid AS colocation,
+         pg_catalog.column_to_column_name(p.logicalrelid, p.partkey) AS column,
+         CASE WHEN p.partmethod <> 'n' THEN 'S' WHEN p.repmodel = 't' THEN 'R'
+              WHEN p.colocationid = 0 THEN 'C' ELSE 'S' END AS k
+  FROM pg_catalog.pg_dist_partition AS p
+), place AS (
+  SELECT s.*, coalesce(d.k, 'L') AS k, d.colocation, d.column
+  FROM source AS s LEFT JOIN spread AS d ON d.oid = s.oid
+)
+SELECT format('%s is a %s: rollups need a source that is local or on shards', s.name,
+  CASE s.k WHEN 'R' THEN 'reference table' ELSE 'local table in the metadata of Citus' END)
+FROM place AS s WHERE s.k IN ('R', 'C')
+UNION ALL
+SELECT format('table %s is distributed by %s, and its rollups were declared for %s', s.name,
+  coalesce(quote_ident(s.column), 'nothing'), coalesce(quote_ident(s.key), 'a table that is not'))
+FROM place AS s WHERE s.k = 'S' AND s.column IS DISTINCT FROM s.key
+UNION ALL
+SELECT format('rollup table %s must be distributed by %I and colocated with its source %s', t.name,
+  t.key, s.name)
+FROM place AS s CROSS JOIN target AS t LEFT JOIN spread AS d ON d.oid = t.oid
+WHERE s.k = 'S' AND t.keyed AND s.key IS NOT NULL AND t.oid IS NOT NULL
+  AND (d.k, d.colocation, d.column) IS DISTINCT FROM ('S', s.colocation, t.key)
+UNION ALL
+SELECT format('rollup table %s must be colocated with its source %s, on its only shard', t.name,
+  s.name)
+FROM place AS s CROSS JOIN target AS t LEFT JOIN spread AS d ON d.oid = t.oid
+WHERE s.k = 'S' AND t.keyed AND s.key IS NULL AND t.oid IS NOT NULL
+  AND (d.k, d.colocation) IS DISTINCT FROM ('S', s.colocation)
+UNION ALL
+SELECT format('rollup table %s does not have the distribution column of its source %s among its '
+  'dimensions, and so must be a reference table', t.name, s.name)
+FROM place AS s CROSS JOIN target AS t LEFT JOIN spread AS d ON d.oid = t.oid
+WHERE s.k = 'S' AND NOT t.keyed AND t.oid IS NOT NULL AND d.k IS DISTINCT FROM 'R'
+UNION ALL
+SELECT format('rollup table %s must be local like its source %s', t.name, s.name)
+FROM place AS s CROSS JOIN target AS t JOIN spread AS d ON d.oid = t.oid
+WHERE s.k = 'L' AND d.k <> 'C'"""
+
+
+def demands(spec: RollupSpec) -> tuple[str, str]:
+    """Return the queries for what keeps the rollups from adding up, in words.
+
+    The second is for a server with Citus. They fail on nothing, whatever is missing.
+    """
+    subjects = _subjects(spec)
+    return f"{subjects}{_DEMANDS}", f"{subjects}{_CITUS_DEMANDS}"
 
 
 def _check(spec: RollupSpec) -> str:
     """Return the block that refuses what would not add up, before anything is created."""
-
-    def refuse(condition: str, message: str, *names: str) -> str:
-        arguments = _listed(literal(each) for each in (message, *map(quote, names)))
-        return f"IF {condition} THEN\n{indented(refusal(f'format({arguments})'))}\nEND IF;"
-
-    def regclass(table: str) -> str:
-        return f"{literal(qualify(table, spec.schema))}::regclass"
-
-    demands = [
-        # A snapshot from before the triggers hides rows that no trigger has seen.
-        refuse(
-            "current_setting('transaction_isolation') <> 'read committed'",
-            "rollups of %s have to be created under READ COMMITTED: under another isolation level "
-            "rows that others have just committed would be missed.",
-            spec.source,
-        )
-    ]
-    used = " ".join(sql for _, sql in _projection(spec))
-    demands.append(
-        refuse(
-            "EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = "
-            f"{regclass(spec.source)}\n  AND a.attgenerated = 'v' AND (\n    position('r."
-            "\"' || replace(a.attname, '\"', '\"\"') || '\"' IN used) > 0\n"
-            "    OR a.attname ~ '^[a-z_][a-z0-9_]*$'\n"
-            "      AND used ~ ('\\mr\\.' || a.attname || '\\M')))",
-            "rollups of %s use a virtual generated column, which triggers do not see: make it "
-            "STORED, or use its expression.",
-            spec.source,
-        )
+    message = (
+        "rollups of %s have to be created under READ COMMITTED: under another isolation level "
+        "rows that others have just committed would be missed."
     )
-    times = [] if spec.time is None else [(spec.source, spec.time)]
-    times += [(t.table, t.bucket) for t in spec.targets if t.bucket is not None]
-    for table, column in times:
-        demands.append(
-            refuse(
-                f"EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = "
-                f"{regclass(table)}\n  AND a.attname = {literal(column)} AND a.atttypid <> "
-                "'pg_catalog.timestamptz'::regtype)",
-                "column %s of %s must be a timestamp with time zone: without a zone a bucket would "
-                "depend on the session.",
-                *(column, table),
-            )
-        )
-    for target in spec.targets:
-        group = [*target.by] + ([] if target.bucket is None else [target.bucket])
-        wanted = f"ARRAY[{', '.join(map(literal, group))}]"
-        keys = (
-            "pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)\n"
-            "          JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid "
-            "AND a.attnum = k.number\n          WHERE k.place <= i.indnkeyatts"
-        )
-        named = f"(SELECT pg_catalog.array_agg(a.attname::text) FROM {keys})"
-        demands.append(
-            refuse(
-                "NOT EXISTS (\n"
-                "    SELECT FROM pg_catalog.pg_index AS i\n"
-                f"    WHERE i.indrelid = {regclass(target.table)} AND i.indisunique\n"
-                "      AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL\n"
-                f"      AND {named} @> {wanted}\n      AND {named} <@ {wanted}\n"
-                "      AND (i.indnullsnotdistinct OR NOT EXISTS (\n"
-                f"        SELECT FROM {keys} AND NOT a.attnotnull)))",
-                f"rollup table %s needs a unique index on {_listed(['%s'] * len(group))} alone, "
-                "with NULLS NOT DISTINCT if one of them may be NULL: it keeps one row a group.",
-                *(target.table, *group),
-            )
-        )
-    body = (
-        f"\nDECLARE\n  used text := {literal(used)};\nBEGIN\n"
-        + "\n".join(map(indented, demands))
-        + "\nEND\n"
+    old = refusal(f"format({literal(message)}, {literal(quote(spec.source))})")
+    plain, citus = demands(spec)
+    relations = spec.derived_relations.keys() - {spec.state}
+    routines = spec.derived_functions.keys() | set(spec.functions)
+    schema = "current_schema()" if spec.schema is None else literal(spec.schema)
+    taken = (
+        "format('there is a %s %s already: the rollups of %s need its name', one.kind, one.name, "
+        f"{literal(quote(spec.source))})"
     )
+    body = f"""
+DECLARE
+  wrong text;
+  one record;
+BEGIN
+  -- A snapshot from before the triggers hides rows that no trigger has seen.
+  IF current_setting('transaction_isolation') <> 'read committed' THEN
+{indented(old)}
+  END IF;
+  wrong := (SELECT m.m FROM (
+{plain}) AS m (m) LIMIT 1);
+  IF wrong IS NULL AND {HAS_CITUS} THEN
+    wrong := (SELECT m.m FROM (
+{citus}) AS m (m) LIMIT 1);
+  END IF;
+  IF wrong IS NOT NULL THEN
+    {refusal("wrong || '.'")}
+  END IF;
+  FOR one IN
+    SELECT 'relation' AS kind, quote_ident(c.relname) AS name
+    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = {schema} AND (c.relname = ANY ({_array(sorted(relations))})
+      OR c.relname = {literal(spec.state)} AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = c.oid AND a.attname IN ('shape', 'horizon')))
+    UNION ALL
+    SELECT 'function', quote_ident(p.proname)
+    FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE n.nspname = {schema} AND p.proname = ANY ({_array(sorted(routines))})
+  LOOP
+    {refusal(taken)}
+  END LOOP;
+END
+"""
     return f"DO {dollar_quote(body, 'check')}"
 
 
-def _check_types(spec: RollupSpec) -> str:
-    """Return the block that refuses tables whose columns could not hold what the log has."""
+def _check_immutable(spec: RollupSpec) -> str:
+    """Return the block that refuses expressions whose value is not of their row alone.
+
+    A row has to leave with the value that it came with. The server says what it is: an index of an
+    empty copy of the source may only have immutable expressions. Stable is `date_trunc` in a time
+    zone, because its rules may change; so are the buckets of a calendar.
+    """
+    message = (
+        "format('rollups of %s use %s, whose value depends on more than the row (%s): use an "
+        "immutable expression', {source}, one.sql, SQLERRM)"
+    ).replace("{source}", literal(quote(spec.source)))
+    computed = [sql for sql in spec.columns.values() if _plain(sql) is None]
+    if not computed:
+        return "SELECT 1"
+    values = _listed(f"({literal(sql)})" for sql in computed)
+    return do_block(
+        f"CREATE TEMPORARY TABLE r (LIKE {qualify(spec.source, spec.schema)});\n"
+        f"FOR one IN SELECT * FROM (VALUES {values}) AS v (sql) LOOP\n"
+        "  BEGIN\n"
+        "    EXECUTE format('CREATE INDEX ON pg_temp.r ((1)) WHERE (%s) IS NULL', one.sql);\n"
+        "  EXCEPTION WHEN invalid_object_definition THEN\n"
+        "    EXECUTE format('CREATE OR REPLACE TEMPORARY VIEW r_view AS SELECT (%s) IS NULL AS v "
+        "FROM pg_temp.r', one.sql);\n"
+        "    tree := (SELECT w.ev_action::text FROM pg_catalog.pg_rewrite AS w\n"
+        "             WHERE w.ev_class = 'pg_temp.r_view'::regclass);\n"
+        "    IF tree ~ '\\{(SQLVALUEFUNCTION|COERCEVIAIO|ARRAYCOERCEEXPR|NEXTVALUEEXPR|XMLEXPR)'\n"
+        "      OR EXISTS (\n"
+        "        SELECT FROM regexp_matches(tree, ':(?:funcid|opfuncid) (\\d+)', 'g') AS f\n"
+        "        JOIN pg_catalog.pg_proc AS p ON p.oid = f.f[1]::oid\n"
+        "        WHERE p.provolatile <> 'i' AND p.oid <> "
+        "'pg_catalog.date_trunc(text, timestamptz, text)'::regprocedure)\n"
+        f"    THEN\n      {refusal(message)}\n    END IF;\n"
+        "  END;\nEND LOOP;\nDROP TABLE pg_temp.r CASCADE;",
+        declare=("one record", "tree text"),
+    )
+
+
+def mistyped(spec: RollupSpec) -> str:
+    """Return the query for columns that do not have the types of the log, and what they are for.
+
+    Its columns are `relation`, `name`, `found` and `wanted`. Fails if a table is missing.
+    """
     pairs: list[str] = []
     for target in spec.targets:
         logged = [(c, name) for c, name in target.by.items() if name != "true"]
@@ -1374,66 +2146,276 @@ def _check_types(spec: RollupSpec) -> str:
         table = literal(qualify(target.table, spec.schema))
         pairs += (f"({table}, {literal(column)}, {literal(name)})" for column, name in logged)
         pairs.append(f"({table}, {literal(target.rows)}, NULL)")
-    log = literal(qualify(spec.log, spec.schema))
+    log, source = (literal(qualify(name, spec.schema)) for name in (spec.log, spec.source))
+    plain = {name: _plain(sql) for name, sql in spec.columns.items()} | {"key": spec.key}
+    pairs += (
+        f"({source}, {literal(column)}, {literal(name)})"
+        for name, column in plain.items()
+        if column is not None
+    )
+    return (
+        "SELECT v.relation, v.name, format_type(t.atttypid, t.atttypmod) AS found,\n"
+        "       coalesce(format_type(l.atttypid, l.atttypmod), 'bigint') AS wanted\n"
+        f"FROM (VALUES {_listed(pairs)}) AS v (relation, name, logged)\n"
+        "JOIN pg_catalog.pg_attribute AS t\n"
+        "  ON t.attrelid = v.relation::regclass AND t.attname = v.name\n"
+        "LEFT JOIN pg_catalog.pg_attribute AS l\n"
+        f"  ON l.attrelid = {log}::regclass AND l.attname = v.logged\n"
+        "WHERE v.logged IS NOT NULL AND l.attname IS NULL OR (t.atttypid, t.atttypmod)\n"
+        "  IS DISTINCT FROM (coalesce(l.atttypid, 'bigint'::regtype), coalesce(l.atttypmod, -1))"
+    )
+
+
+def _check_types(spec: RollupSpec) -> str:
+    """Return the block that refuses tables whose columns could not hold what the log has."""
     message = (
         "format('column %I of %s is a %s, and has to be a %s: it would lose what the rollup holds',"
         " one.name, one.relation, one.found, one.wanted)"
     )
     return do_block(
-        "FOR one IN\n"
-        "  SELECT v.relation, v.name, format_type(t.atttypid, t.atttypmod) AS found,\n"
-        "         coalesce(format_type(l.atttypid, l.atttypmod), 'bigint') AS wanted\n"
-        f"  FROM (VALUES {_listed(pairs)}) AS v (relation, name, logged)\n"
-        "  JOIN pg_catalog.pg_attribute AS t\n"
-        "    ON t.attrelid = v.relation::regclass AND t.attname = v.name\n"
-        "  LEFT JOIN pg_catalog.pg_attribute AS l\n"
-        f"    ON l.attrelid = {log}::regclass AND l.attname = v.logged\n"
-        "  WHERE (t.atttypid, t.atttypmod)\n"
-        "    IS DISTINCT FROM\n"
-        "      (coalesce(l.atttypid, 'bigint'::regtype), coalesce(l.atttypmod, -1))\n"
-        f"LOOP\n  {refusal(message)}\nEND LOOP;",
+        f"FOR one IN\n{indented(mistyped(spec))}\nLOOP\n  {refusal(message)}\nEND LOOP;",
         declare=("one record",),
     )
 
 
-def _fresh(spec: RollupSpec, target: TargetSpec) -> str:
-    """Return the query that adds a rollup and its log up: what a run would leave."""
+# Reading.
+
+# HyperLogLog: each distinct value is in one of the registers, with a rank; a `_value` is the
+# register times 64, and the rank. Flajolet et al., "HyperLogLog: the analysis of a near-optimal
+# cardinality estimation algorithm", 2007; the standard error is 1.04 / sqrt(2048), 2.3 %.
+REGISTERS: Final = 2048
+
+# DDSketch: the bin of a value is the logarithm of its size, rounded up, to a base so close to 1
+# that the middle of a bin is within 1 % of everything in it. Bins of positive values are shifted,
+# those of negative values are their negatives, so that bins are ordered like values. Masson, Rim
+# and Lee, "DDSketch: a fast and fully-mergeable quantile sketch with relative-error guarantees",
+# 2019.
+BASE: Final = 1.01 / 0.99
+SHIFT: Final = 50_000
+INFINITE: Final = 100_000
+
+
+def read(
+    spec: RollupSpec,
+    target: TargetSpec,
+    *,
+    by: Collection[str] | None = None,
+    width: str | None = None,
+    measures: Collection[str] | None = None,
+    fresh: bool = True,
+    window: bool = False,
+) -> str:
+    """Return the query for the groups of a rollup.
+
+    Args:
+        spec: The rollups of the source.
+        target: The table.
+        by: The dimensions to group by; all of them by default.
+        width: The width of the buckets, a multiple of the table's own, which is the default; empty
+            for none.
+        measures: The measures; all of them by default.
+        fresh: Whether to add what is in the log.
+        window: Whether to look at the buckets from `:since` to `:until` alone, parameters that are
+            marked by a zero character.
+    """
     part = _Target(spec, target)
-    columns = [*part.group, *part.additive]
-    of_target = [f"t.{c}" for c in columns]
-    of_log = [*part.groups, *part.weights]
-    sums = [*(f"u.{c}" for c in part.group), *(f"sum(u.{c})" for c in part.additive)]
-    shown = [column for column in part.group if column != '"_total"']
-    shown += (f"{sql} AS {quote(name)}" for name, sql in target.visible.items())
-    log, table = qualify(spec.log, spec.schema), qualify(target.table, spec.schema)
-    if target.extremes:
-        of_target += [*(f"t.{c}" for c in part.extremes), "false"]
-        of_log += (f"CASE WHEN l.n > 0 THEN l.{quote(c)} END" for _, c in target.extremes.values())
-        of_log.append("l.n < 0")
-        columns += [*part.extremes, "_lost"]
-        pairs = list(zip(part.extremes, target.extremes.values(), strict=True))
-        sums += [*(f"{kind}(u.{c})" for c, (kind, _) in pairs), "bool_or(u._lost)"]
-        source = qualify(spec.source, spec.schema)
-        same = " AND ".join(
-            f"{sql} IS NOT DISTINCT FROM fresh.{c}"
-            for sql, c in zip(part.groups, part.group, strict=True)
+    dimensions = [column for column in target.by if column != TOTAL]
+    dimensions = [column for column in dimensions if by is None or column in by]
+    wanted = [*target.visible, *target.extremes]
+    values = [each for each in spec.targets if each.of == target.table]
+    wanted += (measure for each in values for measure in each.reads)
+    wanted = [measure for measure in wanted if measures is None or measure in measures]
+    values = [each for each in values if not set(each.reads).isdisjoint(wanted)]
+    extremes = {c: k for c, (k, _) in target.extremes.items() if c in wanted}
+    bucket = None if width == "" else target.bucket
+    groups = [quote(column) for column in (*([bucket] if bucket else []), *dimensions)]
+
+    # The rows to be grouped: of the target first, so that its columns give the types.
+    legs: list[str] = []
+
+    def add(number: int, each: TargetSpec, table: str, alias: str) -> None:
+        of = _Target(spec, each)
+        places = [f"t.{column}" for column in of.group] if alias == "t" else of.groups
+        found = dict(zip(of.group, places, strict=True))
+        conditions = [] if alias == "t" else [of.counts]
+        if target.bucket is not None:
+            time = found[quote(target.bucket)] if alias == "t" else "l.at"
+            if width:
+                found[quote(target.bucket)] = bucket_of(width, time)
+            if window:
+                conditions.append(
+                    f"{time} >= CAST(:since\0 AS timestamptz) "
+                    f"AND {time} < CAST(:until\0 AS timestamptz)"
+                )
+        listed = [f"{found[column]} AS {column}" for column in groups]
+        # Citus adds up beside the shards where the distribution column is among the columns.
+        key = next(iter(part.by), "") if spec.key is not None and target.keyed else ""
+        if key and quote(key) not in groups:
+            listed.append(f"{found[quote(key)]} AS _key")
+        if values:
+            listed.append(f"{number} AS _part")
+            listed += (
+                f"{found[quote(VALUE)] if n == number else f'NULL::{other.value}'} AS _v{n}"
+                for n, other in enumerate(values, start=1)
+            )
+            listed.append(f"{'0' if number == 0 else of.weight(alias)} AS _n")
+        if number == 0:
+            added = [f"t.{column}" for column in of.additive] if alias == "t" else of.weights
+            listed += (f"{sql} AS {c}" for sql, c in zip(added, of.additive, strict=True))
+            listed += (f"t.{quote(column)}" for column in extremes)
+        else:
+            listed += (f"0 AS {column}" for column in part.additive)
+            listed += (f"NULL AS {quote(column)}" for column in extremes)
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        legs.append(f"SELECT {_listed(listed)} FROM {table} AS {alias}{where}")
+
+    log = qualify(spec.log, spec.schema)
+    settled = bool(extremes) and fresh
+    for number, each in enumerate([target, *values]):
+        table = qualify(each.table, spec.schema)
+        if number == 0 and settled:
+            add(number, each, f"(\n{_settled(spec, part)})", "t")
+            continue
+        add(number, each, table, "t")
+        if fresh:
+            add(number, each, log, "l")
+    rows = "\n    UNION ALL ".join(legs)
+
+    def grouped(alias: str, *more: str) -> str:
+        names = [f"{alias}.{column}" for column in (*groups, *more)]
+        return f" GROUP BY {_listed(names)}" if names else ""
+
+    def sums(alias: str) -> list[str]:
+        return [
+            *(f"{alias}.{column}" for column in groups),
+            *(
+                # Without groups there is one, even if there are no rows.
+                f"coalesce(sum({alias}.{c}), 0) AS {c}"
+                if not groups
+                else f"sum({alias}.{c}) AS {c}"
+                for c in part.additive
+            ),
+            *(f"{kind}({alias}.{quote(c)}) AS {quote(c)}" for c, kind in extremes.items()),
+        ]
+
+    # What is asked for all rows has an answer even if there are none, as in SQL.
+    having = f" HAVING sum(u.{quote(target.rows)}) > 0" if groups or by is None else ""
+    if not values:
+        inner = f"SELECT {_listed(sums('u'))}\n  FROM ({rows}) AS u{grouped('u')}{having}"
+        shown: dict[str, str] = {}
+    else:
+        parts = [f"_v{number}" for number, _ in enumerate(values, start=1)]
+        counted = [*sums("s"), "s._part", *(f"s.{name}" for name in parts), "sum(s._n) AS _n"]
+        partition = _listed([*(f"v.{column}" for column in groups), "v._part"])
+        marks, found, shown = _values_read(values, wanted, partition)
+        each_value = grouped("s", "_part", *parts)
+        inner = (
+            f"SELECT {_listed([*sums('u'), *found])} FROM (\n"
+            f"  SELECT {_listed(['v.*', *marks])} FROM (\n"
+            f"    SELECT {_listed(counted)}\n    FROM ({rows}) AS s{each_value}\n"
+            f"  ) AS v WHERE v._part = 0 OR v._n > 0\n) AS u{grouped('u')}{having}"
         )
-        if spec.key is not None and target.keyed:
-            same += f" AND l.key = fresh.{quote(next(iter(part.by)))}"
-        # Where a value has gone, only the source knows which one is the next; of a group of which
-        # rows have been expired not even that.
-        shown += (
-            f"CASE WHEN _lost THEN (SELECT CASE WHEN count(*) >= fresh.{quote(target.rows)} "
-            f"THEN {kind}(l.{quote(value)}) ELSE fresh.{c} END FROM ({_raw(spec, source)}) "
-            f"AS l WHERE {part.counts} AND {same}) ELSE fresh.{c} END AS {c}"
-            for c, (kind, value) in pairs
-        )
+    shown |= dict(target.visible)
+    listed = [f"fresh.{column}" for column in groups]
+    listed += (f"{shown.get(name, f'fresh.{quote(name)}')} AS {quote(name)}" for name in wanted)
+    return f"SELECT {_listed(listed)} FROM (\n{inner}\n) AS fresh"
+
+
+def _values_read(
+    values: Iterable[TargetSpec], wanted: Collection[str], partition: str
+) -> tuple[list[str], list[str], dict[str, str]]:
+    """Return how measures are read from the counts of their values.
+
+    These are expressions over each value and its neighbours, over all values of a group, and over
+    the group.
+    """
+    marks: list[str] = []
+    found: list[str] = []
+    shown: dict[str, str] = {}
+    for number, target in enumerate(values, start=1):
+        value, mine = f"_v{number}", f"u._part = {number}"
+        for place, (measure, what) in enumerate(target.reads.items(), start=1):
+            name = f"_m{number}_{place}"
+            if measure not in wanted:
+                continue
+            if what == "distinct":
+                found.append(f"count(*) FILTER (WHERE {mine}) AS {name}")
+                shown[measure] = f"fresh.{name}"
+            elif what == "approximate":
+                # The highest rank of each register.
+                register = f"PARTITION BY {partition}, v.{value} / 64"
+                marks.append(f"v.{value} = max(v.{value}) OVER ({register}) AS _top{number}")
+                used = f"FILTER (WHERE {mine} AND u._top{number})"
+                found.append(f"count(*) {used} AS {name}")
+                ranks = f"sum(power(2::numeric, -(u.{value} % 64))) {used}"
+                found.append(f"coalesce({ranks}, 0) AS {name}_sum")
+                shown[measure] = _estimate(f"fresh.{name}", f"fresh.{name}_sum")
+            else:
+                if place == 1 or f"_up_to{number}" not in "".join(marks):
+                    over = f"OVER (PARTITION BY {partition}"
+                    marks.append(f"sum(v._n) {over} ORDER BY v.{value}) AS _up_to{number}")
+                    marks.append(f"sum(v._n) {over}) AS _of{number}")
+                found.append(
+                    f"min(u.{value}) FILTER (WHERE {mine} AND u._up_to{number} >= "
+                    f"ceil({what} * u._of{number})) AS {name}"
+                )
+                shown[measure] = _middle_of_bin(f"fresh.{name}")
+    return marks, found, shown
+
+
+def _estimate(registers: str, ranks: str) -> str:
+    m = REGISTERS
+    raw = f"{0.7213 / (1 + 1.079 / m) * m * m!r} / ({ranks} + {m} - {registers})"
     return (
-        f"SELECT {_listed(shown)} FROM (\n  SELECT {_named(sums, columns)} FROM (\n"
-        f"    SELECT {_named(of_target, columns)} FROM {table} AS t\n    UNION ALL\n"
-        f"    SELECT {_named(of_log, columns)} FROM {log} AS l WHERE {part.counts}\n  ) AS u "
-        f"GROUP BY {_listed(str(i + 1) for i in range(len(part.group)))}\n  "
-        f"HAVING sum(u.{quote(target.rows)}) > 0\n) AS fresh"
+        f"round(CASE WHEN {raw} <= {2.5 * m} AND {registers} < {m} "
+        f"THEN {m} * ln({m}::numeric / ({m} - {registers})) ELSE {raw} END)::bigint"
+    )
+
+
+def _middle_of_bin(code: str) -> str:
+    middle = f"2 * power({BASE!r}::float8, abs({code}) - {SHIFT}) / {BASE + 1!r}"
+    return (
+        f"CASE WHEN {code} = 0 THEN 0 WHEN {code} > {INFINITE} THEN 'NaN' "
+        f"WHEN abs({code}) = {INFINITE} THEN sign({code}) * 'Infinity'::float8 "
+        f"ELSE sign({code}) * {middle} END"
+    )
+
+
+def _settled(spec: RollupSpec, part: _Target) -> str:
+    """Return the query for what a run would leave in a table that keeps smallest or largest values.
+
+    Where a value has gone, only the source knows which one is the next; of a group of which rows
+    have been expired not even that.
+    """
+    target = part.target
+    pairs = list(zip(part.extremes, target.extremes.values(), strict=True))
+    columns = [*part.group, *part.additive, *part.extremes, "_lost"]
+    of_target = [*(f"t.{column}" for column in columns[:-1]), "false"]
+    of_log = [*part.groups, *part.weights]
+    of_log += (f"CASE WHEN l.n > 0 THEN l.{quote(c)} END" for _, (_, c) in pairs)
+    of_log.append("l.n < 0")
+    sums = [*(f"u.{c}" for c in part.group), *(f"sum(u.{c})" for c in part.additive)]
+    sums += (f"{kind}(u.{c})" for c, (kind, _) in pairs)
+    sums.append("bool_or(u._lost)")
+    same = " AND ".join(
+        f"{sql} IS NOT DISTINCT FROM s.{c}" for sql, c in zip(part.groups, part.group, strict=True)
+    )
+    if spec.key is not None and target.keyed:
+        same += f" AND l.key = s.{quote(next(iter(part.by)))}"
+    raw, rows = _raw(spec, qualify(spec.source, spec.schema)), quote(target.rows)
+    table, log = qualify(target.table, spec.schema), qualify(spec.log, spec.schema)
+    listed = [f"s.{column}" for column in (*part.group, *part.additive)]
+    listed += (
+        f"CASE WHEN s._lost THEN (SELECT CASE WHEN count(*) >= s.{rows} THEN "
+        f"{kind}(l.{quote(value)}) ELSE s.{c} END FROM ({raw}) AS l WHERE {part.counts} "
+        f"AND {same}) ELSE s.{c} END AS {c}"
+        for c, (kind, value) in pairs
+    )
+    return (
+        f"  SELECT {_listed(listed)} FROM (\n    SELECT {_named(sums, columns)} FROM (\n"
+        f"      SELECT {_named(of_target, columns)} FROM {table} AS t\n      UNION ALL "
+        f"SELECT {_named(of_log, columns)} FROM {log} AS l WHERE {part.counts}\n"
+        f"    ) AS u GROUP BY {_positions(part.group)} HAVING sum(u.{rows}) > 0\n  ) AS s"
     )
 
 
@@ -1467,7 +2449,7 @@ def best_query(spec: RollupSpec, target: TargetSpec, measure: str) -> str:
 ), others AS (
   SELECT {_listed(f"t.{c}" for c in part.group)}, t.{rank} FROM {table} AS t
   WHERE NOT EXISTS (SELECT 1 FROM pending AS p WHERE {same})
-  ORDER BY t.{rank} DESC NULLS LAST LIMIT :limit
+  ORDER BY t.{rank} DESC NULLS LAST LIMIT :limit\0
 )
 SELECT * FROM (
   SELECT {group}, {shown} AS {rank} FROM added

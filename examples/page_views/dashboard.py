@@ -10,7 +10,6 @@ from sqlalchemy.orm import Session
 
 from citus_analytics import run_rollup
 from citus_analytics.migrations import database_url
-from citus_analytics.rollups.read import fresh
 from examples.page_views.models import COUNTRIES, PAGES, PageView
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -34,7 +33,7 @@ def add_views(session: Session, site_id: int, count: int) -> None:
 
 def print_pages(session: Session, site_id: int) -> None:
     """Print the pages of one site: the answer comes from one shard."""
-    pages = fresh(PAGES, "1 day at Europe/Berlin").c
+    pages = PAGES.fresh("1 day at Europe/Berlin").c
     statement = (
         select(pages.path, pages.views, pages.average, pages.longest)
         .where(pages.site_id == site_id)
@@ -46,7 +45,7 @@ def print_pages(session: Session, site_id: int) -> None:
 
 def print_countries(session: Session) -> None:
     """Print the countries of all sites: the answer comes from a small reference table."""
-    countries = fresh(COUNTRIES).c
+    countries = COUNTRIES.fresh().c
     statement = (
         select(countries.country, func.sum(countries.views))
         .group_by(countries.country)

@@ -173,7 +173,7 @@ class Session:
         except DBAPIError as error:
             # The whole transaction is over; what is left of the program does nothing.
             self.failed = True
-            if getattr(error.orig, "sqlstate", "") in CONFLICTS | {"P0001"}:
+            if getattr(error.orig, "sqlstate", "") in CONFLICTS | {"55000", "P0001"}:
                 run_sql(self.connection, "ROLLBACK")
             else:
                 self.error = error

@@ -442,18 +442,8 @@ def test_extremes_that_go(empty_database: URL) -> None:
     check_extremes(empty_database, "site")
 
 
-@pytest.mark.xfail(strict=True, reason="the values and the groups have the same names")
 def test_extremes_of_a_dimension(empty_database: URL) -> None:
     check_extremes(empty_database, "site", "page")
-
-
-def test_extremes_without_the_distribution_column(
-    empty_database: URL, server: DatabaseServer, request: pytest.FixtureRequest
-) -> None:
-    if server.kind == "citus":
-        reason = "only shards recompute extremes"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
-    check_extremes(empty_database)
 
 
 # Buckets, in Python.

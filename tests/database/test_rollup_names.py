@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     create_engine,
+    quoted_name,
     text,
 )
 
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
 # What the machinery itself calls something, and what text can be torn apart by.
 OURS = ["n", "at", "key", "l", "r", "t", "u", "d", "f", "g", "log", "drained", "written", "dead"]
 OURS += ["since_", "until_", "target_", "horizon_", "groups", "repair", "examples", "found", "raw"]
+OURS += ["w", "h", "edge", "lost", "hit"]
 OURS += ["one", "shard", "added", "removed", "wait", "changes", "started", "excluded", "rows"]
 TROUBLE = ['"', "'", "\\", "%1$s", "%", ":b", "$function$", "$log$", "$citus$", "--", "\n", "\r"]
-TROUBLE += ["A", "é", "time", "select", "lateral", "{key}", " "]
+TROUBLE += ["A", "é", "time", "select", "user", "{key}", " "]
 NAMES = st.sampled_from(OURS) | st.lists(st.sampled_from(TROUBLE), min_size=1, max_size=4).map(
     "".join
 )
@@ -52,8 +54,11 @@ class Names:
 
     def metadata(self) -> MetaData:
         """Return tables and a rollup that have them."""
-        source, target, state = self.tables
-        key, time, other, number, bucket, rows, least, minute = self.columns
+        # Always quoted: SQLAlchemy misses keywords that are followed by a line end.
+        source, target, state = (quoted_name(name, quote=True) for name in self.tables)
+        key, time, other, number, bucket, rows, least, minute = (
+            quoted_name(name, quote=True) for name in self.columns
+        )
         metadata = MetaData(schema="Shop's %")
         raw = Table(
             source,

@@ -13,7 +13,7 @@ from citus_analytics.github.analytics import (
     top_repository_creators,
 )
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
-from citus_analytics.rollups.run import run_rollup
+from citus_analytics.rollups.run import repair, run_rollup, verify
 from tests import tutorial
 from tests.programs import psql
 from tests.rollups import add, assert_adds_up, event
@@ -66,6 +66,9 @@ def test_the_tutorials_own_function_can_still_be_put_in(
     connection.commit()
     psql(server, database, tutorial.INITIALIZE + tutorial.FUNCTION + tutorial.RUN)
     assert_adds_up(connection)
+    # It has added what the log holds too: that is found, and mended.
     add(connection, event(1))
     run_rollup(connection, GITHUB_ROLLUP_1MIN)
+    assert sum(each.groups for each in verify(connection, GITHUB_ROLLUP_1MIN)) > 0
+    repair(connection, GITHUB_ROLLUP_1MIN)
     assert_adds_up(connection)

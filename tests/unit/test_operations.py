@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -24,7 +25,9 @@ from citus_analytics.migrations import CitusOperation, Job, RollupSpec, TargetSp
 from citus_analytics.schema import Distributed, Local, Reference
 from tests.operations import CASES, IRREVERSIBLE, values
 
-SPEC = GITHUB_ROLLUP_1MIN.spec()
+SPEC = replace(
+    GITHUB_ROLLUP_1MIN.spec(), columns={"event_type": "r.event_type", "repo_id": "r.repo_id"}
+)
 BY_ID = Distributed(column="id", shard_count=4)
 
 # An identifier may be anything but NUL; the fragments are what text can be torn apart by.
