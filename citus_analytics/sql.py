@@ -15,6 +15,8 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.orm import Session, scoped_session
 
+from citus_analytics.errors import ArgumentError
+
 if TYPE_CHECKING:
     from sqlalchemy import Dialect, Table
 
@@ -114,13 +116,33 @@ def refusal(message: str) -> str:
     return f"RAISE EXCEPTION USING MESSAGE = {message}, ERRCODE = '{REFUSED}';"
 
 
+def executor_of(session: Executor) -> Executor:
+    """Return what executes a statement, if it is one of the types that do.
+
+    Raises:
+        ArgumentError: It is something else, such as an `AsyncSession`, an engine or an address.
+    """
+    if isinstance(session, Connection | Session | scoped_session):
+        return session
+    # An address is not shown: it may have a password.
+    raise ArgumentError(
+        "statements are executed through a Connection or a Session of SQLAlchemy, not through "
+        f"{type(session).__name__}; with asyncio, through run_sync of an AsyncSession or an "
+        "AsyncConnection"
+    )
+
+
 def flushed_connection(session: Executor, table: Table) -> Connection:
     """Return the connection on which a session would execute a statement about `table`.
 
     The rule for flushing: what goes through a session flushes its pending objects first, if
     `session.autoflush` is on. `Session.execute` does so for statements on mapped classes; whatever
     sends SQL text or COPY has to get its connection here.
+
+    Raises:
+        ArgumentError: It is neither a session nor a connection.
     """
+    session = executor_of(session)
     if isinstance(session, Connection):
         return session
     if session.autoflush:

@@ -785,13 +785,14 @@ class Server:
         postgresql: The version of PostgreSQL.
         citus: The version of Citus, or None if the database does not have it.
         workers: How many other nodes the cluster has.
-        shards: How many shards a table gets that is distributed now; 0 without Citus.
+        new_table_shards: How many shards a table gets that is distributed now, unless it asks for
+            another number or for the company of a table that has one; 0 without Citus.
     """
 
     postgresql: str
     citus: str | None
     workers: int
-    shards: int
+    new_table_shards: int
 
     @classmethod
     def of(cls, connection: Connection) -> Server:
@@ -814,7 +815,7 @@ class Server:
             postgresql=postgresql.split()[0],
             citus=citus and citus.partition("-")[0],
             workers=workers,
-            shards=shards,
+            new_table_shards=shards,
         )
 
     def __str__(self) -> str:
@@ -822,7 +823,8 @@ class Server:
             return f"PostgreSQL {self.postgresql} without Citus: one node, no shards"
         return (
             f"PostgreSQL {self.postgresql} with Citus {self.citus}: a coordinator and "
-            f"{plural(self.workers, 'worker node')}, {plural(self.shards, 'shard')} a table"
+            f"{plural(self.workers, 'worker node')}; new tables get "
+            f"{plural(self.new_table_shards, 'shard')}"
         )
 
 

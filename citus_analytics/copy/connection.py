@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, Table
-from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.util import await_only
 
 from citus_analytics.copy.errors import RejectedError, is_fault_of_data, may_be_from_worker
@@ -22,6 +20,8 @@ from citus_analytics.sql import Executor, flushed_connection, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from sqlalchemy import Connection, Table
 
 Driver: TypeAlias = "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]"
 
@@ -43,15 +43,9 @@ def connection_of(connection: Executor, table: Table) -> Connection:
     Raises:
         ArgumentError: It is neither a connection nor a session, or not on psycopg 3.
     """
-    if isinstance(connection, Session | scoped_session):
-        connection = flushed_connection(connection, table)
-    if not isinstance(connection, Connection):
-        raise ArgumentError(
-            f"rows are loaded through a Connection or a Session of SQLAlchemy, not {connection!r}; "
-            "with asyncio, through run_sync of an AsyncConnection or an AsyncSession"
-        )
-    driver_of(connection)
-    return connection
+    opened = flushed_connection(connection, table)
+    driver_of(opened)
+    return opened
 
 
 def driver_of(connection: Connection) -> Driver:

@@ -34,6 +34,7 @@ from sqlalchemy import (
 
 from citus_analytics.errors import ArgumentError
 from citus_analytics.github.models import DISTINCT_SIZE, GithubEvent, GithubRollup1Min, GithubUser
+from citus_analytics.sql import executor_of
 
 if TYPE_CHECKING:
     from sqlalchemy import BindParameter
@@ -95,10 +96,11 @@ def count_events(
         event_type: Count events of this type only, such as `"PushEvent"`.
 
     Raises:
-        ArgumentError: A bound is not an aware datetime, or `since` is not before `until`.
+        ArgumentError: A bound is not an aware datetime, `since` is not before `until`, or `session`
+            is something else, such as an `AsyncSession`.
     """
     statement = count_events_statement(since=since, until=until, event_type=event_type)
-    return session.execute(statement).scalar_one()
+    return executor_of(session).execute(statement).scalar_one()
 
 
 def count_events_statement(
@@ -169,7 +171,7 @@ def commits_per_hour(
     # The driver returns times in the zone of the connection.
     return [
         HourlyCommits(hour and hour.astimezone(zone), commits)
-        for hour, commits in session.execute(statement)
+        for hour, commits in executor_of(session).execute(statement)
     ]
 
 
@@ -247,7 +249,8 @@ def top_repository_creators(
     """
     statement = top_repository_creators_statement(since=since, until=until, limit=limit)
     return [
-        RepositoryCreator(login, repositories) for login, repositories in session.execute(statement)
+        RepositoryCreator(login, repositories)
+        for login, repositories in executor_of(session).execute(statement)
     ]
 
 
@@ -307,7 +310,7 @@ def most_active_users(
     statement = most_active_users_statement(since=since, until=until, limit=limit)
     return [
         UserActivity(user_id, minute, events)
-        for user_id, minute, events in session.execute(statement)
+        for user_id, minute, events in executor_of(session).execute(statement)
     ]
 
 

@@ -1192,10 +1192,33 @@ def _rollup_refused(model: Model, event: Event) -> Iterator[Fault]:
                 f"column {time!r} of table {table_name!r} is {known.type}, and rollups need a "
                 "TIMESTAMP WITH TIME ZONE: without a zone a bucket would depend on the session.",
             )
+    for message in _rollups_apart(model, spec, schema):
+        yield _event_fault(event, message)
     for target in spec.targets:
         table = model.find(Name(schema, target.table))
         if table is None or table.placement.kind == "unknown" or not table.columns:
             continue
+        if table.partitioned or table.columnar:
+            kind = "partitioned" if table.partitioned else "columnar"
+            yield _event_fault(
+                event,
+                f"table {target.table!r} of the rollups is {kind}: a run changes rows, which needs "
+                "an ordinary table.",
+            )
+        own = columns_of_rollups(spec, target.table)
+        for written in table.columns.values():
+            if written.generated and written.name in own:
+                yield _event_fault(
+                    event,
+                    f"column {written.name!r} of table {target.table!r} is generated, and a run of "
+                    "the rollups could not write to it.",
+                )
+        if table.foreign_keys or any(model.referrers(table)):
+            yield _event_fault(
+                event,
+                f"table {target.table!r} of the rollups has a foreign key, or is referred to by "
+                "one, which could refuse a group. Drop it.",
+            )
         group = {*target.by, target.bucket} - {None}
         if not any(set(key.columns) == group and not key.has_expression for key in table.keys):
             listed = ", ".join(repr(one) for one in (*target.by, target.bucket) if one)
@@ -1204,6 +1227,50 @@ def _rollup_refused(model: Model, event: Event) -> Iterator[Fault]:
                 f"table {target.table!r} of the rollups has no unique key on {listed} alone: it "
                 "keeps one row a group. Add one, with NULLS NOT DISTINCT if one of them may be "
                 "NULL.",
+            )
+
+
+def _rollups_apart(model: Model, spec: RollupSpec, schema: str | None) -> Iterator[str]:
+    """Yield which tables of rollups are not where their source is."""
+    source = model.find(Name(schema, spec.source))
+    if source is None or source.placement.kind == "unknown":
+        return
+    kind = source.placement.kind
+    if kind == "reference" or (kind == "local" and model.is_on_citus(source)):
+        which = "a reference table" if kind == "reference" else "tied to a reference table"
+        yield (
+            f"table {spec.source!r} is {which}, and rollups need a source that is distributed, or "
+            "local by itself."
+        )
+        return
+    if kind == "sharded" and source.placement.column != spec.key:
+        yield (
+            f"table {spec.source!r} is distributed by {source.placement.column!r}, and its rollups "
+            f"were declared for {spec.key!r}. Generate them anew."
+        )
+        return
+    for target in spec.targets:
+        table = model.find(Name(schema, target.table))
+        if table is None or table.placement.kind == "unknown":
+            continue
+        if kind == "local":
+            if spec.key is None and table.placement.spread:
+                yield f"table {target.table!r} must be local, as the source of its rollups is."
+        elif not target.keyed:
+            if table.placement.kind != "reference":
+                yield (
+                    f"table {target.table!r} does not have the distribution column of "
+                    f"{spec.source!r} among its dimensions, and so must be a reference table."
+                )
+        elif table.placement.kind != kind or not _may_be_colocated(table, source):
+            yield (
+                f"table {target.table!r} must be colocated with {spec.source!r}, the source of its "
+                "rollups: distribute it by the same key."
+            )
+        elif kind == "sharded" and target.by.get(table.placement.column or "") != "key":
+            yield (
+                f"table {target.table!r} is distributed by {table.placement.column!r}, and not by "
+                f"the dimension that holds {spec.key!r} of {spec.source!r}."
             )
 
 

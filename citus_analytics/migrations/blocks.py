@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast, get_args
 
 import psycopg
 from sqlalchemy import Connection, text
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
+    from alembic.migration import MigrationContext
     from alembic.operations import Operations
     from psycopg.errors import Diagnostic
 
@@ -114,6 +115,30 @@ Step: TypeAlias = str | Guarded
 ALLOW_TRIGGERS: Final = "PERFORM set_config('citus.enable_unsafe_triggers', 'on', true);"
 
 
+def policy_of(context: MigrationContext) -> Policy:
+    """Return the policy of an environment, whoever wrote its `env.py`.
+
+    It is what `context.configure` is given, or else `-x citus=` of the command line, or else what
+    `configuration` was given.
+
+    Raises:
+        OperationError: The policy is not one of the three.
+    """
+    policy = context.opts.get("citus")
+    environment = context.environment_context
+    if policy is None and environment is not None:
+        arguments = environment.get_x_argument(as_dictionary=True)
+        policy = arguments.get("citus", environment.config.attributes.get("citus"))
+    if policy is None:
+        return "auto"
+    if policy not in get_args(Policy):
+        raise OperationError(
+            f"the Citus policy must be one of {', '.join(get_args(Policy))}; {policy!r}, of "
+            "context.configure(citus=...) or of -x citus=, is none of them."
+        )
+    return cast("Policy", policy)
+
+
 def execute(operations: Operations, operation: CitusOperation) -> None:
     """Execute an operation, or write it into the script of `--sql`.
 
@@ -121,12 +146,7 @@ def execute(operations: Operations, operation: CitusOperation) -> None:
         OperationError: A check of the block failed, or the policy is not one of the three.
     """
     context = operations.migration_context
-    policy: Policy = context.opts.get("citus", "auto")
-    if policy not in get_args(Policy):
-        raise OperationError(
-            f"the Citus policy must be one of {', '.join(get_args(Policy))}; "
-            f"context.configure(citus={policy!r}) is none of them."
-        )
+    policy = policy_of(context)
     statements = list(_transaction_check(operation))
     for step in operation.steps():
         if isinstance(step, str):

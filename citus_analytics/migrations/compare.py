@@ -50,6 +50,7 @@ from sqlalchemy.sql.elements import conv
 from citus_analytics import catalog
 from citus_analytics.catalog import CatalogRollup, CatalogTable
 from citus_analytics.errors import OperationError
+from citus_analytics.migrations.blocks import policy_of
 from citus_analytics.migrations.ops import (
     AlterDistributedTableOp,
     AlterTableSetAccessMethodOp,
@@ -425,7 +426,7 @@ def _live(context: AutogenContext) -> Live:
         ((_schema(context, schema), table), column, identity)
         for schema, table, column, identity in connection.execute(_NUMBERED_COLUMNS)
     ]
-    policy = context.opts.get("citus", "auto")
+    policy = policy_of(context.migration_context)
     citus = catalog.citus_version(connection) is not None
     shards = connection.execute(_SHARDS) if citus else ()
     return Live(

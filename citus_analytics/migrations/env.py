@@ -65,11 +65,7 @@ def run_environment(metadata: MetaData | Sequence[MetaData], **options: Any) -> 
     """
     attributes = context.config.attributes
     arguments = context.get_x_argument(as_dictionary=True)
-    options = {
-        "target_metadata": metadata,
-        "citus": arguments.get("citus", attributes.get("citus", "auto")),
-        **options,
-    }
+    options = {"target_metadata": metadata, **options}
     try:
         if context.is_offline_mode():
             context.configure(

@@ -14,10 +14,11 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import OperationError
-from citus_analytics.lint import RULES
+from citus_analytics.lint import RULES, lint_migrations
 from citus_analytics.migrations import UndistributeTableOp
-from tests.lint_pages import metadata_of, page, write_example
+from tests.lint_pages import metadata_of, page, write_example, write_migrations
 from tests.lint_server import configuration_of, create, create_on
+from tests.lint_sources import migration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -240,3 +241,74 @@ def test_what_cannot_be_reversed(plain: Engine, tmp_path: Path) -> None:
     run(page("CA105").breaks, plain, tmp_path)
     with pytest.raises(OperationError, match="cannot be reversed"):
         UndistributeTableOp("clicks").reverse()
+
+
+SPREAD = """
+op.create_table(
+    "clicks", sa.Column("k", sa.BigInteger()), sa.Column("at", sa.DateTime(timezone=True)),
+    sa.Column("page", sa.Text()), sa.Column("other", sa.BigInteger()),
+)
+op.create_distributed_table("clicks", "k")
+op.create_table(
+    "hourly", sa.Column("k", sa.BigInteger()), sa.Column("hour", sa.DateTime(timezone=True)),
+    sa.Column("n", sa.BigInteger()),
+)
+op.create_index(
+    "key", "hourly", ["k", "hour"], unique=True, postgresql_nulls_not_distinct=True
+)
+op.create_distributed_table("hourly", "k", colocate_with="clicks")
+"""
+ROLLUPS = """
+from citus_analytics.migrations import RollupSpec, TargetSpec
+
+ROLLUPS = RollupSpec(
+    source="clicks", key="k", time="at", columns={},
+    targets=(
+        TargetSpec(
+            rollup="h", table="hourly", every="1 hour", bucket="hour", by={"k": "key"}, rows="n",
+        ),
+    ),
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "refused"),
+    [
+        ("", "", False),
+        ('"at", sa.DateTime(timezone=True)', '"at", sa.DateTime()', True),
+        ('["k", "hour"]', '["k", "hour", "n"]', True),
+        ('"clicks", "k")', '"clicks", "other")', True),
+        ('op.create_distributed_table("hourly", "k", colocate_with="clicks")', "", True),
+        (', colocate_with="clicks"', ', colocate_with="none"', True),
+        (
+            'op.create_distributed_table("hourly", "k", colocate_with="clicks")',
+            'op.create_reference_table("hourly")',
+            True,
+        ),
+        (
+            'sa.Column("n", sa.BigInteger())',
+            'sa.Column("n", sa.BigInteger(), sa.Computed("1", persisted=True))',
+            True,
+        ),
+        ('sa.Column("n", sa.BigInteger())', 'sa.Column("m", sa.BigInteger())', True),
+        ('"at", sa', '"when", sa', True),
+    ],
+)
+def test_what_rollups_need(
+    citus: DatabaseServer, tmp_path: Path, old: str, new: str, refused: bool
+) -> None:
+    """CA119: the linter refuses what the server refuses, and nothing else."""
+    assert old in SPREAD
+    source = migration(f"{SPREAD.replace(old, new)}\nop.create_rollups(ROLLUPS)", top=ROLLUPS)
+    source = source.replace("from alembic import op", "from citus_analytics.migrations import op")
+    folder = write_migrations(tmp_path, source)
+    found = {one.code for one in lint_migrations(folder) if one.severity == "error"}
+    with citus.database("empty") as url:
+        try:
+            command.upgrade(configuration_of(url, folder), "head")
+        except (DBAPIError, OperationError):
+            said = True
+        else:
+            said = False
+    assert (found, said) == ({"CA119"} if refused else set(), refused)

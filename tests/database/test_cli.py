@@ -262,7 +262,9 @@ def test_without_rich_only_tables_are_missing(database: URL, tmp_path: Path) -> 
 
 def test_the_demo_on_a_given_url(server: DatabaseServer, empty_database: URL) -> None:
     told = succeed(program("demo", "--events", "2000", "--database-url", address(empty_database)))
-    expected = "2 worker nodes, 4 shards" if server.kind == "citus" else "without Citus"
+    expected = (
+        "2 worker nodes; new tables get 4 shards" if server.kind == "citus" else "without Citus"
+    )
     assert expected in told.splitlines()[0]
     assert "2,000 events, 2,000 rolled up. They agree" in told
     assert "2,160 events, 2,000 rolled up. They differ" in told

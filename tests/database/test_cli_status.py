@@ -46,6 +46,10 @@ def test_for_a_person(server: DatabaseServer, database: URL, status: Callable[..
         assert "Nodes" not in told
         return
     assert events[1:6] == ["distributed", "user_id", "1", "4", "heap"]
+    # The setting of the server, which is not what the tables have.
+    execute(database, f"ALTER DATABASE {database.database} SET citus.shard_count TO 7")
+    assert "2 worker nodes; new tables get 7 shards" in status().splitlines()[0]
+    assert json.loads(status("--json"))["server"]["new_table_shards"] == 7
     assert line_about("public.latest_rollup", told)[1:5] == ["local", "-", "-", "-"]
     nodes = [line.split() for line in told.splitlines() if "127.0.0.1:" in line]
     assert [node[2:4] for node in nodes] == [["coordinator", "ok"], *[["worker", "ok"]] * 2]

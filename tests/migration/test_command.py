@@ -23,13 +23,15 @@ TABLES = {"github_events", "github_users", "github_rollup_1min", "latest_rollup"
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 
 
-def alembic(*arguments: str, database: URL | str | None = None) -> subprocess.CompletedProcess[str]:
+def alembic(
+    *arguments: str, database: URL | str | None = None, folder: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     """Run alembic with this DATABASE_URL, or with none."""
     environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     if database is not None:
         environment["DATABASE_URL"] = address(database)
     return subprocess.run(
-        [str(ALEMBIC), *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+        [str(ALEMBIC), *arguments], cwd=folder, env=environment, capture_output=True, text=True
     )
 
 
@@ -125,3 +127,51 @@ def test_what_needs_no_database() -> None:
     script = succeed(alembic("upgrade", "head", "--sql"))
     assert "CREATE TABLE github_events" in script
     assert "create_distributed_table" in script
+
+
+OWN = """\
+import os
+from alembic import context
+from sqlalchemy import MetaData, NullPool, create_engine
+from citus_analytics.migrations import plugins
+
+engine = create_engine(os.environ["DATABASE_URL"], poolclass=NullPool)
+with engine.connect() as connection:
+    context.configure(
+        connection=connection, target_metadata=MetaData(), autogenerate_plugins=plugins(), OPTIONS
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+DISTRIBUTING = """\
+import sqlalchemy as sa
+from citus_analytics.migrations import op
+revision = "1"
+down_revision = None
+def upgrade():
+    op.create_table("clicks", sa.Column("user_id", sa.BigInteger()))
+    op.create_distributed_table("clicks", "user_id")
+def downgrade():
+    op.drop_table("clicks")
+"""
+
+
+@ON_POSTGRESQL_ONLY
+def test_the_policy_of_an_environment_of_ones_own(empty_database: URL, tmp_path: Path) -> None:
+    (tmp_path / "versions").mkdir()
+    (tmp_path / "versions" / "one.py").write_text(DISTRIBUTING)
+    (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = .\n")
+
+    def migrate(*arguments: str, options: str = "") -> subprocess.CompletedProcess[str]:
+        (tmp_path / "env.py").write_text(OWN.replace("OPTIONS", options))
+        return alembic(*arguments, "upgrade", "head", database=empty_database, folder=tmp_path)
+
+    refused = migrate("-x", "citus=require")
+    assert refused.returncode != 0
+    assert "Citus" in refused.stderr
+    assert "clicks" not in tables(empty_database)
+    unknown = migrate("-x", "citus=perhaps")
+    assert "'perhaps', of context.configure(citus=...) or of -x citus=, is none" in unknown.stderr
+    # What the environment says holds.
+    succeed(migrate("-x", "citus=require", options='citus="skip"'))
+    assert "clicks" in tables(empty_database)

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import Select, union_all
+from sqlalchemy import Select, create_engine, make_url, union_all
 from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 
+from citus_analytics.copy import load_csv
 from citus_analytics.errors import ArgumentError
 from citus_analytics.github import analytics
+from citus_analytics.github.models import GITHUB_ROLLUP_1MIN, github_users
+from citus_analytics.rollups.run import run_rollup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,12 +36,44 @@ FUNCTIONS = [
     analytics.top_repository_creators,
     analytics.most_active_users,
 ]
+
+
+def with_rollup(session: Any) -> object:
+    return run_rollup(session, GITHUB_ROLLUP_1MIN)
+
+
+def with_csv(session: Any) -> object:
+    return load_csv(session, github_users, [b""])
+
+
 LIMITED = [analytics.top_repository_creators_statement, analytics.most_active_users_statement]
 
 
 def sql_of(statement: Select[*tuple[Any, ...]]) -> str:
     compiled = statement.compile(dialect=psycopg.dialect())  # type: ignore[no-untyped-call]
     return " ".join(str(compiled).split())
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, with_rollup, with_csv])
+@pytest.mark.parametrize(
+    "session",
+    [
+        AsyncSession(),
+        async_scoped_session(async_sessionmaker(), scopefunc=int),
+        create_engine("postgresql+psycopg://"),
+        make_url("postgresql://me:secret@host/name"),
+        "postgresql://me:secret@host/name",
+        None,
+    ],
+    ids=lambda session: type(session).__name__,
+)
+def test_what_does_not_execute_is_an_error(function: Callable[[Any], object], session: Any) -> None:
+    with pytest.raises(
+        ArgumentError, match=rf"a Connection or a Session .* not through {type(session).__name__};"
+    ) as caught:
+        function(session)
+    assert "run_sync of an AsyncSession" in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("builder", BUILDERS)

@@ -182,7 +182,7 @@ ROLLUPS = RollupSpec(
     targets=(
         TargetSpec(
             rollup="h", table="hourly", every="1 hour", bucket="hour", by={"page": "page"},
-            rows="n", sums={"total": "l.n"}, extremes={"last": ("max", "page")},
+            keyed=False, rows="n", sums={"total": "l.n"}, extremes={"last": ("max", "page")},
         ),
     ),
 )
@@ -272,6 +272,34 @@ def test_the_way_back_of_rollups(tmp_path: Path) -> None:
         (SOURCE + TARGET.replace('sa.UniqueConstraint("page", "hour"),', ""), ["CA119"]),
         (SOURCE + TARGET.replace('("page", "hour")', '("hour", "page")'), []),
         (SOURCE + TARGET.replace('("page", "hour")', '("page", "hour", "n")'), ["CA119"]),
+        # Where they are.
+        (SOURCE.replace("op.create_distributed", "#") + TARGET, []),
+        (SOURCE + TARGET.replace("op.create_reference", "#"), ["CA119"]),
+        (SOURCE.replace('clicks", "k")', 'clicks", "other")') + TARGET, ["CA119"]),
+        (
+            SOURCE.replace('distributed_table("clicks", "k")', 'reference_table("clicks")')
+            + TARGET,
+            ["CA119"],
+        ),
+        # What a run could not write.
+        (
+            SOURCE
+            + TARGET.replace('"hourly", ', '"hourly", postgresql_using="columnar", *[', 1).replace(
+                "\n)", "\n])", 1
+            ),
+            ["CA119"],
+        ),
+        (
+            SOURCE
+            + TARGET.replace('"n", sa.BigInteger()', '"n", sa.BigInteger(), sa.Computed("1")'),
+            ["CA119"],
+        ),
+        (
+            SOURCE + TARGET + 'op.create_table("p", sa.Column("id", sa.Text(), primary_key=True))\n'
+            'op.create_reference_table("p")\n'
+            'op.create_foreign_key("f", "hourly", "p", ["page"], ["id"])',
+            ["CA119"],
+        ),
         # Tables of other migrations.
         (SOURCE, []),
         (TARGET, []),
@@ -280,6 +308,16 @@ def test_the_way_back_of_rollups(tmp_path: Path) -> None:
 )
 def test_what_rollups_need(tmp_path: Path, created: str, found: list[str]) -> None:
     assert rolled_up(tmp_path, f"{created}\nop.create_rollups(ROLLUPS)") == found
+
+
+def test_rollups_that_cannot_be_declared_are_left_to_the_run(tmp_path: Path) -> None:
+    for top in (
+        ROLLUPS.replace('source="clicks"', f'source="{"c" * 60}"'),
+        ROLLUPS.replace("targets=(", "nonesuch=1, targets=("),
+        ROLLUPS.replace("ROLLUPS = ", "ROLLUPS = unknown() or "),
+    ):
+        source = migration(f"{SOURCE}\nop.create_rollups(ROLLUPS)", top=top)
+        assert lint_migrations(write_migrations(tmp_path, source)) == []
 
 
 OWN = """\
