@@ -462,7 +462,8 @@ class AddLocalTableToMetadataOp(TableOperation):
         cascade = ", cascade_via_foreign_keys => true" if self.cascade else ""
         step = Guarded(
             call=self.function,
-            body=f"PERFORM citus_add_local_table_to_metadata({literal(self.quoted)}{cascade});",
+            body=f"{refuse_to_part_rollups(self.function, 'rewritten')}\n"
+            f"PERFORM citus_add_local_table_to_metadata({literal(self.quoted)}{cascade});",
             rewrites=connected(self.quoted) if self.cascade else just(self.quoted),
             otherwise=f"there are no other nodes for table {self.quoted} to be known to",
         )
@@ -1322,6 +1323,15 @@ class _SchemaOp(CitusOperation):
         return literal(quote(self.schema_name))
 
     @property
+    def _refusal(self) -> str:
+        """The statement that fails if tables of the schema have rollups."""
+        tables = (
+            "ARRAY(SELECT c.oid FROM pg_catalog.pg_class AS c "
+            f"WHERE c.relnamespace = {self._quoted}::regnamespace)"
+        )
+        return f"{refuse_to_part_rollups(self.function, tables)}\n"
+
+    @property
     def _is_distributed(self) -> str:
         """The condition that the schema is distributed."""
         return (
@@ -1359,7 +1369,7 @@ class DistributeSchemaOp(_SchemaOp):
         """Return the statements."""
         step = Guarded(
             call=self.function,
-            body=f"PERFORM citus_schema_distribute({self._quoted});",
+            body=f"{self._refusal}PERFORM citus_schema_distribute({self._quoted});",
             only_if=f"NOT {self._is_distributed}",
             otherwise=f"schema {quote(self.schema_name)} stays local",
             needs=(Extension("citus", (12, 0)),),
@@ -1399,7 +1409,7 @@ class UndistributeSchemaOp(_SchemaOp):
         """Return the statements."""
         step = Guarded(
             call=self.function,
-            body=f"PERFORM citus_schema_undistribute({self._quoted});",
+            body=f"{self._refusal}PERFORM citus_schema_undistribute({self._quoted});",
             only_if=self._is_distributed,
             otherwise=f"schema {quote(self.schema_name)} is local as it is",
             needs=(Extension("citus", (12, 0)),),

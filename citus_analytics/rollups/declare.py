@@ -519,7 +519,12 @@ class Rollup:
         return distribution.column if isinstance(distribution, Distributed) else None
 
     def _is_keyed(self) -> bool:
-        """Whether the distribution column is a dimension of its own name."""
+        """Whether a target is on shards: the distribution column is a dimension of its own name.
+
+        A source on a single shard has no such column, and everything is beside it.
+        """
+        if self.key is None:
+            return isinstance(distribution_of(self.source), Distributed)
         column = self.dimensions.get(self.key or "")
         return isinstance(column, Column) and column.name == self.key
 
@@ -636,7 +641,7 @@ class Rollup:
                 "while it is above 0."
             )
         found = declared_distribution(target)
-        if isinstance(found, Distributed) != (self.key is not None and self._is_keyed()):
+        if isinstance(found, Distributed) != self._is_keyed():
             raise DeclarationError(
                 f"rollup {self.name!r}: {target.key!r} must be distributed like its source "
                 f"{self.source.key!r}, by {self.key!r}, got {found!r}."

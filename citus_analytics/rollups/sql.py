@@ -1437,7 +1437,7 @@ def create(spec: RollupSpec) -> tuple[str, ...]:
     statements = [
         _PREPARE,
         _check(spec),
-        _check_immutable(spec),
+        *_check_immutable(spec),
         # The server knows best which types the expressions have. The log is emptied again and
         # again: what remains of it is cleaned soon.
         f"CREATE TABLE {log} WITH (autovacuum_vacuum_scale_factor = 0, "
@@ -2156,7 +2156,7 @@ END
     return f"DO {dollar_quote(body, 'check')}"
 
 
-def _check_immutable(spec: RollupSpec) -> str:
+def _check_immutable(spec: RollupSpec) -> tuple[str, ...]:
     """Return the block that refuses expressions whose value is not of their row alone.
 
     A row has to leave with the value that it came with. The server says what it is: an index of an
@@ -2169,9 +2169,9 @@ def _check_immutable(spec: RollupSpec) -> str:
     ).replace("{source}", literal(quote(spec.source)))
     computed = [sql for sql in spec.columns.values() if _plain(sql) is None]
     if not computed:
-        return "SELECT 1"
+        return ()
     values = _listed(f"({literal(sql)})" for sql in computed)
-    return do_block(
+    block = do_block(
         f"CREATE TEMPORARY TABLE r (LIKE {qualify(spec.source, spec.schema)});\n"
         f"FOR one IN SELECT * FROM (VALUES {values}) AS v (sql) LOOP\n"
         "  BEGIN\n"
@@ -2191,6 +2191,7 @@ def _check_immutable(spec: RollupSpec) -> str:
         "  END;\nEND LOOP;\nDROP TABLE pg_temp.r CASCADE;",
         declare=("one record", "tree text"),
     )
+    return (block,)
 
 
 def mistyped(spec: RollupSpec) -> str:

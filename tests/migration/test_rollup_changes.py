@@ -96,7 +96,7 @@ class Shape:
         )
 
 
-def declared(*shapes: Shape) -> MetaData:
+def declared(*shapes: Shape, key: str | None = "user_id") -> MetaData:
     metadata = MetaData()
     source = Table(
         "clicks",
@@ -107,7 +107,7 @@ def declared(*shapes: Shape) -> MetaData:
         Column("seconds", Integer),
         Column("ratio", Double),
         Column("at", DateTime(timezone=True)),
-        Distributed("user_id"),
+        Distributed(key),
     )
     for shape in shapes:
         shape.declare(source)
@@ -251,6 +251,25 @@ def test_there_and_back_and_there_again(change: str, application: Application) -
 )
 def test_there_and_back_on_a_cluster(change: str, application: Application) -> None:
     there_and_back_and_there_again(*CHANGES[change], application)
+
+
+@ON_CITUS_ONLY
+def test_a_source_on_a_single_shard(application: Application) -> None:
+    shapes = (EVERYTHING, replace(UNKEYED, name="by_page"))
+    metadata = declared(*shapes, key=None)
+    application.revise(metadata)
+    application.upgrade()
+    assert differences(application.url, metadata) == []
+    engine = create_engine(application.url, poolclass=NullPool)
+    for statements in ((INSERT,), CHANGE):
+        execute(application.url, *map(sql, statements))
+        for rollup in rollups_of(metadata):
+            with engine.begin() as connection:
+                run_rollup(connection, rollup)
+                assert [each for each in verify(connection, rollup) if each.groups] == []
+        for shape in shapes:
+            compare(engine.url, shape.name, shape, shape.every[0])
+    application.downgrade("base")
 
 
 def there_and_back_and_there_again(

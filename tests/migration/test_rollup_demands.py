@@ -12,10 +12,12 @@ from sqlalchemy import NullPool, create_engine
 
 from citus_analytics.errors import OperationError
 from citus_analytics.migrations import (
+    AddLocalTableToMetadataOp,
     CitusOperation,
     CreateDistributedTableOp,
     CreateReferenceTableOp,
     CreateRollupsOp,
+    DistributeSchemaOp,
     RollupSpec,
     TargetSpec,
 )
@@ -392,6 +394,8 @@ def test_expressions_of_the_row(empty_database: URL, sql: str) -> None:
         CreateDistributedTableOp.of("visits", BY_SITE),
         CreateDistributedTableOp.of("visits_hourly", BY_SITE),
         CreateReferenceTableOp("visits_hourly"),
+        AddLocalTableToMetadataOp("visits"),
+        DistributeSchemaOp("public"),
     ],
 )
 def test_tables_that_are_distributed_after_their_rollups(
