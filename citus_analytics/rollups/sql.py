@@ -977,8 +977,7 @@ def _window(part: _Target) -> str:
     # Rows without a time may not count, but the target may have them from before, when they did.
     window = (
         "(u._window_time >= _window_since AND u._window_time < _window_until "
-        "OR _window_since = '-infinity' AND "
-        "(u._window_time IS NULL OR NOT isfinite(u._window_time)))"
+        "OR _window_since = '-infinity' AND isfinite(u._window_time) IS NOT TRUE)"
     )
     return f"WHERE u._window_counts AND {window}"
 
@@ -1093,6 +1092,11 @@ def _reconcile(spec: RollupSpec, *, sharded: bool) -> Function:
         _window_target, _window_horizon
         USING HINT = 'Rows from before that time have been expired: the source is not complete.',
               ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    -- Of statements that no row can fit Citus makes ones with a syntax error.
+    IF _window_since >= _window_until THEN
+      groups := 0;
+      RETURN;
     END IF;
     IF repair THEN
       INSERT INTO {table} AS t ({_listed(columns)})

@@ -337,7 +337,6 @@ def test_a_column_that_no_rollup_uses_changes_without_them(application: Applicat
     assert "rollups" not in application.revise(other)
 
 
-@ON_POSTGRESQL_ONLY
 @pytest.mark.parametrize("what", ["source", "target", "dimension", "schema", "everything"])
 def test_what_has_been_expired_outlives_a_new_name(what: str, application: Application) -> None:
     engine = create_engine(application.url, poolclass=NullPool)
