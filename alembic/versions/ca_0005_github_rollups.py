@@ -16,8 +16,8 @@ branch_labels = None
 depends_on = None
 
 _EVENT_TYPE = (
-    "CASE WHEN octet_length((r.event_type)::text) > 1200 THEN (left((r.event_type)::text, 290) || "
-    "'...' || md5((r.event_type)::text))::text ELSE r.event_type END"
+    "CASE WHEN octet_length(r.event_type) > 1200 "
+    "THEN left(r.event_type, 290) || '...' || md5(r.event_type) ELSE r.event_type END"
 )
 BEFORE = RollupSpec(
     source="github_events",

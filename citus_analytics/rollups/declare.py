@@ -1199,20 +1199,23 @@ def _abbreviated(element: ColumnElement[Any], number: int) -> str:
     A value that would not fit is its beginning and its digest: it remains a group of its own.
     """
     longest = _LONGEST // max(number, 2)
+    value = "{0}" if isinstance(element, Column) else "({0})"
     if isinstance(element.type, LargeBinary):
-        short = f"substring({{0}}, 1, {longest - 20}) || decode(md5({{0}}), 'hex')"
-        return f"CASE WHEN octet_length({{0}}) > {longest} THEN {short} ELSE {{0}} END"
+        short = f"substring({value}, 1, {longest - 20}) || decode(md5({value}), 'hex')"
+        return f"CASE WHEN octet_length({value}) > {longest} THEN {short} ELSE {{0}} END"
+    kind = _type_name(element.type)
+    if kind != "TEXT":
+        value = f"({value})::text"
     characters = (longest - 40) // 4
     if isinstance(element.type, String) and element.type.length is not None:
         # A cast would cut the digest off.
         characters = min(characters, element.type.length - 35)
-    short = f"left(({{0}})::text, {characters}) || '...' || md5(({{0}})::text)"
+    short = f"left({value}, {characters}) || '...' || md5({value})"
     if isinstance(element.type, JSONB):
         short = f"to_jsonb({short})"
-    return (
-        f"CASE WHEN octet_length(({{0}})::text) > {longest} "
-        f"THEN ({short})::{_type_name(element.type)} ELSE {{0}} END"
-    )
+    if kind != "TEXT":
+        short = f"({short})::{kind}"
+    return f"CASE WHEN octet_length({value}) > {longest} THEN {short} ELSE {{0}} END"
 
 
 # The register of a value, and the rank: the number of zeros that its hash starts with, and one.

@@ -24,9 +24,16 @@ ROLLUPS = RollupSpec(
     key="site_id",
     time="viewed_at",
     columns={
-        "path": "r.path",
+        "path": (
+            "CASE WHEN octet_length(r.path) > 1200 "
+            "THEN left(r.path, 290) || '...' || md5(r.path) ELSE r.path END"
+        ),
         "seconds": "r.seconds",
-        "country": "r.visitor ->> 'country'",
+        "country": (
+            "CASE WHEN octet_length((r.visitor ->> 'country')) > 1200 THEN "
+            "left((r.visitor ->> 'country'), 290) || '...' || md5((r.visitor ->> 'country')) "
+            "ELSE r.visitor ->> 'country' END"
+        ),
         "in_page_views_countries": "(r.path != '/health') IS TRUE",
     },
     targets=(
