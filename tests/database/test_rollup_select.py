@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -46,10 +47,13 @@ from citus_analytics import (
 )
 from citus_analytics.errors import ArgumentError
 from citus_analytics.rollups.declare import specs_of, width_of
+from citus_analytics.rollups.sql import drop
 from tests.database.test_rollup_measures import start_of_bucket
 from tests.rollup_lab import build, different, largest, percentile, run_sql, same
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy import URL
 
     from citus_analytics.rollups.declare import Measure
@@ -318,13 +322,20 @@ def insert(connection: Connection, rows: list[Row]) -> None:
         )
 
 
-def start(engine: Engine, rollup: Rollup, *, citus: bool) -> None:
-    """Create a rollup and its source in a database, and nothing else."""
-    with engine.begin() as connection:
-        run_sql(connection, "DROP SCHEMA public CASCADE")
-        run_sql(connection, "CREATE SCHEMA public")
-    (spec,) = specs_of(rollup.source.metadata)
-    build(engine, citus=citus, tables=rollup.source.metadata, spec=spec)
+@contextmanager
+def created(engine: Engine, rollup: Rollup, *, citus: bool) -> Iterator[None]:
+    """Create a rollup and its source, and drop them in the end."""
+    tables = rollup.source.metadata
+    (spec,) = specs_of(tables)
+    build(engine, citus=citus, tables=tables, spec=spec)
+    try:
+        yield
+    finally:
+        with engine.begin() as connection:
+            for statement in drop(spec):
+                run_sql(connection, statement)
+        with engine.begin() as connection:
+            tables.drop_all(connection)
 
 
 def play(engine: Engine, case: Case, rollup: Rollup) -> tuple[list[Row], list[Row]]:
@@ -491,8 +502,8 @@ def test_every_question(server: DatabaseServer, empty_database: URL) -> None:
     @example(Case(Declared((), (), ("rows", "avg", "kinds", "about", "p"))))
     def is_answered(case: Case) -> None:
         rollup = case.declared.rollup()
-        start(engine, rollup, citus=server.kind == "citus")
-        assert_answers(engine, case, rollup)
+        with created(engine, rollup, citus=server.kind == "citus"):
+            assert_answers(engine, case, rollup)
 
     is_answered()
 
@@ -508,18 +519,20 @@ def test_order_and_batches_do_not_matter(server: DatabaseServer, empty_database:
         [[row] for row in reversed(numbered)],
         [numbered[7:], numbered[:7], []],
     ):
-        start(engine, rollup, citus=server.kind == "citus")
-        for batch in batches:
+        with created(engine, rollup, citus=server.kind == "citus"):
+            for batch in batches:
+                with engine.begin() as connection:
+                    insert(connection, batch)
+                    run_rollup(connection, rollup)
             with engine.begin() as connection:
-                insert(connection, batch)
-                run_rollup(connection, rollup)
-        with engine.begin() as connection:
-            found.append(
-                {
-                    table.name: sorted(run_sql(connection, f"SELECT * FROM {table.name}"), key=repr)
-                    for table in rollup.tables
-                }
-            )
+                found.append(
+                    {
+                        table.name: sorted(
+                            run_sql(connection, f"SELECT * FROM {table.name}"), key=repr
+                        )
+                        for table in rollup.tables
+                    }
+                )
     assert found[0] == found[1] == found[2]
     assert all(found[0].values())
 
