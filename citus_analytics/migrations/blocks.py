@@ -660,12 +660,49 @@ WHILE lower_bound < end_at LOOP
 END LOOP;
 """
 
+_INCOMPLETE: Final = refusal(
+    "format('drop_old_time_partitions(%s) would lose rows that are not in the rollups yet: "
+    "backfill the rollups first', parent)"
+)
+
+# Where there are rollups, what is pending goes into them first, and their horizon moves: the source
+# is not complete before it. Runs, verification and repair wait until the transaction has ended.
 _DROP_PARTITIONS: Final = f"""
-FOR schema_name, stem IN
-  SELECT p.nspname, p.relname FROM ({_PARTITIONS}) AS p WHERE p.until <= end_at ORDER BY p.until
+SELECT n.nspname, c.relname, substr(obj_description(l.oid, 'pg_class'), {len(MARKER) + 1})::jsonb
+INTO schema_of_table, stem_of_table, rollups
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_class AS l
+  ON l.relnamespace = c.relnamespace AND l.relname = c.relname || '_log'
+  AND starts_with(obj_description(l.oid, 'pg_class'), {literal(MARKER)})
+WHERE c.oid = parent;
+IF rollups IS NOT NULL AND EXISTS (SELECT FROM ({_PARTITIONS}) AS p WHERE p.until <= end_at) THEN
+  EXECUTE format('SELECT %I.%I()', schema_of_table, stem_of_table || '_run');
+  EXECUTE format('SELECT EXISTS (SELECT FROM %I.%I WHERE complete_since > ''-infinity'')',
+                 schema_of_table, stem_of_table || '_rollups') INTO incomplete;
+  IF incomplete THEN
+  {indented(_INCOMPLETE)}
+  END IF;
+END IF;
+FOR schema_name, stem, upper_bound IN
+  SELECT p.nspname, p.relname, p.until FROM ({_PARTITIONS}) AS p
+  WHERE p.until <= end_at ORDER BY p.until
 LOOP
+  IF rollups ->> 'time' <> partitioned_by THEN
+    EXECUTE format('SELECT max(r.%1$I) + interval ''1 us'' FROM %2$I.%3$I AS r '
+                   'WHERE isfinite(r.%1$I)', rollups ->> 'time', schema_name, stem)
+    INTO upper_bound;
+  END IF;
+  horizon := greatest(horizon, upper_bound);
   EXECUTE format('DROP TABLE %I.%I', schema_name, stem);
 END LOOP;
+IF rollups IS NOT NULL AND horizon IS NOT NULL THEN
+  EXECUTE format('UPDATE %I.%I AS s SET horizon = greatest(s.horizon, $1)',
+                 schema_of_table, stem_of_table || '_rollups') USING horizon;
+  IF rollups ->> 'late' = 'refuse' THEN
+    EXECUTE format('UPDATE %I.%I AS e SET horizon = greatest(e.horizon, $1)',
+                   schema_of_table, stem_of_table || '_horizon') USING horizon;
+  END IF;
+END IF;
 """
 
 
@@ -691,7 +728,18 @@ def create_time_partitions(
 def drop_old_time_partitions(table: str, older_than: datetime) -> str:
     """Return the block that drops the partitions of a quoted table up to a time."""
     end_at = f"end_at timestamptz := {_timestamp(older_than)}"
-    return _in_utc("drop_old_time_partitions", table, _DROP_PARTITIONS, end_at)
+    return _in_utc(
+        "drop_old_time_partitions",
+        table,
+        _DROP_PARTITIONS,
+        end_at,
+        "upper_bound timestamptz",
+        "horizon timestamptz",
+        "schema_of_table text",
+        "stem_of_table text",
+        "rollups jsonb",
+        "incomplete boolean := false",
+    )
 
 
 def _in_utc(function: str, table: str, body: str, *declare: str) -> str:
@@ -702,7 +750,7 @@ def _in_utc(function: str, table: str, body: str, *declare: str) -> str:
         "coalesce('partitioned by ' || pg_get_partkeydef(parent), 'not partitioned'))"
     )
     statements = f"""
-SELECT a.atttypid INTO kind FROM pg_catalog.pg_partitioned_table AS p
+SELECT a.atttypid, a.attname INTO kind, partitioned_by FROM pg_catalog.pg_partitioned_table AS p
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
 WHERE p.partrelid = parent AND p.partstrat = 'r' AND p.partnatts = 1
   AND a.atttypid IN ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype);
@@ -719,6 +767,7 @@ PERFORM set_config('TimeZone', time_zone, true), set_config('DateStyle', date_st
     variables = (
         f"parent regclass := {literal(table)}",
         "kind regtype",
+        "partitioned_by text",
         "time_zone text := current_setting('TimeZone')",
         "date_style text := current_setting('DateStyle')",
         "schema_name text",

@@ -1118,7 +1118,8 @@ class DropOldTimePartitionsOp(TableOperation):
     ) -> None:
         """Drop the partitions that end at `older_than` or before, with their rows.
 
-        Rollups of the table keep their aggregates: dropping is not deleting.
+        Rollups of the table keep their aggregates: what is pending is added up first, and their
+        horizon moves to the end of the newest partition that goes.
 
         Args:
             operations: Filled in by Alembic.
@@ -1128,7 +1129,8 @@ class DropOldTimePartitionsOp(TableOperation):
 
         Raises:
             ArgumentError: The datetime is naive.
-            OperationError: The table is not partitioned that way.
+            OperationError: The table is not partitioned that way, or it has rollups that are not
+                complete.
         """
         operations.invoke(cls(table_name, older_than, schema=schema))
 

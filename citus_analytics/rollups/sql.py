@@ -858,6 +858,7 @@ DECLARE
   too_late bigint := 0;
   _window_oldest timestamptz;
   _window_known timestamptz;
+  _window_lost boolean;
 BEGIN
 {lock}
 {absorb}
@@ -884,6 +885,7 @@ DECLARE
   too_late bigint := 0;
   _window_oldest timestamptz;
   _window_known timestamptz;
+  _window_lost boolean;
   width bigint := {width};
 BEGIN
 {lock}
@@ -1123,6 +1125,7 @@ DECLARE
   _window_horizon timestamptz;
   _window_oldest timestamptz;
   _window_known timestamptz;
+  _window_lost boolean;
   extremes bigint := 0;
 BEGIN
 {_current(spec)}
@@ -1232,11 +1235,14 @@ def _note_partitions(spec: RollupSpec) -> str:
     _window_known := (SELECT max(s.oldest_partition) FROM {state} AS s);
     IF _window_oldest IS DISTINCT FROM _window_known THEN
       -- Without a partition that was known, what is pending tells.
-      PERFORM FROM {log} AS l WHERE _window_known IS NULL AND l.at < _window_oldest
-        AND NOT EXISTS (SELECT FROM pg_catalog.pg_partitioned_table AS p
-                        WHERE p.partrelid = {_regclass(spec.source)} AND p.partdefid <> 0) LIMIT 1;
+      _window_lost := false;
+      IF _window_known IS NULL AND EXISTS (SELECT FROM pg_catalog.pg_partitioned_table AS p
+          WHERE p.partrelid = {_regclass(spec.source)} AND p.partdefid = 0) THEN
+        PERFORM 1 FROM {log} AS l WHERE l.at < _window_oldest LIMIT 1;
+        _window_lost := FOUND;
+      END IF;
       UPDATE {state} AS s SET oldest_partition = _window_oldest, horizon = CASE
-        WHEN FOUND OR coalesce(_window_oldest, now()) > _window_known
+        WHEN _window_lost OR coalesce(_window_oldest, now()) > _window_known
           THEN greatest(s.horizon, coalesce(_window_oldest, now()))
         ELSE s.horizon END;{_note_edge(spec)}
     END IF;

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeAlias
 from zoneinfo import ZoneInfo
 
@@ -39,8 +40,10 @@ from citus_analytics import (
     Rollup,
     average,
     count,
+    distinct,
     maximum,
     minimum,
+    percentiles,
     run_rollup,
     stddev,
     total,
@@ -86,6 +89,21 @@ AGGREGATES = {
 }
 
 
+FRACTIONS = {"0": 0, "30": 0.3, "50": 0.5, "99_9": 0.999, "100": 1}
+# What is kept by its values, of every number and some more.
+VALUES: dict[str, Measure] = {f"{column} distinct": distinct(column) for column in NUMBERS}
+VALUES |= {f"{column} p": percentiles(column, [*FRACTIONS.values()]) for column in NUMBERS}
+VALUES |= {"kind distinct": distinct("kind"), "at distinct": distinct("at")}
+VALUES |= {"payload distinct": distinct("payload")}
+VALUES |= {"about kind": distinct("kind", approximate=True)}
+VALUES |= {"about float": distinct("float", approximate=True)}
+READ_AS = tuple(
+    name
+    for label, measure in VALUES.items()
+    for name in ([f"{label}{each}" for each in FRACTIONS] if measure.fractions else [label])
+)
+
+
 def measures(*aggregates: str) -> dict[str, Measure]:
     """Return the measures of every number, and some more; of all aggregates unless told."""
     found = {"readings": count(), "last_kind": maximum(READINGS.c.kind)}
@@ -106,6 +124,13 @@ def expression(measure: str) -> str:
     if measure in known:
         return known[measure]
     column, aggregate = measure.split(" ")
+    if column == "about":
+        return f'count(DISTINCT "{aggregate}")'
+    if aggregate == "distinct":
+        return f'count(DISTINCT "{column}")'
+    if aggregate.startswith("p"):
+        # As PostgreSQL sorts them; which one of them it takes is for Python to say.
+        return f'array_agg("{column}" ORDER BY "{column}") FILTER (WHERE "{column}" IS NOT NULL)'
     cast = "::numeric" if column == "float" and aggregate not in ("count", "min", "max") else ""
     return f'{aggregate}("{column}"{cast})'
 
@@ -124,22 +149,24 @@ class Expected:
     by: dict[str, str]
     measures: tuple[str, ...]
     where: str = "true"
+    # What is kept in tables of its own: the views have it.
+    values: tuple[str, ...] = ()
 
-    def query(self) -> str:
+    def query(self, measures: tuple[str, ...]) -> str:
         """Return the query over the raw rows."""
-        columns = [*self.by.values(), *map(expression, self.measures)]
+        columns = [*self.by.values(), *map(expression, measures)]
         groups = f"GROUP BY {', '.join(self.by.values())}" if self.by else "HAVING count(*) > 0"
         return f"SELECT {', '.join(columns)} FROM readings WHERE {self.where} {groups}"
 
 
 ALL = tuple(measures())
 BY_SENSOR = Rollup(
-    "by_sensor",
+    "sensor",
     READINGS,
     time="at",
     every=["1 hour", "1 day at Europe/Berlin"],
     by=["sensor"],
-    measures=measures(),
+    measures={**measures(), **VALUES},
 )
 BY_COUNTRY = Rollup(
     "by_country",
@@ -159,7 +186,7 @@ BY_KIND = Rollup(
     time="at",
     every="1 month",
     by=["kind"],
-    measures=measures("count", "sum", "avg", "var_samp", "stddev_samp"),
+    measures={**measures("count", "sum", "avg", "var_samp", "stddev_samp"), **VALUES},
     undated=True,
 )
 TOTALS = Rollup(
@@ -167,26 +194,39 @@ TOTALS = Rollup(
 )
 
 TABLES = {
-    "by_sensor_1_hour": Expected({"sensor": "sensor", "bucket": HOUR}, ALL, DATED),
-    "by_sensor_1_day_at_europe_berlin": Expected({"sensor": "sensor", "bucket": DAY}, ALL, DATED),
+    "sensor_1_hour": Expected({"sensor": "sensor", "bucket": HOUR}, ALL, DATED, READ_AS),
+    "sensor_1_day_at_europe_berlin": Expected(
+        {"sensor": "sensor", "bucket": DAY}, ALL, DATED, READ_AS
+    ),
     "by_country": Expected(
         {"country": "payload->>'country'", "sensor": "sensor", "bucket": HOUR},
         ("readings", "float sum"),
         "small > 0",
     ),
     "ever": Expected({"sensor": "sensor", "kind": "kind"}, ("float avg",)),
-    "by_kind": Expected({"kind": "kind", "bucket": MONTH}, tuple(BY_KIND.measures)),
+    "by_kind": Expected(
+        {"kind": "kind", "bucket": MONTH},
+        tuple(measures("count", "sum", "avg", "var_samp", "stddev_samp")),
+        values=READ_AS,
+    ),
     "totals": Expected({}, ("readings", "big sum")),
 }
 
 
-def rows(connection: Connection, table: str, expected: Expected) -> list[tuple[Any, ...]]:
-    columns = ", ".join(f'"{column}"' for column in (*expected.by, *expected.measures))
+def rows(
+    connection: Connection, table: str, expected: Expected, measures: tuple[str, ...]
+) -> list[tuple[Any, ...]]:
+    columns = ", ".join(f'"{column}"' for column in (*expected.by, *measures))
     return [tuple(row) for row in connection.exec_driver_sql(f"SELECT {columns} FROM {table}")]
 
 
 def same(measure: str, found: Any, wanted: Any) -> bool:
-    """Whether two values are equal, but for the last digits of a quotient or a root."""
+    """Whether two values are equal, but for the last digits of a quotient or a root.
+
+    Of a percentile, all values of the group are wanted.
+    """
+    if " p" in measure:
+        return near(FRACTIONS[measure.split(" p")[1]], found, wanted)
     if isinstance(found, float) and isinstance(wanted, float):
         return bool(found == wanted) or (math.isnan(found) and math.isnan(wanted))
     if not isinstance(found, Decimal) or not isinstance(wanted, Decimal | int):
@@ -205,9 +245,24 @@ def same(measure: str, found: Any, wanted: Any) -> bool:
     return bool(abs(found - wanted) <= tolerance)
 
 
-def assert_equal(connection: Connection, table: str, expected: Expected) -> None:
-    wanted = [tuple(row) for row in connection.exec_driver_sql(expected.query().replace("%", "%%"))]
-    found = rows(connection, table, expected)
+def near(fraction: float, found: float | None, values: list[Any] | None) -> bool:
+    """Whether a percentile of sorted values is within 1 %."""
+    if not values or found is None:
+        return found is None and not values
+    place = math.ceil(Fraction(str(fraction)) * len(values))
+    value = float(values[max(place, 1) - 1])
+    if not math.isfinite(value) or value == 0:
+        return same("", found, value)
+    size = min(max(abs(value), 1e-300), 1e300)
+    return abs(found - math.copysign(size, value)) <= 0.010001 * size
+
+
+def assert_equal(
+    connection: Connection, table: str, expected: Expected, measures: tuple[str, ...]
+) -> None:
+    query = expected.query(measures).replace("%", "%%")
+    wanted = [tuple(row) for row in connection.exec_driver_sql(query)]
+    found = rows(connection, table, expected, measures)
     width = len(expected.by)
 
     def key(row: tuple[Any, ...]) -> str:
@@ -215,7 +270,7 @@ def assert_equal(connection: Connection, table: str, expected: Expected) -> None
 
     assert sorted(map(key, found)) == sorted(map(key, wanted)), table
     for left, right in zip(sorted(found, key=key), sorted(wanted, key=key), strict=True):
-        for name, one, other in zip(expected.measures, left[width:], right[width:], strict=True):
+        for name, one, other in zip(measures, left[width:], right[width:], strict=True):
             assert same(name, one, other), (
                 f"{table} {left[:width]}: {name} is {one}, and not {other}"
             )
@@ -223,13 +278,15 @@ def assert_equal(connection: Connection, table: str, expected: Expected) -> None
 
 def assert_fresh(connection: Connection) -> None:
     for table, expected in TABLES.items():
-        assert_equal(connection, f"{table}_fresh", expected)
+        shown = (*expected.measures, *expected.values)
+        assert_equal(connection, f"{table}_fresh", expected, shown)
 
 
 def assert_rolled_up(connection: Connection) -> None:
     run_rollup(connection, EVER)
     for table, expected in TABLES.items():
-        assert_equal(connection, table, expected)
+        assert_equal(connection, table, expected, expected.measures)
+    assert_fresh(connection)
     for rollup in (BY_SENSOR, BY_COUNTRY, EVER, BY_KIND, TOTALS):
         assert [each for each in verify(connection, rollup) if each.groups] == []
 
@@ -266,7 +323,19 @@ class Run:
 
 Step: TypeAlias = Insert | Update | Delete | Run
 
-TROUBLE = (0.1, 0.2, -0.0, 1e300, -1e300, 5e-324, float("nan"), float("inf"), float("-inf"))
+TROUBLE = (
+    0.1,
+    0.2,
+    0.0,
+    -0.0,
+    1.7976931348623157e308,
+    1e300,
+    -1e300,
+    5e-324,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+)
 SPRING = datetime(2026, 3, 28, 22, 59, tzinfo=UTC)
 ROWS = st.fixed_dictionaries(
     {
@@ -364,7 +433,10 @@ def test_every_measure_at_any_moment(server: DatabaseServer, readings: Connectio
         readings.execute(READINGS.delete())
         run_rollup(readings, EVER)
         for table, expected in TABLES.items():
-            assert rows(readings, table, expected) == []
+            assert rows(readings, table, expected, expected.measures) == []
+        for rollup in (BY_SENSOR, BY_KIND):
+            for values in rollup.tables:
+                assert readings.exec_driver_sql(f'SELECT * FROM "{values.name}"').all() == []
         left = readings.execute(text("SELECT count(*) FROM readings_log")).scalar_one()
         assert left == 0
         readings.commit()
