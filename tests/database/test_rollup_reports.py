@@ -107,12 +107,9 @@ def execute(engine: Engine, *statements: str) -> None:
 
 def rows(engine: Engine, statement: Any) -> list[tuple[Any, ...]]:
     with engine.begin() as connection:
-        found = (
-            run_sql(connection, statement)
-            if isinstance(statement, str)
-            else (connection.execute(statement))
-        )
-        return [tuple(row) for row in found]
+        if isinstance(statement, str):
+            return [tuple(row) for row in run_sql(connection, statement)]
+        return [tuple(row) for row in connection.execute(statement)]
 
 
 def order(engine: Engine, number: int, first: int = 1) -> None:
