@@ -320,7 +320,7 @@ def test_mutants_are_noticed(server: DatabaseServer, name: str) -> None:
     for test in SCENARIO.values():
         with server.database("empty") as url:
             engine = engine_of(url, poolclass=NullPool)
-            mutants = []
+            mutants: list[str] = []
 
             def mutate(statement: str, mutants: list[str] = mutants) -> str:
                 mutant = statement.replace(old, new)
