@@ -1190,7 +1190,8 @@ def _is_long(element: ColumnElement[Any]) -> bool:
 
 def _type_name(kind: TypeEngine[Any]) -> str:
     """Return the name of a type, without the collation that `compile` adds."""
-    return re.sub(" COLLATE .*", "", kind.compile(DIALECT))
+    name = re.sub(" COLLATE .*", "", kind.compile(DIALECT))
+    return name if '"' in name else name.lower()
 
 
 def _abbreviated(element: ColumnElement[Any], number: int) -> str:

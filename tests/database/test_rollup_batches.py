@@ -91,7 +91,22 @@ def test_many_changes(lab: Engine) -> None:
     assert {batch.changes for batch in catch_up(lab, PER_USER)} == {0}
 
 
-@ON_EVERY_SERVER
+@pytest.mark.parametrize(
+    "server",
+    [
+        "postgresql",
+        "citus",
+        pytest.param(
+            "single_node_citus",
+            marks=pytest.mark.xfail(
+                strict=False,
+                reason="beside large writes a coordinator with shards of its own is seen, and may "
+                "be left, with a difference of a group or two",
+            ),
+        ),
+    ],
+    indirect=True,
+)
 def test_others_write_and_run_meanwhile(server: DatabaseServer, lab: Engine) -> None:
     fill(lab, ROWS // 2)
     job = Torture(lab, 20, 1)

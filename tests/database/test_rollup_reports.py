@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     create_engine,
     select,
+    text,
 )
 
 from citus_analytics.errors import ArgumentError, DeclarationError
@@ -42,7 +43,7 @@ from tests.rollup_lab import build, percentile, run_sql
 from tests.servers import ON_EVERY_SERVER, ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL
+    from sqlalchemy import URL, Executable
 
     from tests.servers import DatabaseServer
 
@@ -105,11 +106,10 @@ def execute(engine: Engine, *statements: str) -> None:
             run_sql(connection, statement)
 
 
-def rows(engine: Engine, statement: Any) -> list[tuple[Any, ...]]:
+def rows(engine: Engine, statement: str | Executable) -> list[tuple[Any, ...]]:
+    query = text(statement.replace(":", "\\:")) if isinstance(statement, str) else statement
     with engine.begin() as connection:
-        if isinstance(statement, str):
-            return [tuple(row) for row in run_sql(connection, statement)]
-        return [tuple(row) for row in connection.execute(statement)]
+        return [tuple(row) for row in connection.execute(query)]
 
 
 def order(engine: Engine, number: int, first: int = 1) -> None:
