@@ -1205,7 +1205,7 @@ def _abbreviated(element: ColumnElement[Any], number: int) -> str:
         short = f"substring({value}, 1, {longest - 20}) || decode(md5({value}), 'hex')"
         return f"CASE WHEN octet_length({value}) > {longest} THEN {short} ELSE {{0}} END"
     kind = _type_name(element.type)
-    if kind != "TEXT":
+    if kind != "text":
         value = f"({value})::text"
     characters = (longest - 40) // 4
     if isinstance(element.type, String) and element.type.length is not None:
@@ -1215,7 +1215,7 @@ def _abbreviated(element: ColumnElement[Any], number: int) -> str:
     if isinstance(element.type, JSONB):
         # A string; to_jsonb() is not immutable.
         short = f"'\"' || md5({value}) || '\"'"
-    if kind != "TEXT":
+    if kind != "text":
         short = f"({short})::{kind}"
     return f"CASE WHEN octet_length({value}) > {longest} THEN {short} ELSE {{0}} END"
 

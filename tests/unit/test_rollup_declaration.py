@@ -622,7 +622,7 @@ CHARACTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 NAMES = (
     st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=6).map("".join)
     | st.text(CHARACTERS, min_size=1, max_size=40)
-).filter(lambda name: len(name.encode()) <= 40)
+).filter(lambda name: len(name.encode()) <= 40 and not name.startswith("_"))
 MAYBE = st.none() | NAMES
 TARGETS = st.builds(
     TargetSpec,
