@@ -365,6 +365,13 @@ class _Target:
             conditions.append(f"l.{quote(self.by[VALUE])} IS NOT NULL")
         self.counts = " AND ".join(conditions) or "true"
 
+    def empty(self, alias: str) -> str:
+        """Return the condition that nothing is left of a group of a table.
+
+        Between batches a group may have no rows, and a sum of what has gone before it came.
+        """
+        return " AND ".join(f"{alias}.{column} = 0" for column in self.additive)
+
     def weight(self, alias: str) -> str:
         """Return how many rows of a group a row of the table `t` or of the log `l` stands for."""
         return f"t.{quote(self.target.rows)}" if alias == "t" else "l.n"
@@ -657,8 +664,8 @@ def _absorb(spec: RollupSpec, *, sharded: bool) -> Function:
       INSERT INTO {_TARGET} AS t ({_listed(columns)})
       {grouped} ORDER BY {positions}
       ON CONFLICT ({_listed(part.group)}) DO UPDATE SET {_listed(_added(part))}
-      RETURNING t.ctid, t.{quote(target.rows)} AS _left
-    ) SELECT array_agg(w.ctid) FILTER (WHERE w._left = 0)"""
+      RETURNING t.ctid, {part.empty("t")} AS _empty
+    ) SELECT array_agg(w.ctid) FILTER (WHERE w._empty)"""
         if sharded:
             shards = {_TARGET: "shard"}
             absorb = [
@@ -872,11 +879,18 @@ END
             f"(SELECT max(s.result::bigint) FROM run_command_on_shards({_regclass(spec.log)}, "
             "'SELECT pg_relation_size(''%s'')') AS s)"
         )
+    more = ""
+    if not _reads_raw(spec):
+        more = f"""\
+  IF (page + width) * current_setting('block_size')::bigint < {pages} THEN
+    next_page := page + width;
+  END IF;
+"""
     shards = f"(SELECT count(*) FROM pg_dist_shard WHERE logicalrelid = {_regclass(spec.log)})"
     width = f"greatest({_BATCH} / {shards}, 1)" if sharded else str(_BATCH)
     body = f"""
 -- The same for a part of the log, from a page of each of its shards on; `next_page` is where to go
--- on, NULL at its end.
+-- on, NULL at its end. Where smallest or largest values are kept, the part is all of it.
 #variable_conflict use_column
 <<_vars>>
 DECLARE
@@ -890,16 +904,18 @@ DECLARE
 BEGIN
 {lock}
 {absorb}
-  IF (page + width) * current_setting('block_size')::bigint < {pages} THEN
-    next_page := page + width;
-  END IF;
-END
+{more}END
 """
     head = (
         "(page bigint, wait boolean DEFAULT true, OUT changes bigint, OUT next_page bigint)\n"
         f"LANGUAGE plpgsql {settings}"
     )
     return Function(f"{spec.source}_run_batch", "bigint, boolean", head, body)
+
+
+def _reads_raw(spec: RollupSpec) -> bool:
+    """Whether a run may have to look at the source, for the next smallest or largest value."""
+    return any(target.extremes for target in spec.targets)
 
 
 def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
@@ -926,7 +942,7 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
     INSERT INTO {table} AS t ({_listed(columns)})
     SELECT {_listed(sums)} FROM pg_temp.{kept} GROUP BY {_positions(part.group)}
     ON CONFLICT ({_listed(part.group)}) DO UPDATE SET {_listed(_added(part))};
-    DELETE FROM {table} WHERE {quote(target.rows)} = 0;
+    DELETE FROM {table} AS t WHERE {part.empty("t")};
     DELETE FROM pg_temp.{kept};""")
     states = "".join(
         f"""
@@ -935,7 +951,7 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
   ON CONFLICT DO NOTHING;"""
         for table, column in spec.states.items()
     )
-    reads_raw = any(target.extremes for target in spec.targets)
+    reads_raw = _reads_raw(spec)
     before = late = pages = ""
     if reads_raw:
         # First a lock on the source: TRUNCATE takes it before it writes to the log.
@@ -952,7 +968,8 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
     GET DIAGNOSTICS too_late = ROW_COUNT;
   END IF;{_note_partitions(spec)}
 """
-    if batch:
+    # A value that comes in a later batch than it goes would stay the largest for ever.
+    if batch and not reads_raw:
         pages = (
             " AS l WHERE l.ctid >= format('(%s,0)', $1)::tid\n"
             "    AND l.ctid < format('(%s,0)', $1 + _vars.width)::tid"
@@ -1105,7 +1122,7 @@ def _reconcile(spec: RollupSpec, *, sharded: bool) -> Function:
       {difference}
       ON CONFLICT ({_listed(part.group)}) DO UPDATE SET {added};
       GET DIAGNOSTICS groups = ROW_COUNT;
-      DELETE FROM {table} WHERE {quote(target.rows)} = 0;{fix}
+      DELETE FROM {table} AS t WHERE {part.empty("t")};{fix}
     ELSE
       SELECT count(*), (array_agg({group} || ': ' || concat_ws(', ', {off})))[1:10]
       INTO groups, examples
