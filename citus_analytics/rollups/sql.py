@@ -2500,10 +2500,12 @@ def best_query(spec: RollupSpec, target: TargetSpec, measure: str) -> str:
     """Return the query for the groups of a table in the order of a measure, fresh.
 
     The groups that have changes pending are added up; the others are read by the table's ranking.
+    Its columns are the dimensions, the bucket and the measure.
     """
     part = _Target(spec, target)
     log, table = qualify(spec.log, spec.schema), qualify(target.table, spec.schema)
     rank, group = quote(measure), _listed(part.group)
+    asked = _listed(map(quote, (*target.by, *([target.bucket] if target.bucket else []))))
     columns = [*part.group, *part.additive]
     # An index serves an equality, and no IS NOT DISTINCT FROM.
     same = " AND ".join(f"(t.{c} = p.{c} OR t.{c} IS NULL AND p.{c} IS NULL)" for c in part.group)
@@ -2529,7 +2531,7 @@ def best_query(spec: RollupSpec, target: TargetSpec, measure: str) -> str:
   ORDER BY t.{rank} DESC NULLS LAST LIMIT :limit\0
 )
 SELECT * FROM (
-  SELECT {group}, {shown} AS {rank} FROM added
+  SELECT {asked}, {shown} AS {rank} FROM added
   UNION ALL
-  SELECT {group}, {rank} FROM others
+  SELECT {asked}, {rank} FROM others
 ) AS every_group ORDER BY {rank} DESC NULLS LAST"""
