@@ -487,7 +487,9 @@ BEGIN
   FROM pg_dist_shard AS s LEFT JOIN pg_dist_shard AS other
     ON other.logicalrelid = wanted AND other.shardminvalue IS NOT DISTINCT FROM s.shardminvalue
   WHERE s.logicalrelid = owner
-    AND s.shardid = substring(relation::regclass::text FROM '_([0-9]+)"?$')::bigint;
+    AND s.shardid = substring(relation::regclass::text FROM '_([0-9]+)"?$')::bigint
+    -- Others may name a table of theirs so that it ends in that number.
+    AND relation = to_regclass(shard_name(s.logicalrelid, s.shardid));
   IF is_shard AND found IS NULL THEN
     RAISE EXCEPTION 'no shard of % is beside %, a shard of %', wanted, relation::regclass, owner;
   END IF;
@@ -557,8 +559,12 @@ def _capture(spec: RollupSpec, *, sharded: bool) -> Function:
         f"FROM ({_raw(spec, quote(spec.source))}) AS l {wanted} GROUP BY {names};"
     )
     find = lock = edge = ""
-    # NULL, and so no stranger, where the source has been renamed.
-    stranger = f"to_regclass({literal(quote(spec.source))}) <> TG_RELID"
+    # Where the source has been renamed, its owner tells.
+    stranger = (
+        f"coalesce(to_regclass({literal(quote(spec.source))}) <> TG_RELID,\n"
+        "    (SELECT pg_get_userbyid(c.relowner) <> current_user FROM pg_catalog.pg_class AS c\n"
+        "     WHERE c.oid = TG_RELID))"
+    )
     if refused:
         edge = f"  edge := (SELECT max(s.horizon) FROM {quote(spec.state)} AS s);\n"
     if sharded:
