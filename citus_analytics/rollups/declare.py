@@ -929,7 +929,7 @@ class Rollup:
             raise ArgumentError(f"limit must be a positive integer; found {limit!r}")
         table = self.table(every)
         spec, target = self._merged(table)
-        group = [column for column in table.columns if column.name in (*target.by, target.bucket)]
+        group = [table.c[name] for name in (*target.by, target.bucket) if name is not None]
         measure = Column(self.ranked, self._types({})[self.ranked])
         query = _with_parameters(best_query(spec, target, self.ranked), False)
         statement = text(f"{query} LIMIT :limit")

@@ -494,7 +494,9 @@ BEGIN
   FROM pg_dist_shard AS s LEFT JOIN pg_dist_shard AS other
     ON other.logicalrelid = wanted AND other.shardminvalue IS NOT DISTINCT FROM s.shardminvalue
   WHERE s.logicalrelid = owner
-    AND s.shardid = substring(relation::regclass::text FROM '_([0-9]+)"?$')::bigint;
+    AND s.shardid = substring(relation::regclass::text FROM '_([0-9]+)"?$')::bigint
+    -- Others may name a table of theirs so that it ends in that number.
+    AND relation = to_regclass(shard_name(s.logicalrelid, s.shardid));
   IF is_shard AND found IS NULL THEN
     RAISE EXCEPTION 'no shard of % is beside %, a shard of %', wanted, relation::regclass, owner;
   END IF;
@@ -564,8 +566,12 @@ def _capture(spec: RollupSpec, *, sharded: bool) -> Function:
         f"FROM ({_raw(spec, quote(spec.source))}) AS l {wanted} GROUP BY {names};"
     )
     find = lock = edge = ""
-    # NULL, and so no stranger, where the source has been renamed.
-    stranger = f"to_regclass({literal(quote(spec.source))}) <> TG_RELID"
+    # Where the source has been renamed, its owner tells.
+    stranger = (
+        f"coalesce(to_regclass({literal(quote(spec.source))}) <> TG_RELID,\n"
+        "    (SELECT pg_get_userbyid(c.relowner) <> current_user FROM pg_catalog.pg_class AS c\n"
+        "     WHERE c.oid = TG_RELID))"
+    )
     if refused:
         edge = f"  edge := (SELECT max(s.horizon) FROM {quote(spec.state)} AS s);\n"
     if sharded:
@@ -2517,10 +2523,12 @@ def best_query(spec: RollupSpec, target: TargetSpec, measure: str) -> str:
     """Return the query for the groups of a table in the order of a measure, fresh.
 
     The groups that have changes pending are added up; the others are read by the table's ranking.
+    Its columns are the dimensions, the bucket and the measure.
     """
     part = _Target(spec, target)
     log, table = qualify(spec.log, spec.schema), qualify(target.table, spec.schema)
     rank, group = quote(measure), _listed(part.group)
+    asked = _listed(map(quote, (*target.by, *([target.bucket] if target.bucket else []))))
     columns = [*part.group, *part.additive]
     # An index serves an equality, and no IS NOT DISTINCT FROM.
     same = " AND ".join(f"(t.{c} = p.{c} OR t.{c} IS NULL AND p.{c} IS NULL)" for c in part.group)
@@ -2546,7 +2554,7 @@ def best_query(spec: RollupSpec, target: TargetSpec, measure: str) -> str:
   ORDER BY t.{rank} DESC NULLS LAST LIMIT :limit\0
 )
 SELECT * FROM (
-  SELECT {group}, {shown} AS {rank} FROM added
+  SELECT {asked}, {shown} AS {rank} FROM added
   UNION ALL
-  SELECT {group}, {rank} FROM others
+  SELECT {asked}, {rank} FROM others
 ) AS every_group ORDER BY {rank} DESC NULLS LAST"""

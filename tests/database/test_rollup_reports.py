@@ -361,7 +361,8 @@ def test_the_best_at_any_moment(orders: Engine) -> None:
                 for c, p, at in rows(orders, "SELECT customer, product, at FROM orders")
             )
             best = rows(orders, SALES.best(4))
-            assert [row[-1] for row in best] == sorted(numbers.values(), reverse=True)[:4]
+            assert [number for *_, number in best] == sorted(numbers.values(), reverse=True)[:4]
+            assert all(numbers[customer, product, at] == n for customer, product, at, n in best)
         if turn % 3 == 1:
             with orders.begin() as connection:
                 run_rollup(connection, SALES)

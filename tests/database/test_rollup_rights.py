@@ -11,9 +11,12 @@ from sqlalchemy.exc import DBAPIError
 from citus_analytics import run_rollup
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
 from tests.rollups import add, assert_adds_up, event
+from tests.servers import ON_POSTGRESQL_ONLY, ON_SINGLE_NODE_CITUS
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL, Engine
+    from collections.abc import Iterator
+
+    from sqlalchemy import URL, Connection, Engine
 
     from tests.servers import DatabaseServer
 
@@ -40,21 +43,55 @@ def test_writers_need_no_rights_on_the_log(
             connection.execute(text("DROP ROLE only_writer"))
 
 
-def test_nobody_else_can_use_the_rights_of_the_owner(engine: Engine) -> None:
+@pytest.fixture
+def stranger(engine: Engine) -> Iterator[Connection]:
+    """A connection of somebody who may create tables of their own."""
     with engine.begin() as connection:
         connection.execute(text("CREATE ROLE stranger LOGIN"))
     try:
         with engine.connect() as connection:
             connection.execute(text("SET LOCAL ROLE stranger"))
-            connection.execute(text("CREATE TEMPORARY TABLE mine (user_id bigint)"))
-            attach = text(
-                "CREATE TRIGGER mine AFTER INSERT ON mine REFERENCING NEW TABLE AS added "
-                "FOR EACH STATEMENT EXECUTE FUNCTION github_events_capture()"
-            )
-            connection.execute(attach)
-            with pytest.raises(DBAPIError, match="for another table than mine"):
-                connection.execute(text("INSERT INTO mine VALUES (1)"))
+            yield connection
             connection.rollback()
     finally:
         with engine.begin() as connection:
             connection.execute(text("DROP ROLE stranger"))
+
+
+def attach(connection: Connection, table: str) -> None:
+    connection.execute(text(f"CREATE TEMPORARY TABLE {table} (user_id bigint)"))
+    connection.execute(
+        text(
+            f"CREATE TRIGGER mine AFTER INSERT ON {table} REFERENCING NEW TABLE AS _added "
+            "FOR EACH STATEMENT EXECUTE FUNCTION github_events_capture()"
+        )
+    )
+
+
+def test_nobody_else_can_use_the_rights_of_the_owner(stranger: Connection) -> None:
+    attach(stranger, "mine")
+    with pytest.raises(DBAPIError, match="for another table than mine"):
+        stranger.execute(text("INSERT INTO mine (user_id) VALUES (1)"))
+
+
+@ON_SINGLE_NODE_CITUS
+def test_a_table_that_is_named_like_a_shard(stranger: Connection) -> None:
+    shard = stranger.scalar(
+        text(
+            "SELECT min(shardid) FROM pg_dist_shard WHERE logicalrelid = 'github_events'::regclass"
+        )
+    )
+    attach(stranger, f"mine_{shard}")
+    with pytest.raises(DBAPIError, match=f"for another table than mine_{shard}"):
+        stranger.execute(text(f"INSERT INTO mine_{shard} (user_id) VALUES (1)"))
+
+
+@ON_POSTGRESQL_ONLY
+def test_the_source_has_been_renamed(stranger: Connection) -> None:
+    attach(stranger, "mine")
+    stranger.execute(text("RESET ROLE"))
+    stranger.execute(text("ALTER TABLE github_events RENAME TO events"))
+    stranger.execute(text("INSERT INTO events (user_id, event_id) VALUES (1, 1)"))
+    stranger.execute(text("SET LOCAL ROLE stranger"))
+    with pytest.raises(DBAPIError, match="for another table than mine"):
+        stranger.execute(text("INSERT INTO mine (user_id) VALUES (1)"))
