@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         latest_rollup,
         loaded_files,
     )
+    from citus_analytics.rollups.ask import Answer, Plan, Question, Step, ask, commit_token
     from citus_analytics.rollups.declare import (
         Every,
         Measure,
@@ -128,7 +129,14 @@ __all__ = [
     "stddev",
     "total",
     "variance",
-    # Questions
+    # Questions to any source
+    "Answer",
+    "Plan",
+    "Question",
+    "Step",
+    "ask",
+    "commit_token",
+    # Questions about GitHub's events
     "HourlyCommits",
     "RepositoryCreator",
     "UserActivity",
@@ -156,6 +164,7 @@ _MODULES = (
     "schema",
     "rollups.declare",
     "rollups.run",
+    "rollups.ask",
     "github.models",
     "github.analytics",
 )

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from zoneinfo import ZoneInfo
 
@@ -221,6 +222,15 @@ _ABOUT: Final = {
     "quarter": 7_776_000,
     "year": 31_536_000,
 }
+# Of a bucket of the calendar: how many hours it has at least, and how often its end is looked for.
+_SHORTEST: Final = {
+    "hour": (0.25, 0.25),
+    "day": (22, 0.25),
+    "week": (164, 1),
+    "month": (666, 6),
+    "quarter": (2130, 6),
+    "year": (8730, 6),
+}
 _SECONDS: Final = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 
 
@@ -254,10 +264,24 @@ class Every:
             start = start.replace(month=1)
         return start.astimezone(UTC)
 
+    def next_start(self, moment: datetime) -> datetime:
+        """Return the start of the first bucket that does not start before an aware datetime."""
+        start = self.start_of(moment)
+        if start == moment.astimezone(UTC):
+            return start
+        if self.seconds is not None:
+            return start + timedelta(seconds=self.seconds)
+        # The clocks decide: look where the shortest one would end, and go on from there.
+        shortest, step = _SHORTEST[str(self.unit)]
+        after = start + timedelta(hours=shortest)
+        while (end := self.start_of(after)) == start:
+            after += timedelta(hours=step)
+        return end
+
     def is_made_of(self, other: Every) -> bool:
         """Whether each bucket consists of whole buckets of another width.
 
-        Time zones differ from UTC by multiples of 15 minutes, as all have since 1972.
+        What a time zone differs from UTC by is what it has differed by since 1972.
         """
         if self == other:
             return True
@@ -265,7 +289,7 @@ class Every:
             return other.seconds is not None and self.seconds % other.seconds == 0
         if other.seconds is not None:
             common = 3_600 if self.unit == "hour" else 86_400
-            return (common if self.zone == "UTC" else 900) % other.seconds == 0
+            return math.gcd(common, _shift(self.zone)) % other.seconds == 0
         units = {
             "hour": (),
             "day": ("hour",),
@@ -284,6 +308,15 @@ class Every:
             if not rest:
                 return f"{number} {unit}{'' if number == 1 else 's'}"
         raise AssertionError(self.seconds)
+
+
+@cache
+def _shift(zone: str) -> int:
+    """Return the greatest number of seconds of which all offsets of a zone are a multiple."""
+    clock = ZoneInfo(zone)
+    weeks = (datetime(1972, 1, 10, tzinfo=UTC) + timedelta(weeks=n) for n in range(3_500))
+    offsets = {moment.astimezone(clock).utcoffset() or timedelta() for moment in weeks}
+    return math.gcd(86_400, *(int(offset.total_seconds()) for offset in offsets))
 
 
 def width_of(width: str | timedelta) -> Every:
@@ -564,7 +597,7 @@ class Rollup:
             elif value is None:
                 visible.append(Column(label, BigInteger, nullable=False, server_default=zero))
             else:
-                base = self._input_name(value)
+                base = self.input_name(value)
                 for part in _PARTS[measure.aggregate]:
                     for column in _hidden(base, part, value):
                         additive.setdefault(
@@ -655,7 +688,7 @@ class Rollup:
                 return label
         return "_rows"
 
-    def _input_name(self, value: ColumnElement[Any]) -> str:
+    def input_name(self, value: ColumnElement[Any]) -> str:
         """Return the name of a value in hidden columns; equal values share them."""
         names: dict[str, str] = {}
         for label, (_, other) in self.measures.items():
@@ -730,7 +763,7 @@ class Rollup:
             if measure.aggregate in ("min", "max"):
                 extremes[label] = (measure.aggregate, column)
                 continue
-            base = self._input_name(value)
+            base = self.input_name(value)
             for part in _PARTS[measure.aggregate]:
                 for hidden in _hidden(base, part, value):
                     sums[hidden] = _additive(

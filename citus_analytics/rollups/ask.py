@@ -1,0 +1,1699 @@
+"""Questions to a source, answered the cheapest exact way: from rollups, their log and raw rows.
+
+A question says what is asked: measures, groups, a filter, a window of time. It is answered from
+whichever rollups of the source hold the same measures of the same expressions, whatever they are
+named: whole buckets from the cheapest table, the edges of the window from finer ones, and what is
+left from raw rows. All of it is one statement, so that on one server it sees one moment; on Citus,
+each shard is one moment, as in every read of Citus.
+
+What the database has of the rollups (which, whether they are complete, how far raw rows have been
+expired) is remembered for each connection, and looked at again in the statement itself: if it has
+changed meanwhile, the question is planned and asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+
+from psycopg.errors import InsufficientPrivilege, UndefinedColumn, UndefinedTable
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    DateTime,
+    Double,
+    Float,
+    Integer,
+    Numeric,
+    Row,
+    Text,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    select,
+    text,
+)
+from sqlalchemy import cast as sql_cast
+from sqlalchemy import distinct as sql_distinct
+from sqlalchemy.engine import IteratorResult
+from sqlalchemy.engine.result import SimpleResultMetaData
+from sqlalchemy.exc import CompileError, ProgrammingError
+from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.sql import operators, visitors
+from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Grouping
+
+from citus_analytics.errors import ArgumentError, RollupError
+from citus_analytics.rollups.declare import (
+    _BY_VALUES,
+    _PARTS,
+    Every,
+    Measure,
+    Rollup,
+    _expression,
+    _hidden,
+    _is_long,
+    _names_read,
+    _require_aggregate,
+    _sql,
+    _type_name,
+    _visible,
+    _visible_type,
+    rollups_of,
+    width_of,
+)
+from citus_analytics.rollups.sql import (
+    VALUE,
+    RollupSpec,
+    TargetSpec,
+    _raw,
+    _settled,
+    _Target,
+    _values_read,
+    bucket_of,
+)
+from citus_analytics.schema import column_name, table_of
+from citus_analytics.sql import (
+    DIALECT,
+    Executor,
+    flushed_connection,
+    literal,
+    qualify,
+    quote,
+    schema_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import Connection, Select, Table, TextualSelect
+    from sqlalchemy.types import TypeEngine
+
+    from citus_analytics.rollups.declare import ExpressionLike
+    from citus_analytics.schema import ColumnLike, TableLike
+
+Freshness: TypeAlias = Literal["fresh", "rolled_up", "raw"]
+"""How an answer comes about: `"fresh"` equals the raw rows at this moment, `"rolled_up"` equals
+them as of the last run, and `"raw"` is computed from them."""
+
+Window: TypeAlias = "tuple[datetime | None, datetime | None]"
+"""A half-open window of time, None for no bound."""
+
+_BUCKET: Final = "bucket"
+_LONGEST_TEXT: Final = 300
+_INFO: Final = "citus_analytics.ask"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# Python's calendar ends where a bucket of it would still begin or end.
+_FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A part of a plan.
+
+    Attributes:
+        table: The table that is read.
+        rollup: The rollup that it belongs to, None for raw rows.
+        every: The width of its buckets, None for raw rows and for totals over all time.
+        windows: What is taken from it.
+        undated: Whether rows without a time are.
+    """
+
+    table: str
+    rollup: str | None = None
+    every: Every | None = None
+    windows: tuple[Window, ...] = ()
+    undated: bool = False
+
+    def __str__(self) -> str:
+        def shown(window: Window) -> str:
+            since, until = (edge and edge.isoformat() for edge in window)
+            if since and until:
+                return f"[{since}, {until})"
+            return f"from {since} on" if since else f"before {until}" if until else "all time"
+
+        parts = [shown(window) for window in self.windows]
+        if self.undated and self.windows != ((None, None),):
+            parts.append("rows without a time")
+        what = "raw rows of " if self.rollup is None else ""
+        return f"{what}{self.table}: {', '.join(parts) or 'all rows'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a question was answered.
+
+    Attributes:
+        freshness: What the answer is: what was asked for, or fresher.
+        steps: What was read.
+        as_of: The moment of the last run that the answer equals the raw rows of, if it is
+            `"rolled_up"`; None for the moment of the statement.
+        pending: How many changes of the source were in no rollup yet; None if nothing was read that
+            would tell. A fresh answer has them.
+        reasons: Why other tables of rollups could not serve, by table.
+        suggestion: The declaration of a rollup that would serve, where none did.
+        sql: The statement.
+    """
+
+    freshness: Freshness
+    steps: tuple[Step, ...]
+    as_of: datetime | None = None
+    pending: int | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    suggestion: str | None = None
+    sql: str = field(default="", repr=False)
+
+    @property
+    def rollups(self) -> tuple[str, ...]:
+        """The names of the rollups that were read."""
+        return tuple(dict.fromkeys(step.rollup for step in self.steps if step.rollup is not None))
+
+    def __str__(self) -> str:
+        lines = [self.freshness + ("" if self.as_of is None else f" as of {self.as_of}")]
+        if self.pending is not None:
+            lines[0] += f", {self.pending:,} changes pending"
+        lines += (f"  {step}" for step in self.steps)
+        lines += (f"  not {table}: {reason}" for table, reason in self.reasons.items())
+        if self.suggestion is not None:
+            lines.append(f"  this would serve: {self.suggestion}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The rows that answer a question, and how they came about.
+
+    Attributes:
+        rows: One for each group: `bucket`, if there are buckets, the groups and the measures, by
+            name. In the order of the bucket and the groups, unless the question is ranked.
+        plan: What was read.
+    """
+
+    rows: tuple[Row[*tuple[Any, ...]], ...]
+    plan: Plan
+
+    def __iter__(self) -> Iterator[Row[*tuple[Any, ...]]]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def commit_token(session: Executor) -> str:
+    """Return a token of the current transaction, for `at_least` of questions that follow it.
+
+    A question that has it answers only where everything that the transaction writes is in the
+    answer. Tokens are those of one server and its replicas.
+
+    Args:
+        session: The session or connection that writes, before it commits.
+    """
+    if not isinstance(session, Session | scoped_session):
+        return str(session.scalar(text("SELECT CAST(pg_current_xact_id() AS text)")))
+    session.flush()
+    return str(session.scalar(text("SELECT CAST(pg_current_xact_id() AS text)")))
+
+
+def ask(
+    session: Executor,
+    source: TableLike,
+    *,
+    measures: Mapping[str, Measure],
+    by: Sequence[ExpressionLike] = (),
+    every: str | timedelta | None = None,
+    where: ColumnElement[bool] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    ranked: str | None = None,
+    limit: int | None = None,
+    freshness: Freshness = "fresh",
+    max_staleness: timedelta | None = None,
+    at_least: str | None = None,
+) -> Answer:
+    """Answer a question about a source the cheapest exact way; see `Question` and `Question.ask`.
+
+        ask(session, PageView, measures={"views": count()}, by=[PageView.path], since=monday)
+
+    Raises:
+        ArgumentError: The question makes no sense; the message says why.
+        RollupError: It cannot be answered exactly, or not as it is asked for.
+    """
+    question = Question(source, measures=measures, by=by, every=every, where=where, ranked=ranked)
+    return question.ask(
+        session,
+        since=since,
+        until=until,
+        limit=limit,
+        freshness=freshness,
+        max_staleness=max_staleness,
+        at_least=at_least,
+    )
+
+
+class Question:
+    """What is asked of a source, again and again: plans and statements are made once.
+
+    VIEWS = Question(PageView, measures={"views": count()}, by=[PageView.path], every="1 hour")
+    VIEWS.ask(session, since=monday)
+    """
+
+    def __init__(
+        self,
+        source: TableLike,
+        *,
+        measures: Mapping[str, Measure],
+        by: Sequence[ExpressionLike] = (),
+        every: str | timedelta | None = None,
+        where: ColumnElement[bool] | None = None,
+        ranked: str | None = None,
+        time: ColumnLike | None = None,
+    ) -> None:
+        """Say what is asked.
+
+        Args:
+            source: The table of raw rows, or the class mapped to it. All rollups that are declared
+                on it are considered, if the database has them.
+            measures: What is computed, by name, as in a `Rollup`. Percentiles are in columns such
+                as `p50`, as they are there.
+            by: The groups: columns, or expressions with a label.
+            every: The width of buckets, which are in a column `bucket`; none by default.
+            where: Which rows are asked for. Rollups serve it if each of its conditions, joined by
+                AND, is one of the rollup's own filter, or one on its dimensions.
+            ranked: The measure by which the answer is sorted, the greatest first.
+            time: The column that says when a row happened; by default that of the rollups.
+
+        Raises:
+            ArgumentError: The question makes no sense; the message says why.
+        """
+        self.source = table_of(source)
+        self._entity = source
+        if not measures:
+            raise ArgumentError("a question needs at least one measure, such as {'rows': count()}.")
+        self.every = None if every is None else width_of(every)
+        self._given_by = by
+        self.by: dict[str, ColumnElement[Any]] = {}
+        for expression in by:
+            element = _expression(self.source, expression)
+            label = getattr(element, "name", None)
+            if not label or label in self.by:
+                raise ArgumentError(
+                    f"give the group {element} a name of its own, with .label('...')."
+                )
+            self.by[label] = element
+        self.measures: dict[str, tuple[Measure, ColumnElement[Any] | None]] = {}
+        for name, measure in measures.items():
+            value = None if measure.value is None else _expression(self.source, measure.value)
+            if value is not None:
+                _require_aggregate("a question", name, measure.aggregate, value)
+            self.measures[name] = (measure, value)
+        self.rollups = tuple(
+            rollup for rollup in rollups_of(self.source.metadata) if rollup.source is self.source
+        )
+        times = {rollup.time for rollup in self.rollups} - {None}
+        self.time = column_name(time) if time is not None else next(iter(times), None)
+        if self.every is not None and self.time is None:
+            raise ArgumentError(
+                f"buckets need to know when a row happened: pass time=..., the column of "
+                f"{self.source.key!r} that says so."
+            )
+        self.where = where
+        self.conjuncts = _conjuncts(where)
+        self.needs = _Needs(self)
+        names = [*([_BUCKET] if self.every else []), *self.by, *self.needs.types]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ArgumentError(f"the answer would have two columns named {twice[0]!r}.")
+        if ranked is not None and ranked not in self.needs.types:
+            raise ArgumentError(
+                f"the answer is ranked by {ranked!r}, which is not one of its measures: "
+                f"{', '.join(self.needs.types)}."
+            )
+        self.ranked = ranked
+        self._prepared: dict[tuple[str, str | None], _Prepared] = {}
+
+    def ask(
+        self,
+        session: Executor,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+        freshness: Freshness = "fresh",
+        max_staleness: timedelta | None = None,
+        at_least: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Answer the question; with asyncio, `await session.run_sync(question.ask)`.
+
+        Args:
+            session: A session or connection. What a session holds is flushed. If the session has
+                `do_orm_execute` hooks, which may filter rows, the answer is from raw rows.
+            since: From this aware datetime on; from the beginning by default.
+            until: Before this aware datetime; to the end by default. Rows without a finite time
+                are in no answer that has a bound.
+            limit: At most so many rows.
+            freshness: `"fresh"` equals the raw rows now, `"rolled_up"` as of the last run, and
+                `"raw"` is computed from them alone.
+            max_staleness: With `"rolled_up"`: answer fresh if the last run is longer ago, and
+                something is pending.
+            at_least: A `commit_token`: what its transaction has written has to be in the answer.
+            parameters: Values of the bound parameters of `where`, by name.
+
+        Raises:
+            ArgumentError: A bound is not an aware datetime, or the window is empty; or another
+                argument cannot be accepted.
+            RollupError: No rollup can serve what is asked for as `"rolled_up"`; raw rows are needed
+                that have been expired; or what `at_least` stands for is not visible here.
+        """
+        window = _checked_window(since, until)
+        if window != (None, None) and self.time is None:
+            raise ArgumentError(
+                f"a window needs to know when a row happened: pass time=..., the column of "
+                f"{self.source.key!r} that says so."
+            )
+        if freshness not in ("fresh", "rolled_up", "raw"):
+            raise ArgumentError(
+                f"freshness must be 'fresh', 'rolled_up' or 'raw', got {freshness!r}."
+            )
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise ArgumentError(f"limit must be a positive integer; found {limit!r}")
+        values = dict(parameters or {})
+        connection = flushed_connection(session, self.source)
+        if at_least is not None:
+            _require_visible(connection, at_least)
+        if freshness == "raw":
+            return self._raw_answer(session, window, limit, values, {})
+        if isinstance(session, Session | scoped_session) and _hooks(session):
+            hooked = "the session has do_orm_execute hooks, which may filter rows"
+            if freshness == "rolled_up":
+                raise RollupError(f"{hooked}: ask with freshness='fresh' or 'raw'.")
+            return self._raw_answer(session, window, limit, values, {self.source.name: hooked})
+        if freshness == "rolled_up" and (max_staleness is not None or at_least is not None):
+            known = _look(connection, self, again=True)
+            if known is not None and known.pending:
+                stale = max_staleness is not None and known.age > max_staleness
+                freshness = "fresh" if stale or at_least is not None else freshness
+        # What was known of the rollups may have changed: then they are looked at again.
+        for again in (False, False, True, True, True):
+            known = _look(connection, self, again=again)
+            if known is None:
+                missing = {self.source.name: f"the database has no rollups of {self.source.name!r}"}
+                if freshness == "rolled_up":
+                    raise RollupError(f"{missing[self.source.name]}: migrate it first.")
+                return self._raw_answer(session, window, limit, values, missing)
+            if known.restricted:
+                secret = {self.source.name: "row level security hides rows from this role"}
+                if freshness == "rolled_up":
+                    raise RollupError(f"{secret[self.source.name]}: ask for freshness='raw'.")
+                return self._raw_answer(session, window, limit, values, secret)
+            prepared = self._prepare(known)
+            long = any(
+                isinstance(value, str) and len(value.encode()) > _LONGEST_TEXT
+                for value in values.values()
+            )
+            parts = prepared.compose(known, window, long=long)
+            raw_only = all(part.candidate is None for part in parts)
+            if raw_only and prepared.candidates and not again:
+                # They may be complete by now.
+                continue
+            subtracted = self.needs.extremes and any(part.candidate is None for part in parts)
+            if freshness == "rolled_up" and subtracted and not raw_only:
+                raise RollupError(
+                    "no rollup can answer that as of the last run: what is pending cannot be "
+                    "subtracted from the smallest and largest values of raw rows, which are needed "
+                    "for rows without a time, or at the edges of the window. Ask for 'fresh'."
+                )
+            if raw_only and freshness == "rolled_up":
+                raise RollupError(
+                    "no rollup can answer that: "
+                    + "; ".join(f"{table}: {why}" for table, why in prepared.reasons.items())
+                    + f". This one would: {self.suggestion()}"
+                )
+            horizon = known.horizon
+            short = [
+                each
+                for part in parts
+                if part.candidate is None and horizon is not None
+                for each in part.windows
+                if each[0] is None or each[0] < horizon
+            ]
+            if short and horizon is not None:
+                since_, until_ = (edge and edge.isoformat() for edge in short[0])
+                raise RollupError(
+                    f"raw rows from before {horizon.isoformat()} have been expired, and no rollup "
+                    f"has what is asked for from {since_ or 'the beginning'} until "
+                    f"{until_ or 'the end'}: choose a window of whole buckets, or "
+                    "freshness='raw' for what is left of them."
+                )
+            if raw_only:
+                reasons = dict(prepared.reasons)
+                for each in prepared.candidates:
+                    waiting = known.complete_since(each) is not None
+                    reasons[each.target.table] = (
+                        "is not complete yet: backfill it"
+                        if waiting
+                        else "has no whole bucket in the window"
+                    )
+                return self._raw_answer(session, window, limit, values, reasons)
+            answer = self._rolled_answer(
+                connection, prepared, known, parts, limit, values, freshness=freshness
+            )
+            if answer is not None:
+                return answer
+        raise RollupError(
+            f"the rollups of {self.source.name!r} are being changed again and again: try later."
+        )
+
+    def suggestion(self) -> str:
+        """Return the declaration of a rollup that would answer the question, as Python."""
+
+        def shown(element: ColumnElement[Any]) -> str:
+            if isinstance(element, Column):
+                return repr(element.name)
+            label = getattr(element, "name", None)
+            written = f"text({_sql(self.source, element)!r})"
+            return f"{written}.label({label!r})" if label else written
+
+        groups = [*self.by.values()]
+        filters = []
+        for each in self.conjuncts:
+            columns = [node for node in visitors.iterate(each) if isinstance(node, Column)]
+            if isinstance(each, BinaryExpression) and len(columns) == 1 and each.left is columns[0]:
+                groups += [c for c in columns if all(c is not g for g in groups)]
+            else:
+                filters.append(each)
+        makers = {
+            "count": "count",
+            "sum": "total",
+            "avg": "average",
+            "var_samp": "variance",
+            "stddev_samp": "stddev",
+            "min": "minimum",
+            "max": "maximum",
+        }
+        listed = []
+        for name, (measure, value) in self.measures.items():
+            of = "" if value is None else shown(value)
+            if measure.fractions:
+                of += f", {list(measure.fractions)}"
+            maker = makers.get(measure.aggregate, measure.aggregate)
+            listed.append(f"{name!r}: {maker}({of})")
+        arguments = [f"{self.source.name + '_rollup'!r}", f"{self.source.name}"]
+        if self.time is not None:
+            every = str(self.every or Every(3600))
+            arguments += [f"time={self.time!r}", f"every={every!r}", "undated=True"]
+        arguments.append(f"by=[{', '.join(map(shown, groups))}]")
+        arguments.append(f"measures={{{', '.join(listed)}}}")
+        if filters:
+            arguments.append(f"where=text({' AND '.join(_text_of(self, f) for f in filters)!r})")
+        return f"Rollup({', '.join(arguments)})"
+
+    def raw_statement(
+        self, *, since: datetime | None = None, until: datetime | None = None
+    ) -> Select[Any]:
+        """Return the statement that answers the question from raw rows alone.
+
+        It selects from what the question was given, a mapped class for example, so that an
+        application's `do_orm_execute` hooks and `with_loader_criteria` apply to it.
+        """
+        window = _checked_window(since, until)
+        columns: list[ColumnElement[Any]] = []
+        groups: list[ColumnElement[Any]] = []
+        time = None if self.time is None else self.source.c[self.time]
+        if self.every is not None and time is not None:
+            groups.append(_bucket_element(self.every, time))
+            columns.append(groups[0].label(_BUCKET))
+        for label, element in self.by.items():
+            bare = getattr(element, "element", element) if _is_label(element) else element
+            groups.append(bare)
+            columns.append(bare.label(label))
+        for name, (measure, value) in self.measures.items():
+            columns += _native(name, measure, value)
+        statement = select(*columns).select_from(self._entity)
+        if self.where is not None:
+            statement = statement.where(self.where)
+        if time is not None and window != (None, None):
+            since, until = window
+            # Rows whose time is not finite are in no window.
+            statement = statement.where(
+                time > literal_column("'-infinity'") if since is None else time >= since,
+                time < literal_column("'infinity'") if until is None else time < until,
+            )
+        if groups:
+            statement = statement.group_by(*groups)
+        return statement.order_by(*(text(each) for each in self.order_by("")))
+
+    def order_by(self, alias: str) -> list[str]:
+        """Return the order of the answer, over columns of a table whose alias ends in a dot."""
+        group = [*([_BUCKET] if self.every else []), *self.by]
+        order = [f"{alias}{quote(name)} ASC NULLS LAST" for name in group]
+        if self.ranked is not None:
+            order.insert(0, f"{alias}{quote(self.ranked)} DESC NULLS LAST")
+        return order if group else []
+
+    def _raw_answer(
+        self,
+        session: Executor,
+        window: Window,
+        limit: int | None,
+        values: dict[str, Any],
+        reasons: dict[str, str],
+    ) -> Answer:
+        since, until = window
+        statement = self.raw_statement(since=since, until=until).limit(limit)
+        rows = tuple(session.execute(statement, values))
+        step = Step(
+            table=self.source.name,
+            windows=(window,) if self.time is not None else (),
+            undated=window == (None, None),
+        )
+        suggestion = self.suggestion() if reasons else None
+        return Answer(
+            rows,
+            Plan(
+                freshness="raw",
+                steps=(step,),
+                reasons=reasons,
+                suggestion=suggestion,
+                sql=str(statement),
+            ),
+        )
+
+    def _prepare(self, known: _Known) -> _Prepared:
+        key = (known.comment, known.schema)
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            prepared = self._prepared[key] = _Prepared(self, known.spec)
+        return prepared
+
+    def _rolled_answer(
+        self,
+        connection: Connection,
+        prepared: _Prepared,
+        known: _Known,
+        parts: list[_Part],
+        limit: int | None,
+        values: dict[str, Any],
+        *,
+        freshness: Freshness,
+    ) -> Answer | None:
+        """Return the answer, or None if what was known of the rollups has changed meanwhile."""
+        fresh = freshness == "fresh"
+        statement, names, sql = prepared.statement(
+            parts, fresh=fresh, limited=limit is not None, alone=known.distributed
+        )
+        edges = [edge for part in parts for each in part.windows for edge in each if edge]
+        arguments = {**dict(zip(names, edges, strict=True)), **values}
+        if limit is not None:
+            arguments["_limit"] = limit
+        unkeyed = any(part.candidate and not part.candidate.target.keyed for part in parts)
+        try:
+            if known.distributed:
+                with _no_run_commits(connection, self, needed=fresh and unkeyed):
+                    result = connection.execute(statement, arguments)
+                    rows: tuple[Any, ...] = tuple(result)
+                found = _state_now(connection, known)
+            else:
+                result = connection.execute(statement, arguments)
+                marked = result.all()
+                found = (marked[0][1], marked[0][2])
+                shown = SimpleResultMetaData([*result.keys()][3:])
+                kept = iter([row[3:] for row in marked if row[0]])
+                rows = tuple(IteratorResult(shown, kept))
+        except ProgrammingError as error:
+            if isinstance(error.orig, UndefinedTable | UndefinedColumn | InsufficientPrivilege):
+                connection.info.pop(_INFO, None)
+            raise
+        state, pending = found
+        now = known.refreshed(state, pending)
+        if now.signature != known.signature:
+            connection.info.setdefault(_INFO, {})[known.key] = now
+            return None
+        used = [part.candidate for part in parts if part.candidate is not None]
+        runs = [now.last_run(each.target.table) for each in used]
+        steps = tuple(part.step(self.source.name) for part in parts)
+        read = {step.table for step in steps}
+        plan = Plan(
+            freshness=freshness,
+            steps=steps,
+            as_of=None if fresh else min((run for run in runs if run), default=None),
+            pending=pending,
+            reasons={t: why for t, why in prepared.reasons.items() if t not in read},
+            sql=sql,
+        )
+        return Answer(rows, plan)
+
+
+# What a question needs of a table.
+
+
+@dataclass(slots=True)
+class _Values:
+    """A measure, or several, that are computed from the values of a group and their numbers."""
+
+    kind: str
+    element: ColumnElement[Any]
+    sql: str | None
+    reads: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def type(self) -> str:
+        return _type_name(self.element.type) if self.kind == "distinct" else "integer"
+
+
+class _Needs:
+    """The columns from which the measures of a question are computed, whatever has them."""
+
+    def __init__(self, question: Question) -> None:
+        self.additive: dict[str, tuple[str | None, str, int]] = {}
+        self.extremes: dict[str, tuple[str, str | None]] = {}
+        self.extreme_types: dict[str, str] = {}
+        self.values: list[_Values] = []
+        self.types: dict[str, TypeEngine[Any]] = {}
+        self.shown: dict[str, str] = {}
+        bases: dict[str | None, str] = {}
+        for name, (measure, value) in question.measures.items():
+            if value is None:
+                self.types[name] = BigInteger()
+                self.shown[name] = "fresh._rows::bigint"
+                continue
+            sql = _key_of(question.source, value)
+            if measure.aggregate in ("min", "max"):
+                self.types[name] = value.type
+                self.extremes[name] = (measure.aggregate, sql)
+                self.extreme_types[name] = _type_name(value.type)
+            elif measure.aggregate in _BY_VALUES:
+                kind = "approximate" if measure.approximate else measure.aggregate
+                reads = _names_read(name, measure)
+                whole: TypeEngine[Any] = (
+                    BigInteger() if measure.aggregate == "distinct" else Double()
+                )
+                self.types |= dict.fromkeys(reads, whole)
+                same = (each for each in self.values if (each.kind, each.sql) == (kind, sql))
+                found = next(same, None)
+                if found is None:
+                    self.values.append(found := _Values(kind, value, sql))
+                found.reads |= reads
+            else:
+                base = bases.setdefault(sql, f"a{len(bases)}")
+                for part in _PARTS[measure.aggregate]:
+                    for number, column in enumerate(_hidden(base, part, value)):
+                        self.additive[column] = (sql, part, number)
+                type_ = _visible_type(measure.aggregate, value)
+                self.types[name] = type_
+                shown = _visible(measure.aggregate, base, value)
+                self.shown[name] = f"({shown})::{_type_name(type_).lower()}"
+
+
+@dataclass(slots=True)
+class _Side:
+    """A table of a rollup, or the log, as a source of a question's columns, in SQL."""
+
+    groups: list[str]
+    where: list[str]
+    additive: dict[str, str]
+    extremes: dict[str, str]
+    values: list[str]
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """A table of a rollup that can serve a question: `t`, with the log, `l`."""
+
+    rollup: Rollup
+    level: Every | None
+    target: TargetSpec
+    table: _Side
+    log: _Side
+    # Of each measure by values: the table that has them, or none if a dimension is the value.
+    tables: list[TargetSpec | None]
+    touches_long: bool
+
+    def cost(self, known: _Known) -> float:
+        """Estimate how many rows it has."""
+        counted = known.tuples.get(self.target.table, 0.0)
+        if counted > 0:
+            return counted
+        rows = 1.0
+        for logged in self.target.by.values():
+            rows *= 1000 if logged == "key" else 20
+        return rows * (1 if self.level is None else 1e8 / self.level.length)
+
+
+@dataclass(slots=True)
+class _Part:
+    """What is taken from a table, or from raw rows."""
+
+    candidate: _Candidate | None
+    windows: list[Window]
+    undated: bool = False
+
+    def step(self, source: str) -> Step:
+        if self.candidate is None:
+            return Step(table=source, windows=tuple(self.windows), undated=self.undated)
+        return Step(
+            table=self.candidate.target.table,
+            rollup=self.candidate.rollup.name,
+            every=self.candidate.level,
+            windows=tuple(self.windows),
+            undated=self.undated,
+        )
+
+
+class _NoMatchError(Exception):
+    """A table of a rollup cannot serve a question, for the reason that it says."""
+
+
+class _Prepared:
+    """A question as one state of the database's rollups can serve it."""
+
+    def __init__(self, question: Question, spec: RollupSpec) -> None:
+        self.question = question
+        self.spec = spec
+        self.reasons: dict[str, str] = {}
+        self.candidates: list[_Candidate] = []
+        self.fixed: dict[str, tuple[Any, TypeEngine[Any] | None]] = {}
+        self._statements: dict[Any, tuple[TextualSelect, list[str], str]] = {}
+        for rollup in question.rollups:
+            own = rollup.spec()
+            for level, table in rollup.targets.items():
+                try:
+                    self.candidates.append(self._match(rollup, own, level, table.name))
+                except _NoMatchError as reason:
+                    self.reasons[table.name] = str(reason)
+
+    def _match(
+        self, rollup: Rollup, own: RollupSpec, level: Every | None, table: str
+    ) -> _Candidate:
+        question, source, needs = self.question, self.question.source, self.question.needs
+        target = _same_target(own, self.spec, table)
+        if question.every is not None and (level is None or not question.every.is_made_of(level)):
+            made = "has no buckets" if level is None else f"has buckets of {level}"
+            raise _NoMatchError(f"{made}, of which {question.every} does not consist")
+        asked = {_key_of(source, each): each for each in question.conjuncts}
+        own_filter = [_key_of(source, each) for each in _conjuncts(rollup.where)]
+        if None in own_filter or not set(own_filter) <= asked.keys():
+            raise _NoMatchError(f"has only the rows where {rollup.where}")
+        dimensions = {
+            _key_of(source, element): label for label, element in rollup.dimensions.items()
+        }
+        long = {
+            _key_of(source, element)
+            for element in rollup.dimensions.values()
+            if _is_long(element)
+            and not (isinstance(element, Column) and element.name == rollup.key)
+        }
+        touches_long = False
+        sides: list[_Side] = []
+        for alias in "tl":
+            places = {
+                sql: f"t.{quote(label)}" if alias == "t" else f"l.{quote(target.by[label])}"
+                for sql, label in dimensions.items()
+                if sql is not None
+            }
+            groups, where = [], []
+            if question.every is not None:
+                time = f"t.{quote(target.bucket or '')}" if alias == "t" else "l.at"
+                same = alias == "t" and question.every == level
+                groups.append(time if same else bucket_of(str(question.every), time))
+            for label, element in question.by.items():
+                found = self._rewritten(element, places)
+                bare = _key_of(source, element)
+                if found is None or (bare not in places and self._uses(element, long)):
+                    raise _NoMatchError(f"has no dimension {label!r}")
+                groups.append(found)
+            for sql, element in asked.items():
+                if sql is not None and sql in own_filter:
+                    continue
+                found = self._rewritten(element, places)
+                if found is None:
+                    raise _NoMatchError(f"has no dimension for the filter {element}")
+                if self._uses(element, long):
+                    touches_long = True
+                    if not _compares_whole_values(source, element, long):
+                        raise _NoMatchError(
+                            f"abbreviates long values, which the filter {element} may look into"
+                        )
+                where.append(f"({found})")
+            sides.append(_Side(groups, where, {}, {}, []))
+        table_side, log_side = sides
+        known = {
+            _key_of(source, value): rollup.input_name(value)
+            for _, value in rollup.measures.values()
+            if value is not None
+        }
+        table_side.additive["_rows"], log_side.additive["_rows"] = f"t.{quote(target.rows)}", "l.n"
+        for name, (sql, part, number) in needs.additive.items():
+            base = known.get(sql) if sql is not None else None
+            value = next(
+                (v for _, v in rollup.measures.values() if _is_value(source, v, sql)), None
+            )
+            columns = [] if base is None or value is None else _hidden(base, part, value)
+            column = columns[number] if number < len(columns) else ""
+            if column not in target.sums:
+                raise _NoMatchError(f"has no measure that keeps the {part} of {sql}")
+            table_side.additive[name] = f"t.{quote(column)}"
+            log_side.additive[name] = f"l.n * ({target.sums[column]})"
+        for name, (kind, sql) in needs.extremes.items():
+            held = next(
+                (
+                    label
+                    for label, (measure, value) in rollup.measures.items()
+                    if measure.aggregate == kind and _is_value(source, value, sql)
+                ),
+                None,
+            )
+            if held is None:
+                raise _NoMatchError(f"has no {kind} of {sql}")
+            table_side.extremes[name] = f"t.{quote(held)}"
+            log_side.extremes[name] = f"l.{quote(target.extremes[held][1])}"
+        tables: list[TargetSpec | None] = []
+        for each in needs.values:
+            held = next(
+                (
+                    label
+                    for label, (measure, value) in rollup.measures.items()
+                    if ("approximate" if measure.approximate else measure.aggregate) == each.kind
+                    and _is_value(source, value, each.sql)
+                ),
+                None,
+            )
+            if held is not None:
+                of = rollup.values[level, held].name
+                tables.append(found_table := _same_target(own, self.spec, of))
+                table_side.values.append(f"t.{quote(VALUE)}")
+                log_side.values.append(f"l.{quote(found_table.by[VALUE])}")
+            elif each.kind == "distinct" and each.sql in dimensions:
+                # What is counted is a dimension: its values are there.
+                dimension = dimensions[each.sql]
+                tables.append(None)
+                table_side.values.append(f"t.{quote(dimension)}")
+                log_side.values.append(f"l.{quote(target.by[dimension])}")
+            else:
+                raise _NoMatchError(f"has no {each.kind} values of {each.sql}")
+        return _Candidate(rollup, level, target, table_side, log_side, tables, touches_long)
+
+    def _rewritten(self, element: ColumnElement[Any], places: Mapping[str, str]) -> str | None:
+        """Return an expression over dimensions as SQL, None if it needs more than these."""
+        source = self.question.source
+
+        def place(node: Any, **_: Any) -> Any:
+            if not isinstance(node, ColumnElement):
+                return None
+            sql = _key_of(source, node)
+            if sql is None or sql not in places:
+                return None
+            return literal_column(places[sql], type_=node.type)
+
+        bare: ColumnElement[Any] = element
+        if _is_label(element):
+            bare = cast("Any", element).element
+        new: ColumnElement[Any] = visitors.replacement_traverse(bare, {}, cast("Any", place))
+        if any(isinstance(node, Column) for node in visitors.iterate(new)):
+            return None
+        return self._text(new)
+
+    def _uses(self, element: ColumnElement[Any], long: set[str | None]) -> bool:
+        source = self.question.source
+        nodes = (each for each in visitors.iterate(element) if isinstance(each, ColumnElement))
+        return bool(long) and any(_key_of(source, node) in long for node in nodes)
+
+    def _text(self, element: ColumnElement[Any]) -> str:
+        """Compile an expression; its values become parameters between zero characters."""
+        compiled = element.compile(dialect=_PYFORMAT, compile_kwargs={"render_postcompile": True})
+        parameters = compiled.params
+        binds: Mapping[str, Any] = compiled.binds
+        names: dict[str, str] = {}
+
+        def named(found: re.Match[str]) -> str:
+            name = found[1]
+            if name is None:
+                return "%"
+            bind = binds.get(name)
+            if bind is not None and bind.required:
+                return f"\0{name}\0"
+            if name not in names:
+                names[name] = f"_p{len(self.fixed)}"
+                self.fixed[names[name]] = (
+                    parameters[name],
+                    bind.type if bind is not None else None,
+                )
+            return f"\0{names[name]}\0"
+
+        return re.sub(r"%%|%\((\w+)\)s", named, str(compiled))
+
+    # Which tables serve a window.
+
+    def compose(self, known: _Known, window: Window, *, long: bool) -> list[_Part]:
+        """Return what is taken from which table: from the cheapest first."""
+        parts: dict[int, _Part] = {}
+        usable = [
+            (candidate, since)
+            for candidate in self.candidates
+            if candidate.target.table in known.readable
+            and not (long and candidate.touches_long)
+            and (since := known.complete_since(candidate)) != _NEVER
+            and (candidate.level is not None or (window == (None, None) and since is None))
+        ]
+        usable.sort(key=lambda each: each[0].cost(known))
+        raw = _Part(None, [])
+
+        def take(since: datetime | None, until: datetime | None, first: int) -> None:
+            for number in range(first, len(usable)):
+                candidate, complete = usable[number]
+                inside = _whole(candidate.level, (since, until), complete)
+                if inside is None:
+                    continue
+                part = parts.setdefault(number, _Part(candidate, []))
+                start, end = inside
+                if start is not None and start != since:
+                    take(since, start, number + 1)
+                part.windows.append(inside)
+                if end is not None and end != until:
+                    take(end, until, number + 1)
+                return
+            raw.windows.append((since, until))
+
+        take(*window, 0)
+        if window == (None, None):
+            whole = next((p for p in parts.values() if p.windows == [(None, None)]), None)
+            if whole is not None and whole.candidate is not None and whole.candidate.target.undated:
+                whole.undated = True
+            else:
+                raw.undated = True
+        if self.question.time is None:
+            # Without a time there is one window, and every row is in it.
+            raw.undated = bool(raw.windows)
+        found = [parts[number] for number in sorted(parts)]
+        return [*found, raw] if raw.windows or raw.undated else found
+
+    # The statement.
+
+    def statement(
+        self, parts: list[_Part], *, fresh: bool, limited: bool, alone: bool
+    ) -> tuple[TextualSelect, list[str], str]:
+        """Return the statement, the names of the edges of its windows, and its SQL.
+
+        Where it does not stand alone, three columns are in front: whether there is a row, what is
+        known of the rollups, and how many changes are pending.
+        """
+        shape = (
+            tuple(
+                (
+                    None if part.candidate is None else part.candidate.target.table,
+                    tuple((since is None, until is None) for since, until in part.windows),
+                    part.undated,
+                )
+                for part in parts
+            ),
+            fresh,
+            limited,
+            alone,
+        )
+        if shape not in self._statements:
+            self._statements[shape] = self._build(parts, fresh=fresh, limited=limited, alone=alone)
+        return self._statements[shape]
+
+    def _build(
+        self, parts: list[_Part], *, fresh: bool, limited: bool, alone: bool
+    ) -> tuple[TextualSelect, list[str], str]:
+        question, spec, needs = self.question, self.spec, self.question.needs
+        names: list[str] = []
+        legs: list[str] = []
+        groups = [*([_BUCKET] if question.every else []), *question.by]
+        used = [part.candidate for part in parts if part.candidate is not None]
+        keyed = spec.key is not None and all(each.target.keyed for each in used)
+        for part in parts:
+            edges: list[tuple[str | None, str | None]] = []
+            for window in part.windows:
+                pair = []
+                for edge in window:
+                    pair.append(None if edge is None else f"_w{len(names)}")
+                    names += [f"_w{len(names)}"] if edge is not None else []
+                edges.append((pair[0], pair[1]))
+            if part.candidate is None:
+                found = self._raw_legs(used[0], edges, keyed, undated=part.undated, fresh=fresh)
+            else:
+                found = self._legs(part.candidate, edges, keyed, undated=part.undated, fresh=fresh)
+            if part.candidate is None or (part.candidate.target.keyed and not keyed):
+                # What is united with tables that have a copy on every node is sent to the
+                # coordinator: sums, and no rows.
+                found = (self._added_up(leg, keyed) for leg in found)
+            legs += found
+        query = self._grouped("\n    UNION ALL ".join(legs), [quote(each) for each in groups])
+        order = ", ".join(question.order_by("r."))
+        order = f"\nORDER BY {order}" if order else ""
+        order += "\nLIMIT \0_limit\0" if limited else ""
+        columns: list[Column[Any]] = []
+        if question.every is not None:
+            columns.append(Column(_BUCKET, DateTime(timezone=True)))
+        columns += (Column(name, element.type) for name, element in question.by.items())
+        columns += (Column(name, kind) for name, kind in needs.types.items())
+        if alone:
+            query = f"SELECT r.* FROM (\n{query}\n) AS r{order}"
+        else:
+            # One row is there even if there is no group.
+            listed = ", ".join(f"r.{quote(column.name)}" for column in columns)
+            state, pending = _state_sql(spec), _pending_sql(spec)
+            query = (
+                f"SELECT r._row, s._state, s._pending, {listed}\n"
+                f"FROM (SELECT {state} AS _state, {pending} AS _pending) AS s\n"
+                f"LEFT JOIN (SELECT true AS _row, q.* FROM (\n{query}\n) AS q) AS r ON true{order}"
+            )
+            columns = [
+                Column("_row", Boolean),
+                Column("_state", Text),
+                Column("_pending", BigInteger),
+                *columns,
+            ]
+        sql = query.replace("\0", "")
+        named = set(re.findall(r"\0(\w+)\0", query))
+        clause = text(re.sub("\0(\\w+)\0", r":\1", query.replace(":", "\\:")))
+        clause = clause.bindparams(
+            *(
+                bindparam(name, value, kind) if kind is not None else bindparam(name, value)
+                for name, (value, kind) in self.fixed.items()
+                if name in named
+            )
+        )
+        return clause.columns(*columns), names, sql
+
+    def _legs(
+        self,
+        candidate: _Candidate,
+        edges: list[tuple[str | None, str | None]],
+        keyed: bool,
+        *,
+        undated: bool,
+        fresh: bool,
+    ) -> Iterator[str]:
+        """Yield what is taken from a table, from those of its values, and from the log."""
+        spec, target = self.spec, candidate.target
+        log = qualify(spec.log, spec.schema)
+        bucket = None if target.bucket is None else f"t.{quote(target.bucket)}"
+        everything = edges == [(None, None)] and (undated or not target.undated)
+        of_table = [] if everything or bucket is None else [_within(bucket, edges)]
+        of_log = []
+        if target.where is not None:
+            of_log.append(f"l.{quote(target.where)}")
+        if not (edges == [(None, None)] and undated):
+            of_log.append("l.at IS NOT NULL" if everything else _within("l.at", edges))
+        settled = fresh and bool(self.question.needs.extremes)
+        for number, values in enumerate([target, *candidate.tables]):
+            of = values or target
+            table = qualify(of.table, spec.schema)
+            conditions = [*of_table, *candidate.table.where]
+            pending = [*of_log, *candidate.log.where]
+            if number:
+                conditions.append(f"{candidate.table.values[number - 1]} IS NOT NULL")
+                pending.append(f"{candidate.log.values[number - 1]} IS NOT NULL")
+            elif settled:
+                table = f"(\n{_settled(spec, _Target(spec, target))})"
+            rows = f"t.{quote(of.rows)}"
+            yield self._leg(candidate, candidate.table, number, table, "t", rows, conditions, keyed)
+            if fresh and not (settled and number == 0):
+                yield self._leg(candidate, candidate.log, number, log, "l", "l.n", pending, keyed)
+
+    def _raw_legs(
+        self,
+        candidate: _Candidate,
+        edges: list[tuple[str | None, str | None]],
+        keyed: bool,
+        *,
+        undated: bool,
+        fresh: bool,
+    ) -> Iterator[str]:
+        """Yield what is taken from raw rows, which the log's columns are computed from.
+
+        As of the last run, that is less what is pending.
+        """
+        spec = self.spec
+        time = f"r.{quote(spec.time or '')}"
+        wanted = []
+        if edges:
+            wanted.append(_within(time, edges, finite=True))
+        if undated:
+            wanted.append(f"{time} IS NULL OR {time} = 'infinity' OR {time} = '-infinity'")
+        source = qualify(spec.source, spec.schema)
+        raw = f"({_raw(spec, source)} WHERE {' OR '.join(wanted)})"
+        sources = [raw]
+        if not fresh:
+            columns = ["at", *(["key"] if spec.key is not None else []), *map(quote, spec.columns)]
+            pending = " OR ".join(
+                [
+                    *([_within("p.at", edges)] if edges else []),
+                    *(["p.at IS NULL"] if undated else []),
+                ]
+            )
+            listed = ", ".join(f"p.{column}" for column in columns)
+            log = qualify(spec.log, spec.schema)
+            sources.append(f"(SELECT -p.n AS n, {listed} FROM {log} AS p WHERE {pending})")
+        where = [] if candidate.target.where is None else [f"l.{quote(candidate.target.where)}"]
+        for rows in sources:
+            for number in range(len(candidate.tables) + 1):
+                conditions = [*where, *candidate.log.where]
+                if number:
+                    conditions.append(f"{candidate.log.values[number - 1]} IS NOT NULL")
+                yield self._leg(
+                    candidate, candidate.log, number, rows, "l", "l.n", conditions, keyed
+                )
+
+    def _leg(
+        self,
+        candidate: _Candidate,
+        side: _Side,
+        number: int,
+        table: str,
+        alias: str,
+        rows: str,
+        conditions: list[str],
+        keyed: bool,
+    ) -> str:
+        needs = self.question.needs
+        names = [*([_BUCKET] if self.question.every else []), *self.question.by]
+        listed = [f"{sql} AS {quote(name)}" for sql, name in zip(side.groups, names, strict=True)]
+        # Citus adds up beside the shards where the distribution column is among the columns.
+        if keyed:
+            labels = [label for label, logged in candidate.target.by.items() if logged == "key"]
+            listed.append(f"{'l.key' if alias == 'l' else f't.{quote(labels[0])}'} AS _key")
+        if needs.values:
+            listed.append(f"{number} AS _part")
+            for place, each in enumerate(needs.values, start=1):
+                value = side.values[place - 1] if place == number else f"NULL::{each.type}"
+                listed.append(f"{value} AS _v{place}")
+            listed.append(f"{rows if number else '0'} AS _n")
+        for name, sql in side.additive.items():
+            listed.append(f"{'0' if number else sql} AS {quote(name)}")
+        for name, sql in side.extremes.items():
+            nothing = f"NULL::{needs.extreme_types[name]}"
+            listed.append(f"{nothing if number else sql} AS {quote(name)}")
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        return f"SELECT {', '.join(listed)} FROM {table} AS {alias}{where}"
+
+    def _added_up(self, leg: str, keyed: bool) -> str:
+        needs = self.question.needs
+        names = [*([_BUCKET] if self.question.every else []), *self.question.by]
+        by = [quote(name) for name in names]
+        if keyed:
+            by.append("_key")
+        listed = [f"g.{name}" for name in by]
+        if needs.values:
+            own = ["_part", *(f"_v{place}" for place, _ in enumerate(needs.values, start=1))]
+            by += own
+            listed += [*(f"g.{name}" for name in own), "sum(g._n) AS _n"]
+        for name in ("_rows", *needs.additive):
+            listed.append(f"coalesce(sum(g.{quote(name)}), 0) AS {quote(name)}")
+        for name, (kind, _) in needs.extremes.items():
+            listed.append(f"{kind}(g.{quote(name)}) AS {quote(name)}")
+        grouped = f" GROUP BY {', '.join(f'g.{name}' for name in by)}" if by else ""
+        return f"SELECT {', '.join(listed)} FROM ({leg}) AS g{grouped}"
+
+    def _grouped(self, rows: str, groups: list[str]) -> str:
+        """Return the query that adds up what the legs have; as `sql.read` does for one table."""
+        needs = self.question.needs
+
+        def by(alias: str, *more: str) -> str:
+            columns = [f"{alias}.{column}" for column in (*groups, *more)]
+            return f" GROUP BY {', '.join(columns)}" if columns else ""
+
+        def sums(alias: str) -> list[str]:
+            return [
+                *(f"{alias}.{column}" for column in groups),
+                *(
+                    f"coalesce(sum({alias}.{quote(c)}), 0) AS {quote(c)}"
+                    for c in ("_rows", *needs.additive)
+                ),
+                *(
+                    f"{kind}({alias}.{quote(c)}) AS {quote(c)}"
+                    for c, (kind, _) in needs.extremes.items()
+                ),
+            ]
+
+        having = " HAVING sum(u._rows) > 0" if groups else ""
+        if not needs.values:
+            shown: dict[str, str] = {}
+            inner = f"SELECT {', '.join(sums('u'))}\n  FROM ({rows}) AS u{by('u')}{having}"
+        else:
+            places = [f"_v{place}" for place, _ in enumerate(needs.values, start=1)]
+            counted = [*sums("s"), "s._part", *(f"s.{p}" for p in places), "sum(s._n) AS _n"]
+            partition = ", ".join([*(f"v.{column}" for column in groups), "v._part"])
+            specs = [
+                TargetSpec(rollup="", table="", rows="_rows", reads=each.reads)
+                for each in needs.values
+            ]
+            marks, found, shown = _values_read(specs, needs.types, partition)
+            inner = (
+                f"SELECT {', '.join([*sums('u'), *found])} FROM (\n"
+                f"  SELECT {', '.join(['v.*', *marks])} FROM (\n"
+                f"    SELECT {', '.join(counted)}\n"
+                f"    FROM ({rows}) AS s{by('s', '_part', *places)}\n"
+                f"  ) AS v WHERE v._part = 0 OR v._n > 0\n) AS u{by('u')}{having}"
+            )
+        shown = {**needs.shown, **shown}
+        listed = [f"fresh.{column}" for column in groups]
+        listed += (
+            f"{shown.get(name, f'fresh.{quote(name)}')} AS {quote(name)}" for name in needs.types
+        )
+        return f"SELECT {', '.join(listed)} FROM (\n{inner}\n) AS fresh"
+
+
+# What the database has.
+
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of the rollups of a source in a database, as of some moment."""
+
+    key: tuple[str | None, str]
+    schema: str | None
+    comment: str
+    spec: RollupSpec
+    distributed: bool
+    readable: frozenset[str]
+    tuples: Mapping[str, float]
+    state: str
+    pending: int
+    age: timedelta = timedelta()
+
+    def refreshed(self, state: str, pending: int) -> _Known:
+        if state == self.state and pending == self.pending:
+            return self
+        return replace(self, state=state, pending=pending)
+
+    @property
+    def restricted(self) -> bool:
+        """Whether row level security may hide rows."""
+        return bool(json.loads(self.state)[0])
+
+    @property
+    def _targets(self) -> dict[str, list[str | None]]:
+        return {each[0]: each[1:] for each in json.loads(self.state)[1] or []}
+
+    @property
+    def signature(self) -> object:
+        """What a plan depends on."""
+        found = json.loads(self.state)
+        return found[0], sorted((each[0], each[1], each[2]) for each in found[1] or [])
+
+    @property
+    def horizon(self) -> datetime | None:
+        """From when on the raw rows are complete, None if they all are."""
+        found = (_moment(each[1]) for each in self._targets.values())
+        return max((each for each in found if each is not None), default=None)
+
+    def complete_since(self, candidate: _Candidate) -> datetime | None:
+        """Return from when on a table has all rows, None from the beginning; maybe `_NEVER`."""
+        tables = [candidate.target, *(each for each in candidate.tables if each is not None)]
+        known = self._targets
+        found: datetime | None = None
+        for table in tables:
+            if table.table not in known or known[table.table][0] is None:
+                return _NEVER
+            since = _moment(known[table.table][0])
+            if since is not None:
+                found = since if found is None else max(found, since)
+        return found
+
+    def last_run(self, table: str) -> datetime | None:
+        """Return when the last run of a table started."""
+        return _moment(self._targets[table][2])
+
+
+def _moment(epoch: str | None) -> datetime | None:
+    """Return the time of a number of seconds; None for none, and for the beginning of time."""
+    if epoch is None or epoch == "-Infinity":
+        return None
+    seconds = Decimal(epoch)
+    if not seconds.is_finite():
+        return _NEVER
+    try:
+        return _EPOCH + timedelta(microseconds=int(seconds * 1_000_000))
+    except OverflowError:
+        return None if seconds < 0 else _NEVER
+
+
+def _state_sql(spec: RollupSpec) -> str:
+    source = literal(qualify(spec.source, spec.schema))
+    state = qualify(spec.state, spec.schema)
+    columns = ", ".join(
+        f"extract(epoch FROM s.{column})::text"
+        for column in ("complete_since", "horizon", "last_run")
+    )
+    return (
+        f"(SELECT json_build_array(row_security_active({source}::regclass::oid), "
+        f"json_agg(json_build_array(s.target, {columns})))::text FROM {state} AS s)"
+    )
+
+
+def _pending_sql(spec: RollupSpec) -> str:
+    return f"(SELECT count(*) FROM {qualify(spec.log, spec.schema)} AS l)"
+
+
+def _state_now(connection: Connection, known: _Known) -> tuple[str, int]:
+    sql = f"SELECT {_state_sql(known.spec)}"
+    pending = f"SELECT {_pending_sql(known.spec)}"
+    return (
+        str(connection.scalar(text(sql.replace(":", "\\:")))),
+        int(connection.scalar(text(pending.replace(":", "\\:"))) or 0),
+    )
+
+
+_PROBE: Final = text(
+    "SELECT obj_description(to_regclass(:state), 'pg_class') AS comment, "
+    "has_table_privilege(to_regclass(:state), 'SELECT') AS readable, "
+    "to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL AS citus"
+)
+_SHARDED: Final = text(
+    "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = to_regclass(:source))"
+)
+_READABLE: Final = text(
+    "SELECT name, has_table_privilege(to_regclass(name), 'SELECT') AS readable, "
+    "(SELECT reltuples FROM pg_class WHERE oid = to_regclass(name)) AS rows "
+    "FROM unnest(CAST(:names AS text[])) AS name"
+)
+
+
+def _look(connection: Connection, question: Question, *, again: bool) -> _Known | None:
+    """Return what the database has of the rollups of a source, None if it has none.
+
+    It is remembered for the connection, unless it is to be looked at again.
+    """
+    source = question.source
+    schema = schema_of(connection, source)
+    key = (schema, source.name)
+    remembered: dict[tuple[str | None, str], _Known] = connection.info.setdefault(_INFO, {})
+    if key in remembered and not again:
+        return remembered[key]
+    remembered.pop(key, None)
+    state = qualify(f"{source.name}_rollups", schema)
+    probed = connection.execute(_PROBE, {"state": state}).one()
+    spec = None
+    if probed.comment is not None and probed.readable:
+        spec = RollupSpec.read(probed.comment, schema=schema)
+    if spec is None:
+        return None
+    distributed = bool(
+        probed.citus and connection.scalar(_SHARDED, {"source": qualify(source.name, schema)})
+    )
+    names = {qualify(target.table, schema): target.table for target in spec.targets}
+    names[qualify(spec.log, schema)] = spec.log
+    listed = connection.execute(_READABLE, {"names": list(names)}).all()
+    readable = frozenset(names[row.name] for row in listed if row.readable)
+    if spec.log not in readable:
+        return None
+    row_counts = {names[row.name]: float(row.rows or 0) for row in listed}
+    found_state, pending = _state_now(
+        connection,
+        _Known(
+            key, schema, probed.comment, spec, distributed, readable, row_counts, "[false, []]", 0
+        ),
+    )
+    age = connection.scalar(
+        text(
+            "SELECT now() - min(s.last_run) FROM "
+            + qualify(spec.state, schema).replace(":", "\\:")
+            + " AS s"
+        )
+    )
+    known = _Known(
+        key,
+        schema,
+        probed.comment,
+        spec,
+        distributed,
+        readable,
+        row_counts,
+        found_state,
+        pending,
+        timedelta.max if age is None else age,
+    )
+    remembered[key] = known
+    return known
+
+
+@contextmanager
+def _no_run_commits(connection: Connection, question: Question, *, needed: bool) -> Iterator[None]:
+    """Keep runs from committing on the nodes meanwhile: a reader could see half of it."""
+    if not needed:
+        yield
+        return
+    source = literal(qualify(question.source.name, schema_of(connection, question.source)))
+    key = f"(hashtext('citus_analytics.rollups'), {source}::regclass::oid::integer)"
+    driver: Any = connection.connection.dbapi_connection
+    if driver is not None and driver.autocommit:
+        connection.exec_driver_sql(f"SELECT pg_advisory_lock_shared{key}".replace("%", "%%"))
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql(f"SELECT pg_advisory_unlock_shared{key}".replace("%", "%%"))
+        return
+    # Not until the end of the transaction: runs would wait for that.
+    savepoint = connection.begin_nested()
+    try:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared{key}".replace("%", "%%"))
+        yield
+    finally:
+        savepoint.rollback()
+
+
+def _require_visible(connection: Connection, token: str) -> None:
+    if not re.fullmatch(r"\d{1,20}", str(token)):
+        raise ArgumentError(f"at_least must be what commit_token() has returned, got {token!r}.")
+    seen = connection.scalar(
+        text(
+            "SELECT pg_visible_in_snapshot(CAST(:token AS xid8), pg_current_snapshot()) "
+            "OR CAST(:token AS xid8) IS NOT DISTINCT FROM pg_current_xact_id_if_assigned()"
+        ),
+        {"token": token},
+    )
+    if not seen:
+        raise RollupError(
+            f"transaction {token} is not visible here: it has not been committed, or this server "
+            "or snapshot has not got it yet. Ask again, or ask the server that it was written to."
+        )
+
+
+def _hooks(session: Session | scoped_session[Session]) -> bool:
+    """Whether an application's hooks may change what a session executes."""
+    real = session() if isinstance(session, scoped_session) else session
+    return bool(real.dispatch.do_orm_execute)
+
+
+# Expressions.
+
+_PYFORMAT: Final = cast("Any", DIALECT.__class__)(paramstyle="pyformat")
+
+
+def _key_of(table: Table, element: ColumnElement[Any]) -> str | None:
+    """Return an expression as SQL to be compared with others, None if it has no such form."""
+    try:
+        return _sql(table, element)
+    except (CompileError, NotImplementedError):
+        return None
+
+
+def _is_value(table: Table, value: ColumnElement[Any] | None, sql: str | None) -> bool:
+    return value is not None and sql is not None and _key_of(table, value) == sql
+
+
+def _text_of(question: Question, element: ColumnElement[Any]) -> str:
+    sql = _key_of(question.source, element)
+    return str(element) if sql is None else sql
+
+
+def _is_label(element: Any) -> bool:
+    return (
+        hasattr(element, "element") and hasattr(element, "name") and not isinstance(element, Column)
+    )
+
+
+def _conjuncts(where: Any) -> list[ColumnElement[bool]]:
+    """Return the conditions that are joined by AND."""
+    if where is None:
+        return []
+    if isinstance(where, Grouping):
+        return _conjuncts(where.element)
+    if isinstance(where, BooleanClauseList) and where.operator is operators.and_:
+        return [each for clause in where.clauses for each in _conjuncts(clause)]
+    return [where]
+
+
+_WHOLE: Final = (
+    operators.eq,
+    operators.ne,
+    operators.in_op,
+    operators.not_in_op,
+    operators.is_,
+    operators.is_not,
+)
+
+
+def _compares_whole_values(table: Table, element: Any, long: set[str | None]) -> bool:
+    """Whether a condition says the same of a value and of what a long one is abbreviated to."""
+    if not isinstance(element, BinaryExpression) or element.operator not in _WHOLE:
+        return False
+    if _key_of(table, element.left) not in long:
+        return False
+    for node in visitors.iterate(element.right):
+        if isinstance(node, Column):
+            return False
+        value = getattr(node, "value", None)
+        values = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(each, str) and len(each.encode()) > _LONGEST_TEXT for each in values):
+            return False
+    return True
+
+
+def _same_target(own: RollupSpec, found: RollupSpec, table: str) -> TargetSpec:
+    """Return a table as the database has it, if it is what the declaration says."""
+    declared = next(each for each in own.targets if each.table == table)
+    target = next((each for each in found.targets if each.table == table), None)
+    if target is None:
+        raise _NoMatchError("is not in the database")
+    if _resolved(own, declared) != _resolved(found, target):
+        raise _NoMatchError("is not the same in the database: see alembic check")
+    return target
+
+
+def _resolved(spec: RollupSpec, target: TargetSpec) -> object:
+    """Return a table with the expressions that the columns of the log stand for."""
+
+    def expression(name: str | None) -> str | None:
+        return name if name is None else spec.columns.get(name, name)
+
+    def sums(sql: str) -> str:
+        for name, meaning in spec.columns.items():
+            sql = sql.replace(f"l.{quote(name)}", f"({meaning})")
+        return sql
+
+    return (
+        target.every,
+        target.bucket,
+        {column: expression(logged) for column, logged in target.by.items()},
+        target.rows,
+        {column: sums(sql) for column, sql in target.sums.items()},
+        {column: (kind, expression(logged)) for column, (kind, logged) in target.extremes.items()},
+        expression(target.where),
+        target.undated,
+        target.keyed,
+        target.of,
+    )
+
+
+# Windows.
+
+
+def _checked_window(since: datetime | None, until: datetime | None) -> Window:
+    for name, edge in (("since", since), ("until", until)):
+        if edge is not None and not isinstance(edge, datetime):
+            raise ArgumentError(f"{name} must be an aware datetime; found {edge!r}")
+        if edge is not None and edge.utcoffset() is None:
+            raise ArgumentError(
+                f"{name} must be an aware datetime; found {edge!r}, which has no time zone: "
+                f"pass {name}.replace(tzinfo=UTC), or the zone that it was meant in"
+            )
+    # Within one zone Python compares clock readings, which are wrong when summer time ends.
+    if since is not None and until is not None and since - _EPOCH >= until - _EPOCH:
+        raise ArgumentError(
+            f"the window [since, until) is empty: since is {since.isoformat()}, until is "
+            f"{until.isoformat()}; pass a since that is earlier than until"
+        )
+    return since, until
+
+
+def _whole(level: Every | None, window: Window, complete: datetime | None) -> Window | None:
+    """Return the part of a window that consists of whole buckets, None if there is none."""
+    if level is None:
+        return window if window == (None, None) else None
+    since, until = window
+    start, end = since, until
+    if start is not None:
+        start = level.next_start(_clamped(start))
+    if complete is not None and (start is None or start < complete):
+        start = level.next_start(_clamped(complete))
+    if end is not None:
+        end = level.start_of(_clamped(end))
+    if start is not None and end is not None and start >= end:
+        return None
+    if start is not None and since is not None and start - _EPOCH == since - _EPOCH:
+        start = since
+    if end is not None and until is not None and end - _EPOCH == until - _EPOCH:
+        end = until
+    return start, end
+
+
+def _clamped(moment: datetime) -> datetime:
+    since = moment - _EPOCH
+    return _FIRST if since < _FIRST - _EPOCH else _LAST if since > _LAST - _EPOCH else moment
+
+
+def _within(time: str, edges: list[tuple[str | None, str | None]], *, finite: bool = False) -> str:
+    """Return the condition that a time is in one of some windows, whose edges are parameters."""
+    found = []
+    for since, until in edges:
+        conditions = []
+        if since is not None:
+            conditions.append(f"{time} >= CAST(\0{since}\0 AS timestamptz)")
+        elif finite:
+            conditions.append(f"{time} > '-infinity'")
+        if until is not None:
+            conditions.append(f"{time} < CAST(\0{until}\0 AS timestamptz)")
+        elif finite:
+            conditions.append(f"{time} < 'infinity'")
+        found.append(" AND ".join(conditions) or f"{time} IS NOT NULL")
+    return found[0] if len(found) == 1 else f"({' OR '.join(f'({each})' for each in found)})"
+
+
+# Raw rows.
+
+
+def _bucket_element(every: Every, time: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the start of the bucket of a time, NULL for one that is not finite."""
+    if every.seconds is not None:
+        origin: Any = literal_column("timestamptz '1970-01-01 00:00:00+00'")
+        width: Any = literal_column(f"interval '{every.seconds} seconds'")
+        binned = func.date_bin(width, time, origin, type_=time.type)
+    else:
+        unit: Any = literal_column(literal(str(every.unit)))
+        zone: Any = literal_column(literal(every.zone))
+        binned = func.date_trunc(unit, time, zone, type_=time.type)
+    first: ColumnElement[Any] = literal_column("timestamptz '4700-01-01 00:00:00+00 BC'")
+    last: ColumnElement[Any] = literal_column("timestamptz '290000-01-01 00:00:00+00'")
+    return case((and_(time > first, time < last), binned), (func.isfinite(time), time))
+
+
+def _native(
+    name: str, measure: Measure, value: ColumnElement[Any] | None
+) -> Iterator[ColumnElement[Any]]:
+    """Yield PostgreSQL's own aggregates for a measure."""
+    if value is None:
+        yield func.count().label(name)
+        return
+    number: ColumnElement[Any] = value
+    if isinstance(value.type, Float) or not isinstance(value.type, Integer | Numeric):
+        number = sql_cast(value, Numeric())
+    kind = measure.aggregate
+    if kind == "count":
+        yield func.count(value).label(name)
+    elif kind in ("min", "max"):
+        yield getattr(func, kind)(value).label(name)
+    elif kind == "distinct":
+        yield func.count(sql_distinct(value)).label(name)
+    elif kind == "percentiles":
+        for label, fraction in _names_read(name, measure).items():
+            found = func.percentile_disc(literal_column(fraction)).within_group(value)
+            yield sql_cast(found, Double()).label(label)
+    else:
+        computed = getattr(func, kind)(number)
+        yield sql_cast(computed, _visible_type(kind, value)).label(name)

@@ -1,0 +1,578 @@
+"""Whatever is asked of whatever rollups, the answer is that of Python over the raw rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from hypothesis import HealthCheck, event, example, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    DateTime,
+    Double,
+    Integer,
+    MetaData,
+    NullPool,
+    Table,
+    Text,
+    create_engine,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from citus_analytics import (
+    Distributed,
+    Rollup,
+    average,
+    count,
+    distinct,
+    maximum,
+    minimum,
+    percentiles,
+    run_rollup,
+    stddev,
+    total,
+)
+from citus_analytics.errors import ArgumentError, RollupError
+from citus_analytics.rollups.ask import Freshness, Question, ask, commit_token
+from citus_analytics.rollups.declare import specs_of
+from citus_analytics.rollups.run import expire
+from citus_analytics.rollups.sql import create, drop
+from tests.database.test_rollup_measures import start_of_bucket
+from tests.database.test_rollup_select import ROWS, START, Row, insert, measured
+from tests.rollup_lab import build, run_sql, same
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import URL, ColumnElement
+
+    from citus_analytics.rollups.declare import Measure
+    from tests.servers import DatabaseServer
+
+
+def source(metadata: MetaData) -> Table:
+    return Table(
+        "s",
+        metadata,
+        Column("id", BigInteger),
+        Column("key", BigInteger),
+        Column("kind", Text),
+        Column("payload", JSONB),
+        Column("n", Integer),
+        Column("x", Double),
+        Column("at", DateTime(timezone=True)),
+        Distributed("key"),
+    )
+
+
+def dimension(table: Table, name: str) -> ColumnElement[Any]:
+    if name == "country":
+        found: ColumnElement[Any] = table.c.payload["c"].astext.label("country")
+        return found
+    return table.c[name]
+
+
+def measure(table: Table, name: str) -> Measure:
+    c = table.c
+    return {
+        "rows": count(),
+        "ns": count(c.n),
+        "sum": total(c.x),
+        "avg": average(c.n),
+        "spread": stddev(c.n),
+        "lo": minimum(c.n),
+        "hi": maximum(c.x),
+        "kinds": distinct(c.kind),
+        "keys": distinct(c.key),
+        "p": percentiles(c.x, [0.5, 0.99]),
+        "q": percentiles(c.n, [0.5]),
+    }[name]
+
+
+FILTERS: Final = (
+    "n > 0",
+    "kind = a",
+    "kind IN (a, NULL)",
+    "kind IS NULL",
+    "key < 3",
+    "de",
+    "x <> 7",
+)
+
+
+def condition(table: Table, name: str) -> ColumnElement[bool]:
+    c = table.c
+    conditions: dict[str, ColumnElement[bool]] = {
+        "n > 0": c.n > 0,
+        "kind = a": c.kind == "a",
+        "kind IN (a, NULL)": c.kind.in_(["a", ""]),
+        "kind IS NULL": c.kind.is_(None),
+        "key < 3": c.key < 3,
+        "de": c.payload["c"].astext == "de",
+        "x <> 7": c.x != 7.0,
+    }
+    return conditions[name]
+
+
+def holds(row: Row, name: str) -> bool:
+    return {
+        "n > 0": row.n is not None and row.n > 0,
+        "kind = a": row.kind == "a",
+        "kind IN (a, NULL)": row.kind in ("a", ""),
+        "kind IS NULL": row.kind is None,
+        "key < 3": row.key < 3,
+        "de": row.country == "de",
+        "x <> 7": row.x is not None and row.x != 7.0,
+    }[name]
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What is drawn of a rollup."""
+
+    dimensions: tuple[str, ...]
+    levels: tuple[str, ...]
+    measures: tuple[str, ...]
+    undated: bool = False
+    where: tuple[str, ...] = ()
+
+    def declare(self, table: Table, number: int) -> Rollup:
+        """Declare it."""
+        found = None
+        for name in self.where:
+            found = condition(table, name) if found is None else found & condition(table, name)
+        return Rollup(
+            f"r{number}",
+            table,
+            time="at" if self.levels else None,
+            every=self.levels or None,
+            by=[dimension(table, name) for name in self.dimensions],
+            measures={name: measure(table, name) for name in self.measures},
+            undated=self.undated,
+            where=found,
+        )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked."""
+
+    by: tuple[str, ...] = ()
+    measures: tuple[str, ...] = ("rows",)
+    every: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    where: tuple[str, ...] = ()
+    freshness: Freshness = "fresh"
+
+    def question(self, table: Table) -> Question:
+        """Return it."""
+        found = None
+        for name in self.where:
+            found = condition(table, name) if found is None else found & condition(table, name)
+        return Question(
+            table,
+            measures={name: measure(table, name) for name in self.measures},
+            by=[dimension(table, name) for name in self.by],
+            every=self.every,
+            where=found,
+            time="at",
+        )
+
+    def of_rows(self, rows: list[Row], names: list[str]) -> dict[Any, tuple[Any, ...]]:
+        """Return the groups and their measures, by Python."""
+        groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+        if not self.by and self.every is None:
+            groups[()] = []
+        for row in rows:
+            time = row.time
+            if not all(holds(row, name) for name in self.where):
+                continue
+            if (self.since or self.until) and time is None:
+                continue
+            if time is not None and self.since is not None and time < self.since:
+                continue
+            if time is not None and self.until is not None and time >= self.until:
+                continue
+            bucket = []
+            if self.every is not None:
+                bucket = [None if time is None else start_of_bucket(self.every, time)]
+            groups[(*bucket, *(getattr(row, name) for name in self.by))].append(row)
+        return {g: tuple(measured(rows, name) for name in names) for g, rows in groups.items()}
+
+
+LEVELS: Final = ("15 minutes", "1 hour", "6 hours", "1 day", "1 day at Europe/Berlin", "1 week")
+DIMENSIONS: Final = ("key", "kind", "country")
+MEASURES: Final = ("rows", "ns", "sum", "avg", "spread", "kinds", "keys", "p", "q")
+
+
+@st.composite
+def declarations(draw: st.DrawFn) -> Declared:
+    dimensions = draw(st.lists(st.sampled_from(DIMENSIONS), unique=True))
+    names = [*MEASURES, *(["lo", "hi"] if "key" in dimensions else [])]
+    levels = draw(st.lists(st.sampled_from(LEVELS), unique=True, max_size=3))
+    return Declared(
+        tuple(dimensions),
+        tuple(levels),
+        tuple(draw(st.lists(st.sampled_from(names), unique=True, min_size=1, max_size=6))),
+        undated=bool(levels) and draw(st.booleans()),
+        where=tuple(draw(st.lists(st.sampled_from(FILTERS[:2]), unique=True, max_size=1))),
+    )
+
+
+MOMENTS: Final = st.one_of(
+    st.none(),
+    st.builds(
+        lambda width, hours: start_of_bucket(width, START + timedelta(hours=hours)),
+        st.sampled_from(LEVELS),
+        st.integers(-30, 60),
+    ),
+    st.integers(-3000, 6000).map(lambda minutes: START + timedelta(minutes=minutes, seconds=7)),
+)
+
+
+@st.composite
+def questions(draw: st.DrawFn, declared: list[Declared]) -> Asked:
+    model = draw(st.sampled_from(declared))
+    dimensions = model.dimensions if draw(st.integers(0, 4)) else DIMENSIONS
+    measures = model.measures if draw(st.integers(0, 4)) else (*MEASURES, "lo", "hi")
+    filters = [f for f in FILTERS if f in model.where or _serves(f, model)]
+    where = {*model.where} if draw(st.integers(0, 4)) else set()
+    if filters:
+        where |= draw(st.sets(st.sampled_from(filters), max_size=2))
+    since, until = draw(MOMENTS), draw(MOMENTS)
+    if since is not None and until is not None and since >= until:
+        since = until - timedelta(hours=draw(st.integers(1, 70)))
+    every = draw(st.none() | st.sampled_from([*LEVELS, "3 days", "1 hour at Asia/Kolkata"]))
+    return Asked(
+        tuple(draw(st.lists(st.sampled_from(dimensions), unique=True))) if dimensions else (),
+        tuple(draw(st.lists(st.sampled_from(measures), unique=True, min_size=1, max_size=4))),
+        every if model.levels else None,
+        since,
+        until,
+        tuple(sorted(where)),
+        draw(st.sampled_from(["fresh", "fresh", "rolled_up", "raw"])),
+    )
+
+
+def _serves(name: str, model: Declared) -> bool:
+    needed = {"kind = a": "kind", "kind IN (a, NULL)": "kind", "kind IS NULL": "kind"}
+    needed |= {"key < 3": "key", "de": "country"}
+    return needed.get(name) in model.dimensions
+
+
+@dataclass(frozen=True)
+class Case:
+    """Rollups, what happens to their source, and what is asked."""
+
+    declared: tuple[Declared, ...]
+    before: tuple[Row, ...] = ()
+    after: tuple[Row, ...] = ()
+    deleted: frozenset[int] = frozenset()
+    asked: tuple[Asked, ...] = (Asked(),)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    declared = draw(st.lists(declarations(), min_size=1, max_size=3))
+    rows = draw(st.lists(ROWS, max_size=14))
+    numbers = st.integers(0, max(len(rows) - 1, 0))
+    middle = draw(numbers)
+    return Case(
+        tuple(declared),
+        tuple(rows[:middle]),
+        tuple(rows[middle:]),
+        frozenset(draw(st.sets(numbers, max_size=3))),
+        tuple(draw(st.lists(questions(declared), min_size=1, max_size=8))),
+    )
+
+
+def play(connection: Connection, case: Case, rollup: Rollup) -> tuple[list[Row], list[Row]]:
+    numbered = [
+        Row(n, *list(vars(r).values())[1:]) for n, r in enumerate((*case.before, *case.after))
+    ]
+    rolled_up = numbered[: len(case.before)]
+    insert(connection, rolled_up)
+    run_rollup(connection, rollup)
+    insert(connection, numbered[len(case.before) :])
+    for number in case.deleted:
+        run_sql(connection, "DELETE FROM s WHERE id = :id", id=number)
+    return rolled_up, [row for row in numbered if row.id not in case.deleted]
+
+
+def assert_answer(
+    connection: Connection, table: Table, asked: Asked, rolled_up: list[Row], now: list[Row]
+) -> None:
+    question = asked.question(table)
+    options: dict[str, Any] = {"since": asked.since, "until": asked.until}
+    try:
+        answer = question.ask(connection, freshness=asked.freshness, **options)
+    except RollupError as error:
+        refused = str(error)
+    else:
+        refused = ""
+    if refused:
+        assert asked.freshness == "rolled_up", refused
+        assert "no rollup" in refused
+        event("refused")
+        return
+    event(f"{asked.freshness} from {answer.plan.freshness}, {len(answer.plan.steps)} steps")
+    assert answer.plan.freshness in (asked.freshness, "raw")
+    statement = question.raw_statement(**options)
+    names = [*statement.selected_columns.keys()]
+    width = (asked.every is not None) + len(asked.by)
+    rows = rolled_up if answer.plan.freshness == "rolled_up" else now
+    wanted = asked.of_rows(rows, names[width:])
+    found = {}
+    for row in answer:
+        assert list(row._fields) == names
+        group = tuple(v.astimezone(UTC) if isinstance(v, datetime) else v for v in row[:width])
+        found[group] = tuple(row[width:])
+    assert len(found) == len(answer)
+    assert found.keys() == wanted.keys(), (asked, answer.plan)
+    for key, values in wanted.items():
+        for name, value, got in zip(names[width:], values, found[key], strict=True):
+            assert same(value, got), (
+                f"{asked} {key}: {name} is {got}, and not {value}\n{answer.plan}"
+            )
+
+
+def row(n: int, at: datetime | str | None) -> Row:
+    return Row(0, 1 + n % 3, "ab"[n % 2], ["de", None][n % 2], n % 5 - 1, n / 2 - 1, at)
+
+
+SOME: Final = tuple(
+    row(n, at)
+    for n, at in enumerate(
+        [None, "-infinity", *(START + n * timedelta(hours=3, minutes=7) for n in range(20))]
+    )
+)
+LEVELED: Final = (
+    Declared(("key", "kind"), ("15 minutes",), ("rows", "lo", "avg", "keys", "p"), undated=True),
+    Declared(("kind",), ("1 hour", "1 day"), ("rows", "sum", "keys", "p", "avg")),
+    Declared((), (), ("rows", "avg")),
+)
+EDGE: Final = START + timedelta(hours=1, minutes=20, seconds=3)
+ASKED: Final = (
+    Asked(measures=("rows", "avg")),
+    Asked(since=EDGE, until=EDGE + timedelta(days=2)),
+    Asked(("kind",), ("rows", "keys", "p"), "1 hour", EDGE, EDGE + timedelta(hours=40)),
+    Asked(("kind",), ("keys", "p"), "1 day", None, EDGE, freshness="rolled_up"),
+    Asked(("key",), ("lo", "rows"), None, EDGE, None),
+    Asked((), ("kinds",), "1 hour at Asia/Kolkata", EDGE, None, ("kind = a",)),
+    Asked(("country",), ("rows",), None, EDGE),
+)
+
+
+def test_every_question(server: DatabaseServer, empty_database: URL) -> None:
+    engine = create_engine(empty_database, poolclass=NullPool)
+
+    @settings(
+        max_examples=30 if server.kind == "postgresql" else 3,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(cases())
+    @example(Case(LEVELED, SOME[:12], SOME[12:], frozenset({2, 7, 19}), ASKED))
+    def is_answered(case: Case) -> None:
+        tables = MetaData()
+        table = source(tables)
+        rollups = [each.declare(table, n) for n, each in enumerate(case.declared)]
+        (spec,) = specs_of(tables)
+        build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+        try:
+            with engine.begin() as connection:
+                rolled_up, now = play(connection, case, rollups[0])
+            with engine.connect() as connection:
+                for asked in case.asked:
+                    assert_answer(connection, table, asked, rolled_up, now)
+        finally:
+            with engine.begin() as connection:
+                for statement in drop(spec):
+                    run_sql(connection, statement)
+            with engine.begin() as connection:
+                tables.drop_all(connection)
+
+    is_answered()
+
+
+# What the plan says.
+
+
+@pytest.fixture
+def filled(
+    server: DatabaseServer, empty_database: URL
+) -> Iterator[tuple[Connection, Table, Rollup]]:
+    """A source with rollups and some rows, all of them rolled up."""
+    tables = MetaData()
+    table = source(tables)
+    rollups = [each.declare(table, n) for n, each in enumerate(LEVELED)]
+    (spec,) = specs_of(tables)
+    engine = create_engine(empty_database, poolclass=NullPool)
+    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    with engine.begin() as connection:
+        insert(connection, [Row(n, *list(vars(r).values())[1:]) for n, r in enumerate(SOME)])
+        run_rollup(connection, rollups[0])
+    with engine.connect() as connection:
+        yield connection, table, rollups[0]
+
+
+DAY: Final = datetime(2026, 3, 29, tzinfo=UTC)
+
+
+def test_the_plan(filled: tuple[Connection, Table, Rollup]) -> None:
+    connection, table, _ = filled
+    answer = ask(
+        connection,
+        table,
+        measures={"rows": count()},
+        by=[table.c.kind],
+        since=DAY - timedelta(hours=2, minutes=1),
+        until=DAY + timedelta(hours=25),
+    )
+    shown = [(s.table, s.rollup, len(s.windows)) for s in answer.plan.steps]
+    assert shown == [("r1_1_day", "r1", 1), ("r1_1_hour", "r1", 2), ("s", None, 1)] or shown == [
+        ("r1_1_day", "r1", 1),
+        ("r1_1_hour", "r1", 2),
+        ("r0", "r0", 1),
+        ("s", None, 1),
+    ]
+    assert answer.plan.rollups == tuple(dict.fromkeys(r for _, r, _ in shown if r))
+    assert answer.plan.pending == 0
+    assert answer.plan.as_of is None
+    assert answer.plan.freshness == "fresh"
+    assert "r2" in answer.plan.reasons
+    text = str(answer.plan)
+    assert "r1_1_day: [2026-03-29T00:00:00+00:00, 2026-03-30T00:00:00+00:00)" in text
+    assert "raw rows of s: [2026-03-28T21:59:00+00:00, 2026-03-28T22:00:00+00:00)" in text
+    whole = ask(connection, table, measures={"n": count(), "mean": average(table.c.n)})
+    assert [step.table for step in whole.plan.steps] == ["r2"]
+    assert [row.n for row in whole] == [len(SOME)]
+
+
+def test_no_rollup_serves(filled: tuple[Connection, Table, Rollup]) -> None:
+    connection, table, _ = filled
+    country = dimension(table, "country")
+    answer = ask(connection, table, measures={"xs": total(table.c.x)}, by=[country])
+    plan = answer.plan
+    assert plan.freshness == "raw"
+    assert plan.reasons["r1_1_day"] == "has no dimension 'country'"
+    assert plan.suggestion is not None
+    assert "every='1 hour'" in plan.suggestion
+    assert "'xs': total('x')" in plan.suggestion
+    with pytest.raises(RollupError, match=r"r1_1_day: has no dimension 'country'.*This one would"):
+        ask(
+            connection,
+            table,
+            measures={"xs": total(table.c.x)},
+            by=[country],
+            freshness="rolled_up",
+        )
+    # Measures are found by what they compute, whatever they are named, and so are filters.
+    renamed = ask(
+        connection, table, measures={"mine": count()}, where=table.c.kind == "a", since=DAY
+    )
+    assert renamed.plan.freshness == "fresh"
+
+
+def test_how_stale_it_may_be(filled: tuple[Connection, Table, Rollup]) -> None:
+    connection, table, rollup = filled
+    question = Question(table, measures={"rows": count()}, time="at")
+    rolled_up = question.ask(connection, freshness="rolled_up", max_staleness=timedelta(0))
+    assert rolled_up.plan.freshness == "rolled_up", "nothing is pending"
+    assert rolled_up.plan.as_of is not None
+    insert(connection, [Row(99, 1, "a", None, 1, 1.0, DAY)])
+    token = commit_token(connection)
+    mine = question.ask(connection, freshness="rolled_up", at_least=token)
+    assert mine.rows[0].rows == len(SOME) + 1
+    assert mine.plan.freshness == "fresh"
+    connection.commit()
+    old = question.ask(connection, freshness="rolled_up")
+    assert (old.rows[0].rows, old.plan.pending) == (len(SOME), 1)
+    stale = question.ask(connection, freshness="rolled_up", max_staleness=timedelta(0))
+    assert (stale.rows[0].rows, stale.plan.freshness) == (len(SOME) + 1, "fresh")
+    lenient = question.ask(connection, freshness="rolled_up", max_staleness=timedelta(hours=1))
+    assert lenient.plan.freshness == "rolled_up"
+    run_rollup(connection, rollup)
+    connection.commit()
+    seen = question.ask(connection, freshness="rolled_up", at_least=token)
+    assert (seen.rows[0].rows, seen.plan.freshness) == (len(SOME) + 1, "rolled_up")
+    with pytest.raises(RollupError, match="is not visible here"):
+        question.ask(connection, at_least=str(int(token) + 1_000_000))
+    with pytest.raises(ArgumentError, match="what commit_token"):
+        question.ask(connection, at_least="yesterday")
+
+
+def test_what_has_been_expired(filled: tuple[Connection, Table, Rollup]) -> None:
+    connection, table, rollup = filled
+    question = Question(table, measures={"rows": count()})
+    before = question.ask(connection, until=DAY).rows[0].rows
+    connection.rollback()
+    expire(connection.engine, rollup, DAY - timedelta(hours=6))
+    # It was remembered otherwise, and is planned again.
+    assert question.ask(connection, until=DAY).rows[0].rows == before
+    odd = DAY - timedelta(hours=7, minutes=1, seconds=1)
+    with pytest.raises(RollupError, match="have been expired, and no rollup has"):
+        question.ask(connection, until=odd)
+    assert question.ask(connection, until=odd, freshness="raw").rows[0].rows == 0
+
+
+def test_what_is_not_complete_comes_from_raw_rows(
+    server: DatabaseServer, empty_database: URL
+) -> None:
+    engine = create_engine(empty_database, poolclass=NullPool)
+    tables = MetaData()
+    table = source(tables)
+    rollups = [each.declare(table, n) for n, each in enumerate(LEVELED)]
+    (spec,) = specs_of(tables)
+    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    with engine.begin() as connection:
+        for statement in drop(spec):
+            run_sql(connection, statement)
+        insert(connection, list(SOME))
+    question = Question(table, measures={"rows": count()})
+    with engine.connect() as connection:
+        # Without rollups in the database.
+        answer = question.ask(connection)
+        assert (answer.rows[0].rows, answer.plan.freshness) == (len(SOME), "raw")
+        with pytest.raises(RollupError, match="the database has no rollups of 's'"):
+            question.ask(connection, freshness="rolled_up")
+    with engine.begin() as connection:
+        if server.kind == "citus":
+            run_sql(connection, "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'")
+        for statement in create(spec):
+            run_sql(connection, statement)
+        insert(connection, [Row(77, 1, "a", "de", 1, 1.0, DAY + timedelta(days=30))])
+    with engine.connect() as connection:
+        answer = question.ask(connection)
+        assert answer.rows[0].rows == len(SOME) + 1
+        assert answer.plan.freshness == "raw"
+        connection.rollback()
+        run_sql(connection, "SELECT * FROM s_backfill('1 day')")
+        connection.commit()
+        answer = question.ask(connection)
+        assert answer.rows[0].rows == len(SOME) + 1
+        assert answer.plan.rollups
+        assert [step.table for step in answer.plan.steps][-1] == "s"
+    assert rollups
+
+
+REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
+    "no measures": ({"measures": {}}, "at least one measure"),
+    "twice": ({"measures": {"kind": count()}, "by": ["kind"]}, "two columns named 'kind'"),
+    "ranked": ({"measures": {"n": count()}, "ranked": "m"}, "is not one of its measures: n"),
+    "no time": ({"measures": {"n": count()}, "every": "1 hour"}, "pass time="),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_makes_no_sense(name: str) -> None:
+    arguments, message = REFUSED[name]
+    with pytest.raises(ArgumentError, match=message):
+        Question(source(MetaData()), **arguments)
