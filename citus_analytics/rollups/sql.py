@@ -603,8 +603,10 @@ DECLARE
   log text;
   edge timestamptz;
 BEGIN
-  -- Rows that are expired leave without a trace: their aggregates stay.
-  IF current_setting('citus_analytics.expire', true) = 'on' THEN
+  -- Rows that are expired leave without a trace: their aggregates stay. What triggers and foreign
+  -- keys of theirs do to other tables is seen.
+  IF TG_OP = 'DELETE'
+    AND current_setting('citus_analytics.expire', true) = {literal(spec.source)} THEN
     RETURN NULL;
   END IF;
 {find}  -- It has its owner's rights: on tables of others it would run what their types cast with.
@@ -1405,10 +1407,10 @@ def _expire(spec: RollupSpec) -> Function:
     oldest := CASE WHEN extract(epoch FROM oldest) + extract(epoch FROM width)
       < extract(epoch FROM before) THEN least(oldest + width, before) ELSE before END;
     SET LOCAL citus.propagate_set_commands = 'local';
-    SET LOCAL citus_analytics.expire = 'on';
+    SET LOCAL citus_analytics.expire = {literal(spec.source)};
     DELETE FROM {source} AS r WHERE r.{time} < oldest AND isfinite(r.{time});
     GET DIAGNOSTICS deleted = ROW_COUNT;
-    SET LOCAL citus_analytics.expire = 'off';
+    SET LOCAL citus_analytics.expire = '';
   END IF;"""
     body = f"""
 -- Deletes the oldest rows from before a time, and keeps their aggregates; NULL if there are none.

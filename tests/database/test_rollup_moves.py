@@ -13,6 +13,7 @@ from sqlalchemy import (
     Connection,
     DateTime,
     Engine,
+    ForeignKey,
     Integer,
     MetaData,
     NullPool,
@@ -416,6 +417,38 @@ def test_beyond_the_horizon_nothing_is_compared(visited: Engine) -> None:
             for rollup in ROLLUPS:
                 assert {each.groups for each in move(connection, rollup)} == {0}
     assert stored(visited) == before
+
+
+@ON_POSTGRESQL_ONLY
+def test_what_goes_with_expired_rows_leaves_other_rollups(empty_database: URL) -> None:
+    """Triggers and foreign keys write to other tables, whose rollups count that."""
+    metadata = MetaData()
+    time = DateTime(timezone=True)
+    orders = Table("orders", metadata, Column("id", Integer, primary_key=True), Column("at", time))
+    key = ForeignKey(orders.c.id, ondelete="CASCADE")
+    items = Table("items", metadata, Column("order_id", Integer, key))
+    archive = Table("archive", metadata, Column("id", Integer))
+    by_day = Rollup("by_day", orders, time="at", every="1 day", measures={"n": count()})
+    others = [
+        Rollup(f"all_{table.name}", table, measures={"n": count()}) for table in (items, archive)
+    ]
+    autogenerate.repair(empty_database, metadata)
+    engine = create_engine(empty_database, poolclass=NullPool)
+    with engine.begin() as connection:
+        for statement in (
+            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN INSERT INTO archive SELECT OLD.id; RETURN NULL; END'",
+            "CREATE TRIGGER keep AFTER DELETE ON orders FOR EACH ROW EXECUTE FUNCTION keep()",
+            f"INSERT INTO orders SELECT i, timestamptz '{MARCH}' + i * interval '1 hour' "
+            "FROM generate_series(1, 48) AS i",
+            "INSERT INTO items SELECT id FROM orders",
+        ):
+            sql(connection, statement)
+    assert expire(engine, by_day, MARCH + DAY) == 23
+    with engine.begin() as connection:
+        for rollup, rows in zip(others, (25, 23), strict=True):
+            assert sql(connection, f"SELECT n FROM {rollup.name}_fresh") == [(rows,)]
+            assert [found.groups for found in verify(connection, rollup)] == [0]
 
 
 def test_a_late_row_adds_to_what_was_expired(visited: Engine) -> None:
