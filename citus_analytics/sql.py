@@ -132,12 +132,13 @@ def executor_of(session: Executor) -> Executor:
     )
 
 
-def flushed_connection(session: Executor, table: Table) -> Connection:
+def flushed_connection(session: Executor, table: Table, entity: type | None = None) -> Connection:
     """Return the connection on which a session would execute a statement about `table`.
 
     The rule for flushing: what goes through a session flushes its pending objects first, if
     `session.autoflush` is on. `Session.execute` does so for statements on mapped classes; whatever
-    sends SQL text or COPY has to get its connection here.
+    sends SQL text or COPY has to get its connection here. `entity` is the class that is mapped to
+    the table, if it is known: a session may have binds for base classes.
 
     Raises:
         ArgumentError: It is neither a session nor a connection.
@@ -147,6 +148,8 @@ def flushed_connection(session: Executor, table: Table) -> Connection:
         return session
     if session.autoflush:
         session.flush()
+    if entity is not None:
+        return session.connection(bind_arguments={"mapper": entity, "clause": table})
     return session.connection(bind_arguments={"clause": table})
 
 

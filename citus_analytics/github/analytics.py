@@ -5,7 +5,13 @@ statement: to embed in a larger query, to `EXPLAIN`, or to await on an `AsyncSes
 statements select mapped classes, so that an application's `do_orm_execute` hooks and
 `with_loader_criteria` (tenants, soft deletes) apply to both.
 
-Without filters, each returns what the tutorial's SQL returns, with ties put in a fixed order.
+Without filters, each returns what the tutorial's SQL returns, with ties put in a fixed order. The
+functions answer from the built-in rollups and what is pending of them, so that the answer equals
+the raw events at this moment and costs what it shows, not what is stored: `freshness="fresh"`.
+`"rolled_up"` is as of the last run, and `"raw"` is computed from the events, as the statements are.
+Where rollups cannot serve (the database has none, or the session has `do_orm_execute` hooks, which
+may filter rows), a fresh answer is computed from the events, too.
+
 `since` and `until` are aware datetimes and select the half-open window `[since, until)`, so that
 adjacent windows neither overlap nor leave a gap. Rows without a time are in no window.
 
@@ -17,11 +23,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final
+from typing import cast as cast_type
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
     BigInteger,
+    Column,
     ColumnElement,
     Select,
     Text,
@@ -33,8 +42,18 @@ from sqlalchemy import (
 )
 
 from citus_analytics.errors import ArgumentError
-from citus_analytics.github.models import DISTINCT_SIZE, GithubEvent, GithubRollup1Min, GithubUser
-from citus_analytics.sql import executor_of
+from citus_analytics.github.models import (
+    COMMITS,
+    CREATES_REPOSITORY,
+    DISTINCT_SIZE,
+    IS_PUSH,
+    GithubEvent,
+    GithubRollup1Min,
+    GithubUser,
+)
+from citus_analytics.rollups.ask import Freshness, Question
+from citus_analytics.rollups.declare import Every, count, total
+from citus_analytics.sql import executor_of, qualify
 
 if TYPE_CHECKING:
     from sqlalchemy import BindParameter
@@ -86,6 +105,7 @@ def count_events(
     since: datetime | None = None,
     until: datetime | None = None,
     event_type: str | None = None,
+    freshness: Freshness = "fresh",
 ) -> int:
     """Return how many events there are.
 
@@ -94,13 +114,20 @@ def count_events(
         since: Count events created at this aware datetime or later.
         until: Count events created before this aware datetime.
         event_type: Count events of this type only, such as `"PushEvent"`.
+        freshness: `"fresh"` equals the events at this moment, `"rolled_up"` as of the last run, and
+            `"raw"` is computed from them.
 
     Raises:
         ArgumentError: A bound is not an aware datetime, `since` is not before `until`, or `session`
             is something else, such as an `AsyncSession`.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired.
     """
-    statement = count_events_statement(since=since, until=until, event_type=event_type)
-    return executor_of(session).execute(statement).scalar_one()
+    question = _counted(typed=event_type is not None)
+    values = {} if event_type is None else {"event_type": event_type}
+    answer = question.ask(session, since=since, until=until, freshness=freshness, parameters=values)
+    events: int = answer.rows[0][0]
+    return events
 
 
 def count_events_statement(
@@ -145,6 +172,7 @@ def commits_per_hour(
     since: datetime | None = None,
     until: datetime | None = None,
     time_zone: str = "UTC",
+    freshness: Freshness = "fresh",
 ) -> list[HourlyCommits]:
     """Return the commits of every hour that has a push, in order of time.
 
@@ -161,18 +189,19 @@ def commits_per_hour(
         since: Take pushes created at this aware datetime or later.
         until: Take pushes created before this aware datetime.
         time_zone: The IANA name of the time zone of the hours, such as `"Asia/Kolkata"`.
+        freshness: `"fresh"` equals the events at this moment, `"rolled_up"` as of the last run, and
+            `"raw"` is computed from them.
 
     Raises:
         ArgumentError: A bound is not an aware datetime, `since` is not before `until`, or the
             time zone is unknown.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired.
     """
-    statement = commits_per_hour_statement(since=since, until=until, time_zone=time_zone)
-    zone = ZoneInfo(time_zone)
+    zone = _zone(time_zone)
+    answer = _commits(time_zone).ask(session, since=since, until=until, freshness=freshness)
     # The driver returns times in the zone of the connection.
-    return [
-        HourlyCommits(hour and hour.astimezone(zone), commits)
-        for hour, commits in executor_of(session).execute(statement)
-    ]
+    return [HourlyCommits(hour and hour.astimezone(zone), commits) for hour, commits in answer]
 
 
 def commits_per_hour_statement(
@@ -188,15 +217,7 @@ def commits_per_hour_statement(
     Raises:
         ArgumentError: As `commits_per_hour` does.
     """
-    try:
-        ZoneInfo(time_zone)
-    # ZoneInfo looks names up as files, so a folder or a path is unknown in a way of its own.
-    except (KeyError, ValueError, OSError, TypeError, AttributeError) as error:
-        raise ArgumentError(
-            f"time_zone must be the IANA name of a time zone, such as 'Europe/Berlin'; found "
-            f"{time_zone!r}, which is not in this machine's time zone database (the package "
-            f"'tzdata' provides one)"
-        ) from error
+    _zone(time_zone)
     hour: ColumnElement[datetime | None] = func.date_trunc(
         literal_column("'hour'"),
         GithubEvent.created_at,
@@ -210,6 +231,18 @@ def commits_per_hour_statement(
         .group_by(hour)
         .order_by("hour")
     )
+
+
+def _zone(time_zone: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(time_zone)
+    # ZoneInfo looks names up as files, so a folder or a path is unknown in a way of its own.
+    except (KeyError, ValueError, OSError, TypeError, AttributeError) as error:
+        raise ArgumentError(
+            f"time_zone must be the IANA name of a time zone, such as 'Europe/Berlin'; found "
+            f"{time_zone!r}, which is not in this machine's time zone database (the package "
+            f"'tzdata' provides one)"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +264,7 @@ def top_repository_creators(
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int | None = None,
+    freshness: Freshness = "fresh",
 ) -> list[RepositoryCreator]:
     """Return who created repositories, the greatest number first.
 
@@ -242,16 +276,18 @@ def top_repository_creators(
         since: Count repositories created at this aware datetime or later.
         until: Count repositories created before this aware datetime.
         limit: Return at most this many creators, or all of them if None.
+        freshness: `"fresh"` equals the events at this moment, `"rolled_up"` as of the last run, and
+            `"raw"` is computed from them.
 
     Raises:
         ArgumentError: A bound is not an aware datetime, `since` is not before `until`, or the
             limit is not a positive integer.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired.
     """
-    statement = top_repository_creators_statement(since=since, until=until, limit=limit)
-    return [
-        RepositoryCreator(login, repositories)
-        for login, repositories in executor_of(session).execute(statement)
-    ]
+    _limit(limit)
+    answer = _creators().ask(session, since=since, until=until, limit=limit, freshness=freshness)
+    return [RepositoryCreator(login, repositories) for login, repositories in answer]
 
 
 def top_repository_creators_statement(
@@ -291,27 +327,38 @@ def most_active_users(
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int | None = 5,
+    freshness: Freshness = "fresh",
 ) -> list[UserActivity]:
     """Return the users and minutes with the most events, the greatest number first.
 
-    The numbers are those of `github_rollup_1min` as its last run left it. Equal numbers are in
-    the order of the minute, then of the user's id, unknown ones last.
+    As of the last run, the numbers are those of `github_rollup_1min`. Equal numbers are in the
+    order of the minute, then of the user's id, unknown ones last.
 
     Args:
         session: The session or connection to query. The caller keeps its transaction.
         since: Consider minutes that start at this aware datetime or later.
         until: Consider minutes that start before this aware datetime.
         limit: Return at most this many users and minutes, or all of them if None.
+        freshness: `"fresh"` equals the events at this moment, `"rolled_up"` as of the last run, and
+            `"raw"` is computed from them.
 
     Raises:
         ArgumentError: A bound is not an aware datetime, `since` is not before `until`, or the
             limit is not a positive integer.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired.
     """
-    statement = most_active_users_statement(since=since, until=until, limit=limit)
-    return [
-        UserActivity(user_id, minute, events)
-        for user_id, minute, events in executor_of(session).execute(statement)
-    ]
+    if freshness == "rolled_up":
+        statement = most_active_users_statement(since=since, until=until, limit=limit)
+        rows = executor_of(session).execute(statement)
+        return [UserActivity(user_id, minute, events) for user_id, minute, events in rows]
+    _in_window(GithubEvent.created_at, since, until)
+    _limit(limit)
+    since, until = (edge and _MINUTE.next_start(edge) for edge in (since, until))
+    if since is not None and since == until:
+        return []
+    answer = _activity().ask(session, since=since, until=until, limit=limit, freshness=freshness)
+    return [UserActivity(user_id, minute, events) for minute, user_id, events in answer]
 
 
 def most_active_users_statement(
@@ -330,6 +377,74 @@ def most_active_users_statement(
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BEGINNING: Final[ColumnElement[Any]] = literal_column("'-infinity'")
+_END: Final[ColumnElement[Any]] = literal_column("'infinity'")
+
+# The questions, each made when it is first asked.
+
+
+@cache
+def _counted(*, typed: bool) -> Question:
+    where = GithubEvent.event_type == bindparam("event_type", type_=Text()) if typed else None
+    return Question(GithubEvent, measures={"events": count()}, where=where)
+
+
+@lru_cache(maxsize=64)
+def _commits(time_zone: str) -> Question:
+    return Question(
+        GithubEvent,
+        measures={"commits": total(COMMITS)},
+        every="1 hour" if time_zone == "UTC" else f"1 hour at {time_zone}",
+        where=IS_PUSH,
+    )
+
+
+class _Creators(Question):
+    """Who created repositories, by login: several users may have one, and some have none."""
+
+    def columns(self) -> list[Column[Any]]:
+        return [Column("login", Text()), Column("repositories", BigInteger())]
+
+    def order_by(self, alias: str) -> list[str]:
+        return [f"{alias}repositories DESC", f'{alias}login COLLATE "C" ASC NULLS LAST']
+
+    def finish(self, query: str, schema: str | None) -> str:
+        users = qualify("github_users", schema)
+        return (
+            "SELECT u.login, sum(q.repositories)::bigint AS repositories\n"
+            f"FROM (\n{query}\n) AS q JOIN {users} AS u ON q.user_id = u.user_id GROUP BY u.login"
+        )
+
+    def raw_statement(
+        self, *, since: datetime | None = None, until: datetime | None = None
+    ) -> Select[Any]:
+        return cast_type("Select[Any]", top_repository_creators_statement(since=since, until=until))
+
+
+@cache
+def _creators() -> Question:
+    return _Creators(
+        GithubEvent,
+        measures={"repositories": count()},
+        by=[GithubEvent.user_id],
+        where=CREATES_REPOSITORY,
+    )
+
+
+_MINUTE: Final = Every(60)
+
+
+@cache
+def _activity() -> Question:
+    return Question(
+        GithubEvent,
+        measures={"events": count()},
+        by=[GithubEvent.user_id],
+        every="1 minute",
+        ranked="events",
+        # As the rollup of the tutorial, which has rows with a time alone.
+        undated=False,
+    )
 
 
 def _in_window(
@@ -357,12 +472,17 @@ def _in_window(
             f"the window [since, until) is empty: since is {since.isoformat()}, until is "
             f"{until.isoformat()}; pass a since that is earlier than until"
         )
-    conditions = []
-    if since is not None:
-        conditions.append(time >= _bound("since", since, time.type))
-    if until is not None:
-        conditions.append(time < _bound("until", until, time.type))
-    return conditions
+    # Rows whose time is not finite are in no window.
+    if since is None:
+        return (
+            [] if until is None else [time > _BEGINNING, time < _bound("until", until, time.type)]
+        )
+    if until is None:
+        return [time >= _bound("since", since, time.type), time < _END]
+    return [
+        time >= _bound("since", since, time.type),
+        time < _bound("until", until, time.type),
+    ]
 
 
 def _limit(limit: int | None) -> BindParameter[int] | None:

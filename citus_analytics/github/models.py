@@ -226,7 +226,7 @@ GITHUB_ROLLUP_1MIN = Rollup(
     state=LatestRollup,
 )
 
-_PUSHES = GithubEvent.event_type == "PushEvent"
+IS_PUSH = GithubEvent.event_type == "PushEvent"
 
 # `(payload->>'distinct_size')::int`, with NULL where that cast would fail. One jsonpath, because
 # each further look into a large payload would fetch and decompress it again. `strict` keeps arrays
@@ -243,6 +243,13 @@ DISTINCT_SIZE = sql_cast(
         literal_column("true"),
     ),
     Integer,
+)
+
+# A condition of its own for each event: a rollup of all types has commits of pushes alone.
+COMMITS = case((IS_PUSH, DISTINCT_SIZE)).label("commits")
+CREATES_REPOSITORY = and_(
+    GithubEvent.event_type == "CreateEvent",
+    GithubEvent.payload.contains(literal_column("""'{"ref_type": "repository"}'""")),
 )
 
 GITHUB_USER_ACTIVITY = Rollup(
@@ -264,7 +271,7 @@ GITHUB_EVENTS_BY_TYPE = Rollup(
     by=[GithubEvent.event_type],
     measures={
         "events": count(),
-        "commits": total(case((_PUSHES, DISTINCT_SIZE)).label("commits")),
+        "commits": total(COMMITS),
     },
     undated=True,
 )
@@ -275,10 +282,7 @@ GITHUB_REPOSITORIES_CREATED = Rollup(
     GithubEvent,
     by=[GithubEvent.user_id],
     measures={"repositories": count()},
-    where=and_(
-        GithubEvent.event_type == "CreateEvent",
-        GithubEvent.payload.contains(literal_column("""'{"ref_type": "repository"}'""")),
-    ),
+    where=CREATES_REPOSITORY,
     ranked="repositories",
 )
 """Repositories created, by user."""

@@ -79,6 +79,8 @@ from citus_analytics.rollups.sql import (
     _settled,
     _Target,
     _values_read,
+    best_order,
+    best_query,
     bucket_of,
 )
 from citus_analytics.schema import column_name, table_of
@@ -276,6 +278,7 @@ class Question:
         where: ColumnElement[bool] | None = None,
         ranked: str | None = None,
         time: ColumnLike | None = None,
+        undated: bool = True,
     ) -> None:
         """Say what is asked.
 
@@ -290,6 +293,7 @@ class Question:
                 AND, is one of the rollup's own filter, or one on its dimensions.
             ranked: The measure by which the answer is sorted, the greatest first.
             time: The column that says when a row happened; by default that of the rollups.
+            undated: Whether rows without a finite time are asked for, where there is no window.
 
         Raises:
             ArgumentError: The question makes no sense; the message says why.
@@ -315,9 +319,6 @@ class Question:
             if value is not None:
                 _require_aggregate("a question", name, measure.aggregate, value)
             self.measures[name] = (measure, value)
-        self.rollups = tuple(
-            rollup for rollup in rollups_of(self.source.metadata) if rollup.source is self.source
-        )
         times = {rollup.time for rollup in self.rollups} - {None}
         self.time = column_name(time) if time is not None else next(iter(times), None)
         if self.every is not None and self.time is None:
@@ -326,6 +327,7 @@ class Question:
                 f"{self.source.key!r} that says so."
             )
         self.where = where
+        self.undated = undated
         self.conjuncts = _conjuncts(where)
         self.needs = _Needs(self)
         names = [*([_BUCKET] if self.every else []), *self.by, *self.needs.types]
@@ -338,7 +340,13 @@ class Question:
                 f"{', '.join(self.needs.types)}."
             )
         self.ranked = ranked
-        self._prepared: dict[tuple[str, str | None], _Prepared] = {}
+        self._prepared: dict[tuple[str, str | None, int], _Prepared] = {}
+
+    @property
+    def rollups(self) -> tuple[Rollup, ...]:
+        """The rollups that are declared on the source."""
+        declared = rollups_of(self.source.metadata)
+        return tuple(rollup for rollup in declared if rollup.source is self.source)
 
     def ask(
         self,
@@ -387,7 +395,8 @@ class Question:
         if limit is not None and (type(limit) is not int or limit < 1):
             raise ArgumentError(f"limit must be a positive integer; found {limit!r}")
         values = dict(parameters or {})
-        connection = flushed_connection(session, self.source)
+        entity = self._entity if isinstance(self._entity, type) else None
+        connection = flushed_connection(session, self.source, entity)
         if at_least is not None:
             _require_visible(connection, at_least)
         if freshness == "raw":
@@ -517,6 +526,19 @@ class Question:
             arguments.append(f"where=text({' AND '.join(_text_of(self, f) for f in filters)!r})")
         return f"Rollup({', '.join(arguments)})"
 
+    def columns(self) -> list[Column[Any]]:
+        """Return the columns of the answer."""
+        found: list[Column[Any]] = []
+        if self.every is not None:
+            found.append(Column(_BUCKET, DateTime(timezone=True)))
+        found += (Column(name, element.type) for name, element in self.by.items())
+        found += (Column(name, kind) for name, kind in self.needs.types.items())
+        return found
+
+    def finish(self, query: str, schema: str | None) -> str:  # noqa: ARG002 - for joined tables
+        """Return the query for the answer over the one for its groups: itself."""
+        return query
+
     def raw_statement(
         self, *, since: datetime | None = None, until: datetime | None = None
     ) -> Select[Any]:
@@ -541,7 +563,7 @@ class Question:
         statement = select(*columns).select_from(self._entity)
         if self.where is not None:
             statement = statement.where(self.where)
-        if time is not None and window != (None, None):
+        if time is not None and (window != (None, None) or not self.undated):
             since, until = window
             # Rows whose time is not finite are in no window.
             statement = statement.where(
@@ -574,7 +596,7 @@ class Question:
         step = Step(
             table=self.source.name,
             windows=(window,) if self.time is not None else (),
-            undated=window == (None, None),
+            undated=self.undated and window == (None, None),
         )
         suggestion = self.suggestion() if reasons else None
         return Answer(
@@ -589,7 +611,8 @@ class Question:
         )
 
     def _prepare(self, known: _Known) -> _Prepared:
-        key = (known.comment, known.schema)
+        # An application may declare further ones on a source of somebody else's.
+        key = (known.comment, known.schema, len(rollups_of(self.source.metadata)))
         prepared = self._prepared.get(key)
         if prepared is None:
             prepared = self._prepared[key] = _Prepared(self, known.spec)
@@ -799,9 +822,9 @@ class _Prepared:
         if question.every is not None and (level is None or not question.every.is_made_of(level)):
             made = "has no buckets" if level is None else f"has buckets of {level}"
             raise _NoMatchError(f"{made}, of which {question.every} does not consist")
-        asked = {_key_of(source, each): each for each in question.conjuncts}
+        asked = [(_key_of(source, each), each) for each in question.conjuncts]
         own_filter = [_key_of(source, each) for each in _conjuncts(rollup.where)]
-        if None in own_filter or not set(own_filter) <= asked.keys():
+        if None in own_filter or not set(own_filter) <= {sql for sql, _ in asked}:
             raise _NoMatchError(f"has only the rows where {rollup.where}")
         dimensions = {
             _key_of(source, element): label for label, element in rollup.dimensions.items()
@@ -831,7 +854,7 @@ class _Prepared:
                 if found is None or (bare not in places and self._uses(element, long)):
                     raise _NoMatchError(f"has no dimension {label!r}")
                 groups.append(found)
-            for sql, element in asked.items():
+            for sql, element in asked:
                 if sql is not None and sql in own_filter:
                     continue
                 found = self._rewritten(element, places)
@@ -956,13 +979,14 @@ class _Prepared:
     def compose(self, known: _Known, window: Window, *, long: bool) -> list[_Part]:
         """Return what is taken from which table: from the cheapest first."""
         parts: dict[int, _Part] = {}
+        everything = window == (None, None) and self.question.undated
         usable = [
             (candidate, since)
             for candidate in self.candidates
             if candidate.target.table in known.readable
             and not (long and candidate.touches_long)
             and (since := known.complete_since(candidate)) != _NEVER
-            and (candidate.level is not None or (window == (None, None) and since is None))
+            and (candidate.level is not None or (everything and since is None))
         ]
         usable.sort(key=lambda each: each[0].cost(known))
         raw = _Part(None, [])
@@ -971,7 +995,7 @@ class _Prepared:
             for number in range(first, len(usable)):
                 candidate, complete = usable[number]
                 inside = _whole(candidate.level, (since, until), complete)
-                if inside is None:
+                if inside is None or (first > 0 and self._raw_is_nearer(candidate, known, inside)):
                     continue
                 part = parts.setdefault(number, _Part(candidate, []))
                 start, end = inside
@@ -984,7 +1008,7 @@ class _Prepared:
             raw.windows.append((since, until))
 
         take(*window, 0)
-        if window == (None, None):
+        if everything:
             whole = next((p for p in parts.values() if p.windows == [(None, None)]), None)
             if whole is not None and whole.candidate is not None and whole.candidate.target.undated:
                 whole.undated = True
@@ -995,6 +1019,17 @@ class _Prepared:
             raw.undated = bool(raw.windows)
         found = [parts[number] for number in sorted(parts)]
         return [*found, raw] if raw.windows or raw.undated else found
+
+    def _raw_is_nearer(self, candidate: _Candidate, known: _Known, window: Window) -> bool:
+        """Whether raw rows of a short window are found by time, and a table has to be searched."""
+        since, until = window
+        if since is None or until is None or until - since > timedelta(hours=6):
+            return False
+        indexes = self.question.source.indexes
+        by_time = any(next(iter(i.columns.keys()), None) == self.question.time for i in indexes)
+        searched = "key" in candidate.target.by.values()
+        complete = known.horizon is None or since >= known.horizon
+        return by_time and searched and complete
 
     # The statement.
 
@@ -1026,7 +1061,7 @@ class _Prepared:
     def _build(
         self, parts: list[_Part], *, fresh: bool, limited: bool, alone: bool
     ) -> tuple[TextualSelect, list[str], str]:
-        question, spec, needs = self.question, self.spec, self.question.needs
+        question, spec = self.question, self.spec
         names: list[str] = []
         legs: list[str] = []
         groups = [*([_BUCKET] if question.every else []), *question.by]
@@ -1049,15 +1084,15 @@ class _Prepared:
                 # coordinator: sums, and no rows.
                 found = (self._added_up(leg, keyed) for leg in found)
             legs += found
-        query = self._grouped("\n    UNION ALL ".join(legs), [quote(each) for each in groups])
+        best = self._best(parts, fresh=fresh) if limited else None
+        query = best or self._grouped(
+            "\n    UNION ALL ".join(legs), [quote(each) for each in groups]
+        )
+        query = question.finish(query, spec.schema)
         order = ", ".join(question.order_by("r."))
         order = f"\nORDER BY {order}" if order else ""
         order += "\nLIMIT \0_limit\0" if limited else ""
-        columns: list[Column[Any]] = []
-        if question.every is not None:
-            columns.append(Column(_BUCKET, DateTime(timezone=True)))
-        columns += (Column(name, element.type) for name, element in question.by.items())
-        columns += (Column(name, kind) for name, kind in needs.types.items())
+        columns = question.columns()
         if alone:
             query = f"SELECT r.* FROM (\n{query}\n) AS r{order}"
         else:
@@ -1086,6 +1121,48 @@ class _Prepared:
             )
         )
         return clause.columns(*columns), names, sql
+
+    def _best(self, parts: list[_Part], *, fresh: bool) -> str | None:
+        """Return the query that reads the greatest groups by the ranking of a rollup, if it can."""
+        question = self.question
+        candidate, windows = parts[0].candidate, parts[0].windows
+        if len(parts) > 1 or candidate is None or windows != [(None, None)]:
+            return None
+        rollup, target = candidate.rollup, candidate.target
+        if rollup.ranked is None or question.ranked is None or len(question.measures) > 1:
+            return None
+        measure, value = rollup.measures[rollup.ranked]
+        asked, asked_value = question.measures[question.ranked]
+        source = question.source
+        same = measure.aggregate == asked.aggregate and (
+            (value is None and asked_value is None)
+            or (asked_value is not None and _is_value(source, value, _key_of(source, asked_value)))
+        )
+        dimensions = {_key_of(source, e): label for label, e in rollup.dimensions.items()}
+        labels = [dimensions.get(_key_of(source, element)) for element in question.by.values()]
+        if (
+            not same
+            or candidate.table.where
+            or set(labels) != set(rollup.dimensions)
+            or question.every != candidate.level
+            or parts[0].undated != target.undated
+        ):
+            return None
+        columns = [
+            f"b.{quote(str(label))} AS {quote(name)}"
+            for label, name in zip(labels, question.by, strict=True)
+        ]
+        if question.every is not None:
+            columns.insert(0, f"b.{quote(target.bucket or '')} AS {_BUCKET}")
+        columns.append(f"b.{quote(rollup.ranked)} AS {quote(question.ranked)}")
+        if fresh:
+            query = best_query(self.spec, target, rollup.ranked).replace(":limit\0", "\0_limit\0")
+            query += "\nLIMIT \0_limit\0"
+        else:
+            table = qualify(target.table, self.spec.schema)
+            order = best_order(target, rollup.ranked)
+            query = f"SELECT * FROM {table} AS t ORDER BY {order} LIMIT \0_limit\0"
+        return f"SELECT {', '.join(columns)} FROM (\n{query}\n) AS b"
 
     def _legs(
         self,
@@ -1285,49 +1362,48 @@ class _Known:
     state: str
     pending: int
     age: timedelta = timedelta()
+    restricted: bool = field(init=False)
+    horizon: datetime | None = field(init=False)
+    signature: object = field(init=False)
+    targets: Mapping[str, tuple[datetime | None, datetime | None]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        restricted, listed = json.loads(self.state)
+        listed = listed or []
+        horizons = [_moment(each[2]) for each in listed]
+        # From when on each table is complete, and when its last run started.
+        targets = {
+            name: (_NEVER if complete is None else _moment(complete), _moment(last_run))
+            for name, complete, _, last_run in listed
+        }
+        for name, value in {
+            "restricted": bool(restricted),
+            # From when on the raw rows are complete, None if they all are.
+            "horizon": max((each for each in horizons if each is not None), default=None),
+            # What a plan depends on.
+            "signature": (restricted, sorted((e[0], e[1], e[2]) for e in listed)),
+            "targets": targets,
+        }.items():
+            object.__setattr__(self, name, value)
 
     def refreshed(self, state: str, pending: int) -> _Known:
         if state == self.state and pending == self.pending:
             return self
         return replace(self, state=state, pending=pending)
 
-    @property
-    def restricted(self) -> bool:
-        """Whether row level security may hide rows."""
-        return bool(json.loads(self.state)[0])
-
-    @property
-    def _targets(self) -> dict[str, list[str | None]]:
-        return {each[0]: each[1:] for each in json.loads(self.state)[1] or []}
-
-    @property
-    def signature(self) -> object:
-        """What a plan depends on."""
-        found = json.loads(self.state)
-        return found[0], sorted((each[0], each[1], each[2]) for each in found[1] or [])
-
-    @property
-    def horizon(self) -> datetime | None:
-        """From when on the raw rows are complete, None if they all are."""
-        found = (_moment(each[1]) for each in self._targets.values())
-        return max((each for each in found if each is not None), default=None)
-
     def complete_since(self, candidate: _Candidate) -> datetime | None:
         """Return from when on a table has all rows, None from the beginning; maybe `_NEVER`."""
         tables = [candidate.target, *(each for each in candidate.tables if each is not None)]
-        known = self._targets
         found: datetime | None = None
         for table in tables:
-            if table.table not in known or known[table.table][0] is None:
-                return _NEVER
-            since = _moment(known[table.table][0])
+            since = self.targets.get(table.table, (_NEVER, None))[0]
             if since is not None:
                 found = since if found is None else max(found, since)
         return found
 
     def last_run(self, table: str) -> datetime | None:
         """Return when the last run of a table started."""
-        return _moment(self._targets[table][2])
+        return self.targets[table][1]
 
 
 def _moment(epoch: str | None) -> datetime | None:
@@ -1497,6 +1573,8 @@ _PYFORMAT: Final = cast("Any", DIALECT.__class__)(paramstyle="pyformat")
 
 def _key_of(table: Table, element: ColumnElement[Any]) -> str | None:
     """Return an expression as SQL to be compared with others, None if it has no such form."""
+    if any(getattr(node, "required", False) for node in visitors.iterate(element)):
+        return None  # The value of a parameter is not known yet.
     try:
         return _sql(table, element)
     except (CompileError, NotImplementedError):

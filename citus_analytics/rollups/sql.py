@@ -2521,6 +2521,13 @@ def _settled(spec: RollupSpec, part: _Target) -> str:
     )
 
 
+def best_order(target: TargetSpec, measure: str) -> str:
+    """Return the order of groups: by a measure, the greatest first; then by the group."""
+    group = [*([target.bucket] if target.bucket else []), *(c for c in target.by if c != TOTAL)]
+    rest = "".join(f", {quote(column)} ASC NULLS LAST" for column in group)
+    return f"{quote(measure)} DESC NULLS LAST{rest}"
+
+
 def best_query(spec: RollupSpec, target: TargetSpec, measure: str) -> str:
     """Return the query for the groups of a table in the order of a measure, fresh.
 
@@ -2532,8 +2539,10 @@ def best_query(spec: RollupSpec, target: TargetSpec, measure: str) -> str:
     rank, group = quote(measure), _listed(part.group)
     asked = _listed(map(quote, (*target.by, *([target.bucket] if target.bucket else []))))
     columns = [*part.group, *part.additive]
-    # An index serves an equality, and no IS NOT DISTINCT FROM.
+    # An index serves equalities, and no IS NOT DISTINCT FROM.
+    equal = " AND ".join(f"t.{c} = p.{c}" for c in part.group)
     same = " AND ".join(f"(t.{c} = p.{c} OR t.{c} IS NULL AND p.{c} IS NULL)" for c in part.group)
+    null = " OR ".join(f"p.{c} IS NULL" for c in part.group)
     shown = dict(target.visible)[measure]
     sums = _named(
         [*(f"u.{c}" for c in part.group), *(f"sum(u.{c})" for c in part.additive)], columns
@@ -2547,16 +2556,18 @@ def best_query(spec: RollupSpec, target: TargetSpec, measure: str) -> str:
   SELECT {sums} FROM (
     SELECT {_listed(columns)} FROM changed
     UNION ALL
-    SELECT {of_target} FROM pending AS p JOIN {table} AS t ON {same}
+    SELECT {of_target} FROM pending AS p JOIN {table} AS t ON {equal}
+    UNION ALL
+    SELECT {of_target} FROM pending AS p JOIN {table} AS t ON {same} WHERE {null}
   ) AS u GROUP BY {_listed(f"u.{c}" for c in part.group)}
   HAVING sum(u.{quote(target.rows)}) > 0
 ), others AS (
   SELECT {_listed(f"t.{c}" for c in part.group)}, t.{rank} FROM {table} AS t
   WHERE NOT EXISTS (SELECT 1 FROM pending AS p WHERE {same})
-  ORDER BY t.{rank} DESC NULLS LAST LIMIT :limit\0
+  ORDER BY {best_order(target, measure)} LIMIT :limit\0
 )
 SELECT * FROM (
   SELECT {asked}, {shown} AS {rank} FROM added
   UNION ALL
   SELECT {asked}, {rank} FROM others
-) AS every_group ORDER BY {rank} DESC NULLS LAST"""
+) AS every_group ORDER BY {best_order(target, measure)}"""

@@ -160,7 +160,19 @@ def test_backfill_beside_writers(engines: list[Engine]) -> None:
 
 @pytest.mark.faults
 @ON_CITUS_ONLY
-@pytest.mark.parametrize("node", [0, 1], ids=["coordinator", "worker"])
+@pytest.mark.parametrize(
+    "node",
+    [
+        pytest.param(0, id="coordinator"),
+        pytest.param(
+            1,
+            id="worker",
+            marks=pytest.mark.xfail(
+                strict=False, reason="the lock that a read waits for is the coordinator's"
+            ),
+        ),
+    ],
+)
 def test_reference_tables_are_fresh_while_runs_commit(engines: list[Engine], node: int) -> None:
     """Only insertions: what is read lies between the counts before and after."""
     build(engines[0], citus=True)

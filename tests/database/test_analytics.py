@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta, timezone
@@ -9,13 +10,23 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from zoneinfo import ZoneInfo
 
 import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 
-from citus_analytics.errors import ArgumentError
+from citus_analytics.errors import ArgumentError, RollupError
 from citus_analytics.github import analytics
-from citus_analytics.github.models import github_rollup_1min, github_users
+from citus_analytics.github.models import (
+    GITHUB_ROLLUP_1MIN,
+    Base,
+    github_rollup_1min,
+    github_users,
+)
+from citus_analytics.migrations import DropRollupsOp
+from citus_analytics.rollups.declare import specs_of
+from citus_analytics.rollups.run import run_rollup
 from tests.database.analytics_data import (
     CLOCK_CHANGES,
     INT_MAX,
@@ -35,7 +46,7 @@ from tests.tutorial import COMMITS_PER_HOUR, COUNT, MOST_ACTIVE_USERS, REPOSITOR
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
     from sqlalchemy.orm import Session
 
 Window: TypeAlias = tuple[datetime | None, datetime | None]
@@ -117,13 +128,13 @@ def test_most_active_are_the_tutorials(connection: Connection) -> None:
     rows = rollup_rows()
     connection.execute(insert(github_rollup_1min), rows)
     expected = connection.exec_driver_sql(MOST_ACTIVE_USERS).all()
-    found = analytics.most_active_users(connection)
+    found = analytics.most_active_users(connection, freshness="rolled_up")
     assert [each.events for each in found] == [row[2] for row in expected]
     totals: dict[tuple[Any, Any], int] = defaultdict(int)
     for row in rows:
         totals[row["ingest_time"], row["user_id"]] += row["total_events"]
     order = sorted(totals.items(), key=lambda each: (-each[1], each[0][0] or EVER, each[0][1]))
-    every = analytics.most_active_users(connection, limit=None)
+    every = analytics.most_active_users(connection, limit=None, freshness="rolled_up")
     assert [((each.minute, each.user_id), each.events) for each in every] == order
     assert found == every[:5]
     assert {type(each.events) for each in every} == {int}
@@ -179,7 +190,9 @@ def test_window_of_most_active_is_about_the_start_of_minutes(connection: Connect
         insert(github_rollup_1min),
         [{"user_id": 1, "total_events": 1, "ingest_time": minute} for minute in minutes],
     )
-    found = analytics.most_active_users(connection, since=minutes[1], until=minutes[3])
+    found = analytics.most_active_users(
+        connection, since=minutes[1], until=minutes[3], freshness="rolled_up"
+    )
     assert [each.minute for each in found] == minutes[1:3]
 
 
@@ -277,3 +290,72 @@ def start_of_hour(moment: datetime | None, zone: ZoneInfo) -> datetime | None:
     return moment - timedelta(
         minutes=shown.minute, seconds=shown.second, microseconds=shown.microsecond
     )
+
+
+# From rollups, and without them.
+
+
+def answers(session: Session | Connection, **options: Any) -> list[object]:
+    """Return what everything says that has a freshness."""
+    window = {name: options[name] for name in ("since", "until") if name in options}
+    zone = options.pop("time_zone", "UTC")
+    freshness = options["freshness"]
+    return [
+        analytics.count_events(session, **options),
+        analytics.count_events(session, event_type="PushEvent", **options),
+        analytics.count_events(session, event_type="x" * 200, **options),
+        analytics.commits_per_hour(session, time_zone=zone, **options),
+        analytics.top_repository_creators(session, **options),
+        analytics.top_repository_creators(session, limit=3, **options),
+        *(
+            analytics.most_active_users(session, limit=limit, freshness=freshness, **window)
+            for limit in (5, None)
+        ),
+    ]
+
+
+SOME_WINDOWS: list[dict[str, Any]] = [
+    {},
+    {"since": CLOCK_CHANGES[0] - timedelta(minutes=17, seconds=3)},
+    {"until": CLOCK_CHANGES[1] + timedelta(minutes=1)},
+    {"since": CLOCK_CHANGES[0].replace(minute=0), "until": CLOCK_CHANGES[3]},
+    {"since": CLOCK_CHANGES[4], "until": CLOCK_CHANGES[4] + timedelta(seconds=30)},
+]
+
+
+def test_fresh_answers_equal_raw_ones(session: Session) -> None:
+    """Rolled up in part, with changes pending; then as of the last run."""
+    session.execute(insert(github_users), random_users())
+    events = random_events(900)
+    add_events(session, events[:600])
+    run_rollup(session, GITHUB_ROLLUP_1MIN)
+    zones = ("UTC", "Asia/Kolkata", "Australia/Lord_Howe", "Europe/Berlin")
+    asked = [
+        {**window, "time_zone": zone}
+        for window, zone in zip(SOME_WINDOWS, itertools.cycle(zones), strict=False)
+    ]
+    before = [answers(session, freshness="raw", **each) for each in asked]
+    add_events(session, events[600:])
+    session.execute(text("DELETE FROM github_events WHERE user_id = 3"))
+    for each, rolled_up in zip(asked, before, strict=True):
+        raw = answers(session, freshness="raw", **each)
+        assert answers(session, freshness="fresh", **each) == raw
+        if len(each) == 1:
+            assert answers(session, freshness="rolled_up", **each)[:6] == rolled_up[:6]
+    run_rollup(session, GITHUB_ROLLUP_1MIN)
+    for each in asked:
+        raw = answers(session, freshness="raw", **each)
+        assert answers(session, freshness="fresh", **each) == raw
+        if len(each) == 1:
+            assert answers(session, freshness="rolled_up", **each) == raw
+
+
+def test_without_the_rollups(engine: Engine, session: Session) -> None:
+    """An application may have left them out."""
+    with engine.begin() as connection:
+        operations = Operations(MigrationContext.configure(connection))
+        operations.invoke(DropRollupsOp(specs_of(Base.metadata)[0]))
+        add_events(connection, random_events(100))
+    assert answers(session, freshness="fresh") == answers(session, freshness="raw")
+    with pytest.raises(RollupError, match="the database has no rollups of 'github_events'"):
+        analytics.count_events(session, freshness="rolled_up")
