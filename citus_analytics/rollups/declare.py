@@ -20,7 +20,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
@@ -47,12 +47,15 @@ from sqlalchemy import (
     String,
     Table,
     Time,
+    TypeDecorator,
     Uuid,
+    bindparam,
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import DOMAIN, JSONB
 from sqlalchemy.sql import coercions, roles
+from sqlalchemy.sql.sqltypes import NullType
 from sqlalchemy.sql.util import ClauseAdapter
 
 from citus_analytics.errors import ArgumentError, DeclarationError
@@ -450,6 +453,11 @@ class Rollup:
             if not label:
                 raise DeclarationError(
                     f"rollup {name!r}: give the dimension {element} a name, with .label('...')."
+                )
+            if isinstance(element.type, NullType):
+                raise DeclarationError(
+                    f"rollup {name!r}: the type of the dimension {label!r} is not known: name it, "
+                    "with cast(...) or type_coerce(...)."
                 )
             if label in dimensions:
                 raise DeclarationError(f"rollup {name!r} has two dimensions named {label!r}.")
@@ -934,9 +942,12 @@ class Rollup:
         columns += (Column(name, kind) for name, kind in types.items() if name in wanted)
         statement = text(_with_parameters(query, bounded))
         if bounded:
+            # Unique: a statement may compare two windows.
             statement = statement.bindparams(
-                since="-infinity" if since is None else since.isoformat(),
-                until="infinity" if until is None else until.isoformat(),
+                bindparam(
+                    "since", "-infinity" if since is None else since.isoformat(), unique=True
+                ),
+                bindparam("until", "infinity" if until is None else until.isoformat(), unique=True),
             )
         rows = statement.columns(*columns).subquery(self.name)
         order = [self.bucket] if width is not None else []
@@ -966,7 +977,8 @@ class Rollup:
         measure = Column(self.ranked, self._types({})[self.ranked])
         query = _with_parameters(best_query(spec, target, self.ranked), False)
         statement = text(f"{query} LIMIT :limit")
-        return statement.bindparams(limit=limit).columns(*group, measure)
+        limited = statement.bindparams(bindparam("limit", limit, unique=True))
+        return limited.columns(*group, measure)
 
     def _fractions(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         """Return the fractions that are asked for beside the declared ones, by measure and name."""
@@ -1020,6 +1032,12 @@ class Rollup:
         for name, moment in (("since", since), ("until", until)):
             if moment is not None and moment.utcoffset() is None:
                 raise ArgumentError(f"{name} must be an aware datetime, got {moment!r}.")
+            if moment is not None and moment.year in (MINYEAR, MAXYEAR):
+                # Beyond lies what Python cannot compute with.
+                raise ArgumentError(
+                    f"{name} must be in a year from {MINYEAR + 1} to {MAXYEAR - 1}, got "
+                    f"{moment.isoformat()}; None is for no bound."
+                )
             if moment is not None and width is not None and width.start_of(moment) != moment:
                 raise ArgumentError(
                     f"{name} must be the start of a bucket of {width}, got {moment.isoformat()}."
@@ -1212,8 +1230,18 @@ def _sql(table: Table, element: ColumnElement[Any]) -> str:
 _LONGEST: Final = 2400
 
 
-def _is_long(element: ColumnElement[Any]) -> bool:
+def _kind(element: ColumnElement[Any]) -> TypeEngine[Any]:
+    """Return the type of a value; of an application's own type and of a domain that beneath it."""
     kind = element.type
+    while isinstance(kind, TypeDecorator | DOMAIN):
+        kind = (
+            kind.load_dialect_impl(DIALECT) if isinstance(kind, TypeDecorator) else kind.data_type
+        )
+    return kind
+
+
+def _is_long(element: ColumnElement[Any]) -> bool:
+    kind = _kind(element)
     if isinstance(kind, JSONB | LargeBinary):
         return True
     if not isinstance(kind, String) or isinstance(kind, Enum):
@@ -1232,24 +1260,24 @@ def _abbreviated(element: ColumnElement[Any], number: int) -> str:
 
     A value that would not fit is its beginning and its digest: it remains a group of its own.
     """
-    longest = _LONGEST // max(number, 2)
+    longest, kind = _LONGEST // max(number, 2), _kind(element)
     value = "{0}" if isinstance(element, Column) else "({0})"
-    if isinstance(element.type, LargeBinary):
+    if isinstance(kind, LargeBinary):
         short = f"substring({value}, 1, {longest - 20}) || decode(md5({value}), 'hex')"
         return f"CASE WHEN octet_length({value}) > {longest} THEN {short} ELSE {{0}} END"
-    kind = _type_name(element.type)
-    if kind != "text":
+    name = _type_name(element.type)
+    if name != "text":
         value = f"({value})::text"
     characters = (longest - 40) // 4
-    if isinstance(element.type, String) and element.type.length is not None:
+    if isinstance(kind, String) and kind.length is not None:
         # A cast would cut the digest off.
-        characters = min(characters, element.type.length - 35)
+        characters = min(characters, kind.length - 35)
     short = f"left({value}, {characters}) || '...' || md5({value})"
-    if isinstance(element.type, JSONB):
+    if isinstance(kind, JSONB):
         # A string; to_jsonb() is not immutable.
         short = f"'\"' || md5({value}) || '\"'"
-    if kind != "text":
-        short = f"({short})::{kind}"
+    if name != "text":
+        short = f"({short})::{name}"
     return f"CASE WHEN octet_length({value}) > {longest} THEN {short} ELSE {{0}} END"
 
 
@@ -1263,20 +1291,25 @@ _REGISTER: Final = (
 
 def _bin(value: ColumnElement[Any]) -> str:
     """Return the template for the bin of a number."""
+    kind = _kind(value)
     size, special = "least(greatest(abs(({0})::numeric), 1e-300), 1e300)::float8", ""
-    if isinstance(value.type, Integer | Float):
+    if isinstance(kind, Integer | Float):
         size = "least(greatest(abs(({0})::float8), float8 '1e-300'), float8 '1e300')"
-    if not isinstance(value.type, Integer):
+    if not isinstance(kind, Integer):
         special = (
             f"WHEN {{0}} = 'NaN' THEN {INFINITE + 1} WHEN {{0}} = 'Infinity' THEN {INFINITE} "
             f"WHEN {{0}} = '-Infinity' THEN -{INFINITE} "
         )
+    if not isinstance(kind, _KNOWN):
+        special = special.replace("{0}", "({0})::numeric")
     return (
         f"CASE WHEN {{0}} = 0 THEN 0 {special}ELSE sign(({{0}})::numeric)::integer * "
         f"({SHIFT} + ceil(ln({size}) / {math.log(BASE)!r})::integer) END"
     )
 
 
+# Numbers of which it is known whether they may be NaN; the type of others is known to the server.
+_KNOWN: Final = (Integer, Float, Numeric)
 _NO_ORDER: Final = (Boolean, JSON, Uuid)
 _NO_SUM: Final = (*_NO_ORDER, Date, DateTime, Interval, LargeBinary, String, Time)
 
@@ -1288,9 +1321,13 @@ def _require_aggregate(
     unfit = {"count": (), "min": _NO_ORDER, "max": _NO_ORDER, "distinct": (JSON,)}.get(
         aggregate, _NO_SUM
     )
-    if isinstance(value.type, unfit) and not (
-        aggregate == "distinct" and isinstance(value.type, JSONB)
-    ):
+    kind = _kind(value)
+    if isinstance(kind, NullType) and aggregate in ("min", "max", "distinct"):
+        raise DeclarationError(
+            f"rollup {rollup!r}: the type of {value}, which measure {measure!r} keeps, is not "
+            "known: name it, with cast(...) or type_coerce(...)."
+        )
+    if isinstance(kind, unfit) and not (aggregate == "distinct" and isinstance(kind, JSONB)):
         raise DeclarationError(
             f"rollup {rollup!r}: PostgreSQL has no {aggregate} of {value.type!r}, which measure "
             f"{measure!r} asks for."
@@ -1304,7 +1341,7 @@ def _require_time_zone(table: Table, name: str) -> None:
             f"table {table.key!r} has no column {name!r}; its columns are "
             f"{', '.join(column.name for column in table.columns)}."
         )
-    kind = columns[0].type
+    kind = _kind(columns[0])
     # Other types, an application's own among them, are left to the server.
     if (isinstance(kind, DateTime) and not kind.timezone) or isinstance(kind, Date | Time):
         raise DeclarationError(
@@ -1327,7 +1364,7 @@ _PARTS: Final[Mapping[str, tuple[str, ...]]] = {
 
 def _has_special(value: ColumnElement[Any]) -> bool:
     """Whether values may be NaN or infinite, which cannot be subtracted again."""
-    return not isinstance(value.type, Integer)
+    return not isinstance(_kind(value), Integer)
 
 
 def _hidden(base: str, part: str, value: ColumnElement[Any]) -> list[str]:
@@ -1339,12 +1376,17 @@ def _hidden(base: str, part: str, value: ColumnElement[Any]) -> list[str]:
 def _hidden_type(part: str, value: ColumnElement[Any]) -> Any:
     if part == "count":
         return BigInteger()
-    small = isinstance(value.type, Integer) and not isinstance(value.type, BigInteger)
+    kind = _kind(value)
+    small = isinstance(kind, Integer) and not isinstance(kind, BigInteger)
     return BigInteger() if part == "sum" and small else Numeric()
 
 
 def _additive(part: str, column: str, value: ColumnElement[Any]) -> str:
     """Return what one row of the log, of weight 1, adds to a hidden column."""
+    if part == "count":
+        return f"CASE WHEN {column} IS NULL THEN 0 ELSE 1 END"
+    if not isinstance(_kind(value), _KNOWN):
+        column = f"({column})::numeric"
     if _has_special(value):
         finite = f"CASE WHEN {column} - {column} = 0 THEN {column}::numeric ELSE 0 END"
     else:
@@ -1352,7 +1394,6 @@ def _additive(part: str, column: str, value: ColumnElement[Any]) -> str:
         wide = _hidden_type("sum", value).compile(DIALECT).lower()
         finite = f"coalesce({column}, 0)::{wide}"
     return {
-        "count": f"CASE WHEN {column} IS NULL THEN 0 ELSE 1 END",
         "sum": finite,
         "squares": f"({finite})::numeric * ({finite})",
         "nan": f"CASE WHEN {column} = 'NaN' THEN 1 ELSE 0 END",

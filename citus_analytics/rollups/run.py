@@ -510,6 +510,9 @@ def _call(
             said = error.orig.diag
             hint = f". {said.message_hint}" if said.message_hint else "."
             raise RollupError(f"{said.message_primary}{hint}") from error
+        state = f"{rollup.source.name}_rollups"
+        if isinstance(error.orig, UndefinedTable) and f'"{state}"' in str(error.orig):
+            raise _missing(rollup, f"the table {state}") from error
         # An error inside of the function says where in it that was.
         if not isinstance(error.orig, UndefinedFunction) or error.orig.diag.context:
             raise
@@ -520,5 +523,5 @@ def _missing(rollup: Rollup, name: str) -> RollupError:
     return RollupError(
         f"the database has no rollup {rollup.name!r}: {name} was not found. Migrate the database "
         "first, with `alembic upgrade head`; for one of your own, with op.create_rollups in a "
-        "revision."
+        "revision. On Citus, connect to the coordinator: the workers do not have all of it."
     )

@@ -294,21 +294,39 @@ def bucket_of(every: str, time: str) -> str:
     else:
         unit, _, zone = every.removeprefix("1 ").partition(" at ")
         binned = f"date_trunc({literal(unit)}, {time}, {literal(zone or 'UTC')})"
+        if zone and unit != "hour":
+            binned = _instant(
+                f"date_trunc({literal(unit)}, {time} AT TIME ZONE {literal(zone)})", zone
+            )
     return (
         f"CASE WHEN {time} > '4700-01-01 00:00:00+00 BC' AND {time} < '290000-01-01 00:00:00+00' "
         f"THEN {binned} ELSE {time} END"
     )
 
 
+def _instant(local: str, zone: str) -> str:
+    """Return when a local time is, for the first time: clocks that are set back have it twice.
+
+    Of these PostgreSQL takes the second, and a day that starts at the second midnight would start
+    behind its first hour.
+    """
+    shift = "interval '1 microsecond'"
+    return f"(({local} - {shift}) AT TIME ZONE {literal(zone)} + {shift})"
+
+
 def bucket_end(every: str, bucket: str) -> str:
     """Return the end of the bucket that starts at a time, infinity at the edges of the type."""
+    unit, _, zone = every.removeprefix("1 ").partition(" at ")
     if _WIDTH.fullmatch(every):
         end = f"{bucket} + interval '{every}'"
+    elif unit == "hour":
+        end = f"{bucket} + interval '1 hour'"
     else:
-        unit, _, zone = every.removeprefix("1 ").partition(" at ")
-        zone = literal(zone or "UTC")
         width = {"quarter": "3 months"}.get(unit, f"1 {unit}")
-        end = f"(({bucket} AT TIME ZONE {zone}) + interval '{width}') AT TIME ZONE {zone}"
+        local = f"{bucket} AT TIME ZONE {literal(zone or 'UTC')}"
+        # Where midnight is skipped, a day starts later.
+        local = f"date_trunc({literal(unit)}, {local}) + interval '{width}'"
+        end = _instant(local, zone or "UTC")
     return (
         f"CASE WHEN {bucket} > '4700-01-01 00:00:00+00 BC' AND "
         f"{bucket} < '290000-01-01 00:00:00+00' THEN {end} ELSE 'infinity' END"
@@ -427,7 +445,10 @@ def _wanted(spec: RollupSpec) -> str:
 
 # Who does not see all rows must not add up some of them: row level security is an error then.
 # Compiling a plan costs more than a run of it.
-_SETTINGS: Final = "SET jit = off SET row_security = off"
+# Citus sends times to the shards as the session writes them, and each of these reads them in its
+# own way: only ISO is read as it was meant.
+_ISO: Final = " SET datestyle = 'ISO'"
+_SETTINGS: Final = f"SET jit = off SET row_security = off{_ISO}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -543,7 +564,16 @@ def _capture(spec: RollupSpec, *, sharded: bool) -> Function:
     wanted = _wanted(spec)
     refused = spec.late == "refuse" and spec.time is not None
 
-    def log(rows: str, weight: str) -> str:
+    def log(rows: str, weight: str, *, expired: bool = False) -> str:
+        using = ["edge"] if refused else []
+        if expired:
+            using.append("expired")
+            limit = f"${len(using)}" if sharded else "_vars.expired"
+            time = f"r.{quote(spec.time or '')}"
+            rows += (
+                f"\n      WHERE (isfinite({time}) AND extract(epoch FROM {time}) < {limit}) "
+                "IS NOT TRUE"
+            )
         if refused:
             edge = "$1" if sharded else "_vars.edge"
             weight = f"CASE WHEN l.at < {edge} THEN 0 ELSE {weight} END"
@@ -553,7 +583,7 @@ def _capture(spec: RollupSpec, *, sharded: bool) -> Function:
             f"    FROM ({rows}) AS l {wanted}"
         )
         if sharded:
-            return _on_shards(statement, "log", {_LOG: "log"}, using="edge" if refused else "")
+            return _on_shards(statement, "log", {_LOG: "log"}, using=_listed(using))
         return _in_place(statement, {_LOG: quote(spec.log)})
 
     # Of a table that is emptied, one row for each combination is enough.
@@ -596,19 +626,37 @@ def _capture(spec: RollupSpec, *, sharded: bool) -> Function:
     END IF;
     LOCK TABLE {quote(spec.source)} IN ACCESS EXCLUSIVE MODE;
     """
+    declared, removed = "", log(_raw(spec, "_removed"), "-1")
+    if spec.time is None:
+        removed = f"""\
+  IF TG_OP <> 'INSERT' THEN
+    {removed}
+  END IF;"""
+    else:
+        declared = """
+  expire text := current_setting('citus_analytics.expire', true);
+  expired numeric;"""
+        removed = f"""\
+  -- Rows that are expired leave without a trace: their aggregates stay. What goes or changes with
+  -- them, by a foreign key or another trigger, is a change like every other.
+  IF TG_OP = 'DELETE' AND expire <> '' THEN
+    IF expire LIKE '% %' AND substr(expire, strpos(expire, ' ') + 1)
+        = concat_ws(' ', quote_ident(TG_TABLE_SCHEMA), {literal(spec.source)}) THEN
+      expired := split_part(expire, ' ', 1)::numeric;
+    END IF;
+  END IF;
+  IF expired IS NOT NULL THEN
+    {log(_raw(spec, "_removed"), "-1", expired=True)}
+  ELSIF TG_OP <> 'INSERT' THEN
+    {removed}
+  END IF;"""
     body = f"""
 #variable_conflict use_column
 <<_vars>>
 DECLARE
   log text;
-  edge timestamptz;
+  edge timestamptz;{declared}
 BEGIN
-  -- Rows that are expired leave without a trace: their aggregates stay. What triggers and foreign
-  -- keys of theirs do to other tables is seen.
-  IF TG_OP = 'DELETE'
-    AND current_setting('citus_analytics.expire', true) = {literal(spec.source)} THEN
-    RETURN NULL;
-  END IF;
 {find}  -- It has its owner's rights: on tables of others it would run what their types cast with.
   IF {stranger} THEN
     RAISE EXCEPTION 'this trigger function is for another table than %', TG_RELID::regclass;
@@ -626,13 +674,13 @@ BEGIN
   IF TG_OP <> 'DELETE' THEN
     {log(_raw(spec, "_added"), "1")}
   END IF;
-  IF TG_OP <> 'INSERT' THEN
-    {log(_raw(spec, "_removed"), "-1")}
-  END IF;
+{removed}
   RETURN NULL;
 END
 """
     head = "()\nRETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET jit = off"
+    if sharded and refused:
+        head += _ISO
     return Function(f"{spec.source}_capture", "", head, body)
 
 
@@ -874,6 +922,7 @@ DECLARE
   _window_oldest timestamptz;
   _window_known timestamptz;
   _window_lost boolean;
+  _window_style text;
 BEGIN
 {lock}
 {absorb}
@@ -908,6 +957,7 @@ DECLARE
   _window_oldest timestamptz;
   _window_known timestamptz;
   _window_lost boolean;
+  _window_style text;
   width bigint := {width};
 BEGIN
 {lock}
@@ -943,8 +993,19 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
             f"{kind}({c})"
             for c, (kind, _) in zip(part.extremes, target.extremes.values(), strict=True)
         )
+        shape = (
+            "SELECT string_agg((a.attname, a.atttypid, a.atttypmod)::text, '' ORDER BY a.attnum) "
+            "FROM pg_catalog.pg_attribute AS a WHERE a.attnum > 0 AND a.attrelid = "
+        )
+        here = f"to_regclass({literal(f'pg_temp.{kept}')})"
+        # A session may have the table from before a migration has made the rollup another.
         outboxes.append(f"""
-    CREATE TEMPORARY TABLE IF NOT EXISTS {kept} (LIKE {outbox}) ON COMMIT DELETE ROWS;
+    IF ({shape}{here}) IS DISTINCT FROM ({shape}{_regclass(f"{target.table}_outbox")}) THEN
+      IF {here} IS NOT NULL THEN
+        DROP TABLE pg_temp.{kept};
+      END IF;
+      CREATE TEMPORARY TABLE {kept} (LIKE {outbox}) ON COMMIT DELETE ROWS;
+    END IF;
     WITH arrived AS (DELETE FROM {outbox} RETURNING *)
     INSERT INTO pg_temp.{kept} SELECT * FROM arrived;
     INSERT INTO {table} AS t ({_listed(columns)})
@@ -986,11 +1047,24 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
 {before}{late}  DELETE FROM {log}{pages};
   GET DIAGNOSTICS changes = ROW_COUNT;
   changes := changes + too_late;
+  IF changes > 0 AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS g
+      WHERE g.tgrelid = {_regclass(spec.log)} AND g.tgname = {literal(f"{spec.source}_absorb")}
+        AND (g.tgenabled = 'A' OR g.tgenabled = 'O'
+             AND current_setting('session_replication_role') <> 'replica')) THEN
+    RAISE EXCEPTION 'changes of % cannot be added up: the trigger of its log does not fire',
+      {literal(spec.source)} USING HINT =
+        'Enable its triggers, and run in a session whose session_replication_role is origin.';
+  END IF;
   IF changes > 0 THEN{"".join(outboxes) or " NULL;"}
   END IF;
   UPDATE {state} AS s SET last_run = started, duration = clock_timestamp() - started,
     absorbed = changes, late = s.late + too_late, failed_at = NULL, error = NULL;{states}"""
-    return absorb, _SETTINGS if reads_raw else "SET jit = off"
+    settings = "SET jit = off"
+    if reads_raw:
+        settings += " SET row_security = off"
+    if sharded:
+        settings += _ISO
+    return absorb, settings
 
 
 def _window(part: _Target) -> str:
@@ -1096,7 +1170,7 @@ def _reconcile(spec: RollupSpec, *, sharded: bool) -> Function:
         if target.extremes:
             found = _extremes(part)
             same = part.same("t", "f")
-            if sharded and target.keyed:
+            if sharded and target.keyed and spec.key is not None:
                 key = next(iter(part.by))
                 same += f" AND t.{quote(key)} = f.{quote(key)}"
             differs = " OR ".join(f"t.{c} IS DISTINCT FROM f.{c}" for c in part.extremes)
@@ -1132,7 +1206,7 @@ def _reconcile(spec: RollupSpec, *, sharded: bool) -> Function:
       GET DIAGNOSTICS groups = ROW_COUNT;
       DELETE FROM {table} AS t WHERE {part.empty("t")};{fix}
     ELSE
-      SELECT count(*), (array_agg({group} || ': ' || concat_ws(', ', {off})))[1:10]
+      SELECT count(*), (array_agg({group} || ': ' || array_to_string(ARRAY[{off}], ', ')))[1:10]
       INTO groups, examples
       FROM ({difference}) AS d;{count}
     END IF;
@@ -1151,6 +1225,7 @@ DECLARE
   _window_oldest timestamptz;
   _window_known timestamptz;
   _window_lost boolean;
+  _window_style text;
   extremes bigint := 0;
 BEGIN
 {_current(spec)}
@@ -1228,12 +1303,15 @@ END
 
 
 def _oldest_partition(spec: RollupSpec) -> str:
-    """Return the lower bound of the oldest partition of the source, as an expression.
+    """Return the statements that find the lower bound of the oldest partition of the source.
 
     It is NULL unless the source is partitioned by ranges of the time column, and -infinity where
     one has no beginning. A default partition does not count: it is not what is dropped.
     """
-    return f"""(
+    return f"""-- The server writes a bound in the style of the session, with its ambiguous zones.
+    _window_style := current_setting('DateStyle');
+    PERFORM set_config('DateStyle', 'ISO', true);
+    _window_oldest := (
     SELECT min(CASE WHEN bound LIKE 'FOR VALUES FROM (''%'
                  THEN split_part(bound, '''', 2)::timestamptz ELSE '-infinity' END)
            FILTER (WHERE bound <> 'DEFAULT')
@@ -1244,7 +1322,8 @@ def _oldest_partition(spec: RollupSpec) -> str:
     JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid,
       pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound
     WHERE p.partrelid = {_regclass(spec.source)} AND p.partstrat = 'r' AND p.partnatts = 1
-      AND a.attname = {literal(spec.time or "")})"""
+      AND a.attname = {literal(spec.time or "")});
+    PERFORM set_config('DateStyle', _window_style, true);"""
 
 
 def _note_partitions(spec: RollupSpec) -> str:
@@ -1256,7 +1335,7 @@ def _note_partitions(spec: RollupSpec) -> str:
     return f"""
   IF EXISTS (SELECT FROM pg_catalog.pg_partitioned_table AS p
              WHERE p.partrelid = {_regclass(spec.source)}) THEN
-    _window_oldest := {_oldest_partition(spec)};
+    {_oldest_partition(spec)}
     _window_known := (SELECT max(s.oldest_partition) FROM {state} AS s);
     IF _window_oldest IS DISTINCT FROM _window_known THEN
       -- Without a partition that was known, what is pending tells.
@@ -1383,6 +1462,14 @@ def _note_edge(spec: RollupSpec) -> str:
   INSERT INTO {edge} SELECT max(s.horizon) FROM {state} AS s;"""
 
 
+def _own_schema(spec: RollupSpec) -> str:
+    """Return the name of the schema of the source, as an expression."""
+    return (
+        "(SELECT c.relnamespace::regnamespace FROM pg_catalog.pg_class AS c "
+        f"WHERE c.oid = {_regclass(spec.source)})"
+    )
+
+
 def _expire(spec: RollupSpec) -> Function:
     state, source = quote(spec.state), quote(spec.source)
     time = quote(spec.time or "")
@@ -1407,7 +1494,9 @@ def _expire(spec: RollupSpec) -> Function:
     oldest := CASE WHEN extract(epoch FROM oldest) + extract(epoch FROM width)
       < extract(epoch FROM before) THEN least(oldest + width, before) ELSE before END;
     SET LOCAL citus.propagate_set_commands = 'local';
-    SET LOCAL citus_analytics.expire = {literal(spec.source)};
+    -- In numbers, which no session writes in another way.
+    EXECUTE format('SET LOCAL citus_analytics.expire = %L', concat_ws(' ',
+      extract(epoch FROM oldest), {_own_schema(spec)}, {literal(spec.source)}));
     DELETE FROM {source} AS r WHERE r.{time} < oldest AND isfinite(r.{time});
     GET DIAGNOSTICS deleted = ROW_COUNT;
     SET LOCAL citus_analytics.expire = '';
@@ -1458,6 +1547,9 @@ _CAPTURES: Final = {
 _PREPARE: Final = on_citus(f"""
 {sequential()}
 PERFORM set_config('citus.enable_unsafe_triggers', 'on', true);
+-- Citus sends the times in a view to the nodes as the session writes them. It reads them as before.
+PERFORM set_config(
+  'DateStyle', regexp_replace(current_setting('DateStyle'), '^[A-Za-z]+', 'ISO'), true);
 """)
 
 
@@ -1525,7 +1617,12 @@ def create(spec: RollupSpec) -> tuple[str, ...]:
         oldest = _oldest_partition(spec).replace(
             _regclass(spec.source), f"{literal(source)}::regclass"
         )
-        statements.append(f"UPDATE {state} SET oldest_partition = {oldest}")
+        statements.append(
+            do_block(
+                f"{oldest}\nUPDATE {state} SET oldest_partition = _window_oldest;",
+                declare=("_window_oldest timestamptz", "_window_style text"),
+            )
+        )
     statements += (
         f"COMMENT ON {kind} {qualify(name, spec.schema)}{arguments} IS {literal(spec.describe())}"
         for kind, name, arguments in described(spec)
@@ -1574,7 +1671,7 @@ END
     # Of columns and not of the view's type, which Citus takes for a circular dependency when it
     # distributes a table anew.
     function = (
-        f"CREATE FUNCTION {rows.replace('%', '%%')}() RETURNS TABLE (%s) LANGUAGE plpgsql AS "
+        f"CREATE FUNCTION {rows.replace('%', '%%')}() RETURNS TABLE (%s) LANGUAGE plpgsql{_ISO} AS "
         f"{dollar_quote(body, 'rows').replace('%', '%%')}"
     )
     columns = (
@@ -2191,6 +2288,10 @@ END
     return f"DO {dollar_quote(body, 'check')}"
 
 
+# A value that is counted approximately: its hash is in the log.
+_HASHED: Final = re.compile(r"CASE WHEN (.*?) IS NOT NULL THEN \(\(hash_record_extended", re.DOTALL)
+
+
 def _check_immutable(spec: RollupSpec) -> tuple[str, ...]:
     """Return the block that refuses expressions whose value is not of their row alone.
 
@@ -2206,11 +2307,24 @@ def _check_immutable(spec: RollupSpec) -> tuple[str, ...]:
     if not computed:
         return ()
     values = _listed(f"({literal(sql)})" for sql in computed)
+    counted = (_HASHED.match(sql) for sql in computed)
+    hashed = _array(found[1] for found in counted if found)
+    written = (
+        f"format('rollups of %s use %s, a text of a float or of bytes, which depends on the "
+        f"session: use an immutable expression, such as a text of a numeric, or encode()', "
+        f"{literal(quote(spec.source))}, one.sql)"
+    )
+    unhashed = (
+        f"format('rollups of %s count values of %s approximately, whose type has no hash (%s)', "
+        f"{literal(quote(spec.source))}, one.sql, SQLERRM)"
+    )
     block = do_block(
         f"CREATE TEMPORARY TABLE r (LIKE {qualify(spec.source, spec.schema)});\n"
         f"FOR one IN SELECT * FROM (VALUES {values}) AS v (sql) LOOP\n"
         "  BEGIN\n"
         "    EXECUTE format('CREATE INDEX ON pg_temp.r ((1)) WHERE (%s) IS NULL', one.sql);\n"
+        "    tree := (SELECT string_agg(i.indpred::text, '') FROM pg_catalog.pg_index AS i\n"
+        "             WHERE i.indrelid = 'pg_temp.r'::regclass);\n"
         "  EXCEPTION WHEN invalid_object_definition THEN\n"
         "    EXECUTE format('CREATE OR REPLACE TEMPORARY VIEW r_view AS SELECT (%s) IS NULL AS v "
         "FROM pg_temp.r', one.sql);\n"
@@ -2223,6 +2337,16 @@ def _check_immutable(spec: RollupSpec) -> tuple[str, ...]:
         "        WHERE p.provolatile <> 'i' AND p.oid <> "
         "'pg_catalog.date_trunc(text, timestamptz, text)'::regprocedure)\n"
         f"    THEN\n      {refusal(message)}\n    END IF;\n"
+        "  END;\n"
+        # To the server these are immutable: bytea, real and double precision.
+        "  IF tree ~ 'COERCEVIAIO :arg [{][A-Z]+ [^{}]*:[a-z]+type (17|700|701) ' THEN\n"
+        f"{indented(refusal(written))}\n  END IF;\n"
+        "END LOOP;\n"
+        f"FOR one IN SELECT * FROM unnest({hashed}) AS v (sql) LOOP\n"
+        "  BEGIN\n"
+        "    EXECUTE format('SELECT hash_record_extended(ROW(%s), 0) FROM (VALUES (1)) AS one "
+        "LEFT JOIN pg_temp.r ON true', one.sql);\n"
+        f"  EXCEPTION WHEN undefined_function THEN\n    {refusal(unhashed)}\n"
         "  END;\nEND LOOP;\nDROP TABLE pg_temp.r CASCADE;",
         declare=("one record", "tree text"),
     )

@@ -280,7 +280,7 @@ MUTANTS: Final = {
         "true",
     ),
     "the horizon stays": ("SET horizon = greatest(s.horizon, before)", "SET horizon = s.horizon"),
-    "what expires is deleted": ("SET LOCAL citus_analytics.expire = 'visits'", "PERFORM 1"),
+    "what expires is deleted": ("expired := split_part(expire, ' ', 1)::numeric", "PERFORM 1"),
     "verify looks behind the horizon": ("_window_since < _window_horizon", "false"),
 }
 
