@@ -395,10 +395,25 @@ class _Target:
         return f"t.{quote(self.target.rows)}" if alias == "t" else "l.n"
 
     def same(self, left: str, right: str) -> str:
-        """Return the condition that two rows are of one group, NULLs included."""
-        return " AND ".join(
-            f"{left}.{column} IS NOT DISTINCT FROM {right}.{column}" for column in self.group
-        )
+        """Return the condition that two rows are of one group, NULLs included.
+
+        It consists of equalities, which an index serves, and IS NOT DISTINCT FROM does not.
+        """
+        target, never = self.target, set()
+        if target.bucket is not None and not target.undated:
+            never.add(quote(target.bucket))
+        conditions = [
+            f"{left}.{c} = {right}.{c}"
+            if c in never
+            else f"({left}.{c} = {right}.{c} OR {left}.{c} IS NULL AND {right}.{c} IS NULL)"
+            for c in self.group
+        ]
+        if self.spec.key is not None and target.keyed:
+            # This one can be hashed, and the type of a distribution column too.
+            key = quote(next(iter(self.by)))
+            hashes = (f"hash_record_extended(ROW({each}.{key}), 0)" for each in (left, right))
+            conditions.append(" = ".join(hashes))
+        return " AND ".join(conditions)
 
 
 def _projection(spec: RollupSpec, alias: str = "r") -> list[tuple[str, str]]:
@@ -1255,6 +1270,15 @@ def _backfill(spec: RollupSpec) -> Function:
     state, source = quote(spec.state), quote(spec.source)
     buckets = [literal(target.table) for target in spec.targets if target.every is not None]
     bucketed = f"one.target IN ({_listed(buckets)})" if buckets else "false"
+    # Where the bucket that a window starts in begins.
+    starts = "since"
+    if buckets:
+        cases = " ".join(
+            f"WHEN {literal(target.table)} THEN {bucket_of(target.every, 'since')}"
+            for target in spec.targets
+            if target.every is not None
+        )
+        starts = f"(CASE WHEN isfinite(since) THEN CASE one.target {cases} END ELSE since END)"
     if spec.time is None:
         newest = "    since := '-infinity';"
     else:
@@ -1283,8 +1307,8 @@ BEGIN
     FOR one IN SELECT s.target, s.horizon FROM {state} AS s WHERE s.complete_since >= mark LOOP
       -- Before the horizon there is nothing to add up: the aggregates stay as they are.
       IF one.horizon IS NULL OR {bucketed} THEN
-        PERFORM {reconcile}(
-          one.target, CASE WHEN since < one.horizon THEN NULL ELSE since END, mark, true);
+        PERFORM {reconcile}(one.target, CASE WHEN {starts} < one.horizon THEN NULL
+          ELSE since END, mark, true);
       END IF;
     END LOOP;
     UPDATE {state} AS s SET complete_since = since WHERE s.complete_since >= mark;
@@ -1944,6 +1968,31 @@ def _create_functions(spec: RollupSpec) -> str:
     return f"DO {dollar_quote(block, 'functions')}"
 
 
+def _refuse_new_measures(state: str, rows: str) -> str:
+    """Return the statements that refuse what cannot be known of rows that have been expired."""
+    message = refusal(
+        "format('rollup %s cannot have another measure: rows of its source have been expired, and "
+        "it would be wrong for their groups. Declare another rollup beside it', changed)"
+    )
+    # Its hidden columns, and the tables of what does not add up.
+    return f"""\
+SELECT s.target INTO changed
+FROM (VALUES
+    {rows}) AS v (target, shape)
+JOIN {state} AS s ON s.target = coalesce(v.shape::jsonb ->> 'of', v.target)
+WHERE isfinite(s.horizon) AND CASE
+  WHEN v.shape::jsonb ->> 'of' IS NOT NULL
+    THEN NOT EXISTS (SELECT FROM {state} AS m WHERE m.target = v.target)
+  ELSE EXISTS (
+    SELECT jsonb_object_keys((v.shape::jsonb -> 'sums') || (v.shape::jsonb -> 'extremes'))
+    EXCEPT
+    SELECT jsonb_object_keys((s.shape::jsonb -> 'sums') || (s.shape::jsonb -> 'extremes')))
+END LIMIT 1;
+IF changed IS NOT NULL THEN
+  {message}
+END IF;"""
+
+
 def _register(spec: RollupSpec) -> str:
     """Return the block that notes the tables of the rollups, and whether each is complete."""
     state, source = qualify(spec.state, spec.schema), qualify(spec.source, spec.schema)
@@ -1969,6 +2018,7 @@ def _register(spec: RollupSpec) -> str:
     return do_block(
         f"empty := NOT EXISTS (SELECT 1 FROM {source} LIMIT 1);\n{filled}"
         f"known := (SELECT max(s.horizon) FROM {state} AS s);\n"
+        f"IF isfinite(known) THEN\n{indented(_refuse_new_measures(state, rows))}\nEND IF;\n"
         # Where a table comes back, nothing of what was known of it is true.
         f"DELETE FROM {state} WHERE target NOT IN ({_listed(map(literal, shapes))});\n"
         f"INSERT INTO {state} AS s (target, shape, complete_since, horizon)\n"
@@ -1981,7 +2031,10 @@ def _register(spec: RollupSpec) -> str:
         "ON CONFLICT (target) DO UPDATE SET shape = excluded.shape, complete_since = CASE\n"
         "  WHEN s.shape = excluded.shape THEN coalesce(s.complete_since, excluded.complete_since)\n"
         "  ELSE excluded.complete_since END;",
-        declare=("empty boolean", "filled text[] := '{}'", "known timestamptz"),
+        declare=(
+            *("empty boolean", "filled text[] := '{}'", "known timestamptz"),
+            "changed text",
+        ),
     )
 
 

@@ -169,13 +169,54 @@ def test_a_rollup_that_changes_after_expiry_can_be_backfilled(lab: Engine) -> No
     with lab.begin() as connection:
         for statement in drop(SPEC, keep=True):
             run_sql(connection, statement)
-        run_sql(connection, "UPDATE events_rollups SET shape = 'another'")
+        run_sql(
+            connection,
+            "UPDATE events_rollups SET shape = jsonb_set(shape::jsonb, '{columns}', '{}')::text",
+        )
         for statement in create(SPEC):
             run_sql(connection, statement)
     assert backfill_all(lab) >= 1
     assert groups(lab, "SELECT n FROM all_events") == [(4,)]
     assert groups(lab, "SELECT sum(n) FROM per_user_1_hour") == [(4,)]
     execute(lab, f"SELECT events_expire('{HORIZON}', interval '1 day')")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "UPDATE events_rollups SET shape = (shape::jsonb #- '{sums,_ms_count}')::text",
+        "UPDATE events_rollups SET shape = (shape::jsonb #- '{extremes,first}')::text",
+        "DELETE FROM events_rollups WHERE target = 'by_kind_users'",
+    ],
+)
+def test_what_has_been_expired_gets_no_new_measure(lab: Engine, before: str) -> None:
+    """It would be wrong for the groups whose rows are gone."""
+    expired(lab)
+    with lab.begin() as connection:
+        for statement in (*drop(SPEC, keep=True), before):
+            run_sql(connection, statement)
+
+    def again() -> None:
+        with lab.begin() as connection:
+            for statement in create(SPEC):
+                run_sql(connection, statement)
+
+    with pytest.raises(DBAPIError, match="cannot have another measure"):
+        again()
+
+
+def test_a_backfill_up_to_a_horizon_within_a_bucket(lab: Engine) -> None:
+    """A day of Berlin begins before the day of UTC that a window begins with."""
+    rows = ", ".join(
+        f"({number}, 1, 'a', 1, 1, '2026-{day} 12:00Z')"
+        for number, day in enumerate(("02-27", "02-28", "03-01", "03-02"))
+    )
+    execute(lab, f"{INSERT} {rows}", "SELECT events_run()")
+    execute(lab, "SELECT events_expire('2026-03-01 00:00Z', interval '9 days')")
+    execute(lab, "UPDATE events_rollups SET complete_since = 'infinity'")
+    assert backfill_all(lab) >= 2
+    assert groups(lab, "SELECT count(*), sum(n) FROM per_user_1_hour") == [(4, 4)]
+    assert groups(lab, "SELECT count(*), sum(_rows) FROM by_kind") == [(4, 4)]
 
 
 def test_a_migration_loses_nothing_that_is_being_written(lab: Engine) -> None:
