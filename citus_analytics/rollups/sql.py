@@ -921,21 +921,20 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
         columns = [*part.group, *part.additive, *part.extremes]
         outbox = quote(f"{target.table}_outbox")
         table = quote(target.table)
-        kept = quote(f"{target.table[:50]}_arrived")
         sums = [*part.group, *(f"sum({c})" for c in part.additive)]
         sums += (
             f"{kind}({c})"
             for c, (kind, _) in zip(part.extremes, target.extremes.values(), strict=True)
         )
         outboxes.append(f"""
-    CREATE TEMPORARY TABLE IF NOT EXISTS {kept} (LIKE {outbox}) ON COMMIT DELETE ROWS;
+    CREATE TEMPORARY TABLE _arrived (LIKE {outbox});
     WITH arrived AS (DELETE FROM {outbox} RETURNING *)
-    INSERT INTO pg_temp.{kept} SELECT * FROM arrived;
+    INSERT INTO pg_temp._arrived SELECT * FROM arrived;
     INSERT INTO {table} AS t ({_listed(columns)})
-    SELECT {_listed(sums)} FROM pg_temp.{kept} GROUP BY {_positions(part.group)}
+    SELECT {_listed(sums)} FROM pg_temp._arrived GROUP BY {_positions(part.group)}
     ON CONFLICT ({_listed(part.group)}) DO UPDATE SET {_listed(_added(part))};
     DELETE FROM {table} WHERE {quote(target.rows)} = 0;
-    DELETE FROM pg_temp.{kept};""")
+    DROP TABLE pg_temp._arrived;""")
     states = "".join(
         f"""
   DELETE FROM {quote(table)} AS s WHERE s.{quote(column)} <> date_trunc('minute', now());
@@ -944,7 +943,15 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
         for table, column in spec.states.items()
     )
     reads_raw = any(target.extremes for target in spec.targets)
-    before = late = pages = ""
+    before = late = ""
+    pages = (
+        [
+            "l.ctid >= format('(%s,0)', $1)::tid",
+            "l.ctid < format('(%s,0)', $1 + _vars.width)::tid",
+        ]
+        if batch
+        else []
+    )
     if reads_raw:
         # First a lock on the source: TRUNCATE takes it before it writes to the log.
         before = f"""\
@@ -952,21 +959,17 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
   PERFORM FROM {quote(spec.source)} WHERE false;
 """
     if spec.time is not None:
-        refused = "n = 0" if spec.late == "refuse" else "at < _vars.edge"
+        came_late = "l.n = 0" if spec.late == "refuse" else "l.at < _vars.edge"
         late = f"""\
   edge := (SELECT max(s.horizon) FROM {state} AS s);
   IF edge IS NOT NULL THEN
-    DELETE FROM {log} AS l WHERE l.{refused};
+    DELETE FROM {log} AS l WHERE {" AND ".join([*pages, came_late])};
     GET DIAGNOSTICS too_late = ROW_COUNT;
   END IF;{_note_partitions(spec)}
 """
-    if batch:
-        pages = (
-            " AS l WHERE l.ctid >= format('(%s,0)', $1)::tid\n"
-            "    AND l.ctid < format('(%s,0)', $1 + _vars.width)::tid"
-        )
+    wheres = f" AS l WHERE {' AND '.join(pages)}" if pages else ""
     absorb = f"""\
-{before}{late}  DELETE FROM {log}{pages};
+{before}{late}  DELETE FROM {log}{wheres};
   GET DIAGNOSTICS changes = ROW_COUNT;
   changes := changes + too_late;
   IF changes > 0 THEN{"".join(outboxes) or " NULL;"}
@@ -1560,6 +1563,8 @@ END
         f"CREATE FUNCTION {rows.replace('%', '%%')}() RETURNS TABLE (%s) LANGUAGE plpgsql AS "
         f"{dollar_quote(body, 'rows').replace('%', '%%')}"
     )
+    # Whoever reads the view may have another search path.
+    path = f"ALTER FUNCTION {rows.replace('%', '%%')}() SET search_path = pg_catalog, %s, pg_temp"
     columns = (
         "(SELECT string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), "
         "', ' ORDER BY a.attnum)\n   FROM pg_catalog.pg_attribute AS a\n"
@@ -1572,6 +1577,7 @@ END
         "IF sharded THEN\n"
         f"EXECUTE {dollar_quote(f'CREATE VIEW {now} AS{chr(10)}{query}', 'step')};\n"
         f"EXECUTE format({dollar_quote(function, 'step')}, {columns});\n"
+        f"EXECUTE format({dollar_quote(path, 'step')}, {_search_path(spec)});\n"
         f"EXECUTE {dollar_quote(f'CREATE VIEW {view} AS SELECT * FROM {rows}()', 'step')};\n"
         f"ELSE\nEXECUTE {dollar_quote(plain, 'step')};\nEND IF;",
         declare=("sharded boolean := false",),
@@ -1794,13 +1800,24 @@ def _distribute_beside(spec: RollupSpec) -> str:
     )
 
 
-def _create_functions(spec: RollupSpec) -> str:
-    """Return the block that creates the functions that suit the source, with a search path.
+def _search_path(spec: RollupSpec) -> str:
+    """Return the schemas in which functions look names up behind pg_catalog, as an expression.
 
     A function that runs with its owner's rights must not look names up where others can put
     theirs. Without a schema of our own, the one that the tables were created in is known only to
     the server; types and operators of extensions may be in any other of the search path.
     """
+    schema = "current_schema()" if spec.schema is None else literal(spec.schema)
+    return (
+        "(SELECT string_agg(quote_ident(s), ', ' ORDER BY o) FROM (\n"
+        f"    SELECT {schema} AS s, 0 AS o UNION ALL\n"
+        "    SELECT * FROM unnest(current_schemas(false)) WITH ORDINALITY AS p (s, o)\n"
+        f"    WHERE s <> {schema}) AS paths)"
+    )
+
+
+def _create_functions(spec: RollupSpec) -> str:
+    """Return the block that creates the functions that suit the source, with a search path."""
     branches = []
     for sharded in (True, False):
         body = ""
@@ -1815,13 +1832,9 @@ def _create_functions(spec: RollupSpec) -> str:
             )
         # Not indented: a function is compared with what it was created from.
         branches.append(body)
-    schema = "current_schema()" if spec.schema is None else literal(spec.schema)
     source = literal(qualify(spec.source, spec.schema))
     block = (
-        "\nDECLARE\n  path text := (SELECT string_agg(quote_ident(s), ', ' ORDER BY o) FROM (\n"
-        f"    SELECT {schema} AS s, 0 AS o UNION ALL\n"
-        "    SELECT * FROM unnest(current_schemas(false)) WITH ORDINALITY AS p (s, o)\n"
-        f"    WHERE s <> {schema}) AS paths);\n  sharded boolean := false;\nBEGIN\n"
+        f"\nDECLARE\n  path text := {_search_path(spec)};\n  sharded boolean := false;\nBEGIN\n"
         "  IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN\n"
         "    sharded := EXISTS (SELECT FROM pg_catalog.pg_dist_partition\n"
         f"      WHERE logicalrelid = {source}::regclass);\n  END IF;\n"
@@ -1844,7 +1857,8 @@ def _register(spec: RollupSpec) -> str:
             if name in used or f"l.{quote(name)}" in sums
         }
         shape = asdict(target) | {"columns": columns}
-        del shape["visible"]
+        # Nor does how it is read.
+        del shape["visible"], shape["reads"]
         shapes[target.table] = json.dumps(shape, sort_keys=True, ensure_ascii=False)
     rows = ",\n    ".join(f"({literal(t)}, {literal(shape)})" for t, shape in shapes.items())
     filled = "".join(
