@@ -262,8 +262,9 @@ def add_rollups(commands: Commands, *, metadata: str | None = None) -> None:
         rollups_expire,
         "delete old raw rows and keep their aggregates",
         "Delete raw rows from before a time, in many transactions, and keep what rollups hold of "
-        "them. Rows that come for that time later are added; verify and repair look no further "
-        "back. Where there are rollups of several sources, one has to be named.",
+        "them. Rows that come for that time later are added, or left out, as the rollups are "
+        "declared; verify and repair look no further back. Where there are rollups of several "
+        "sources, one has to be named.",
     )
     action.add_argument(
         "--before",
@@ -688,7 +689,9 @@ def rollups_audit(arguments: Namespace) -> None:
     if arguments.json:
         write_json({"adds_up": not wrong, "windows": found})
     for each in () if arguments.json else wrong:
-        since, until = (each[edge] and f"{each[edge].astimezone(UTC):%F %T %Z}" for edge in _EDGES)
+        since, until = (
+            each[bound] and f"{each[bound].astimezone(UTC):%F %T %Z}" for bound in _BOUNDS
+        )
         window = " ".join(filter(None, (since and f"from {since}", until and f"until {until}")))
         write(f"{each['table']}: {plural(each['groups'], 'group')} differ {window}, and lack:")
         write(*(printable(f"  {example}") for example in each["examples"]))
@@ -702,7 +705,7 @@ def rollups_audit(arguments: Namespace) -> None:
         write("Python: for window in audit(engine, rollup): ...")
 
 
-_EDGES: Final = ("since", "until")
+_BOUNDS: Final = ("since", "until")
 
 
 def rollups_backfill(arguments: Namespace) -> None:

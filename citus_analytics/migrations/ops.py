@@ -1679,7 +1679,6 @@ class DropRollupsOp(_RollupsOp):
             keep_state: Whether what is known of them stays, such as what has been expired, for
                 rollups that the same migration creates again.
             clear: Tables of rollups that are emptied, because the same migration changes what their
-                rows are grouped by. They are backfilled afterwards; aggregates of rows that have
                 rows are grouped by. They are backfilled afterwards, which is refused where rows
                 have been expired: their aggregates would be lost.
             incomplete: Tables of rollups that have to be backfilled again, because the migration
@@ -1720,6 +1719,7 @@ class DropRollupsOp(_RollupsOp):
             clear=self.clear,
             incomplete=self.incomplete,
             renamed_from=self.renamed_to,
+            moved_from=self.moved_to,
         )
 
 

@@ -60,8 +60,8 @@ from citus_analytics.rollups.declare import (
     Measure,
     Rollup,
     _expression,
-    _hidden,
     _is_long,
+    _kept,
     _names_read,
     _require_aggregate,
     _sql,
@@ -729,8 +729,8 @@ class _Needs:
             else:
                 base = bases.setdefault(sql, f"a{len(bases)}")
                 for part in _PARTS[measure.aggregate]:
-                    for number, column in enumerate(_hidden(base, part, value)):
-                        self.additive[column] = (sql, part, number)
+                    for number, column in enumerate(_kept(part, value)):
+                        self.additive[f"_{base}_{column}"] = (sql, part, number)
                 type_ = _visible_type(measure.aggregate, value)
                 self.types[name] = type_
                 shown = _visible(measure.aggregate, base, value)
@@ -880,8 +880,8 @@ class _Prepared:
             value = next(
                 (v for _, v in rollup.measures.values() if _is_value(source, v, sql)), None
             )
-            columns = [] if base is None or value is None else _hidden(base, part, value)
-            column = columns[number] if number < len(columns) else ""
+            kept = () if value is None else _kept(part, value)
+            column = f"_{base}_{kept[number]}" if number < len(kept) else ""
             if column not in target.sums:
                 raise _NoMatchError(f"has no measure that keeps the {part} of {sql}")
             table_side.additive[name] = f"t.{quote(column)}"
@@ -911,7 +911,7 @@ class _Prepared:
                 None,
             )
             if held is not None:
-                of = rollup.values[level, held].name
+                of = rollup.value_tables[level, held].name
                 tables.append(found_table := _same_target(own, self.spec, of))
                 table_side.values.append(f"t.{quote(VALUE)}")
                 log_side.values.append(f"l.{quote(found_table.by[VALUE])}")

@@ -379,7 +379,8 @@ class Rollup:
         measures: The measures by name, with the value that each aggregates.
         bucket: The column that holds the start of the bucket.
         ranked: The measure by which the tables are indexed.
-        values: The tables of what does not add up, by the width of their buckets and the measure.
+        value_tables: The tables of what does not add up, by the width of their buckets and the
+            measure.
         late: What becomes of rows that come for time that has been expired.
     """
 
@@ -395,7 +396,7 @@ class Rollup:
     measures: Mapping[str, tuple[Measure, ColumnElement[Any] | None]]
     bucket: str
     ranked: str | None
-    values: Mapping[tuple[Every | None, str], Table]
+    value_tables: Mapping[tuple[Every | None, str], Table]
     late: Late
 
     def __init__(
@@ -427,7 +428,8 @@ class Rollup:
                 a reference table.
             time: The column that says when a row happened, a timestamp with time zone; None for
                 totals over all time.
-            every: The width of the buckets, or several; see the function `every`.
+            every: The width of the buckets, or several: `5 minutes`, `1 day at Europe/Berlin`; see
+                `width_of`.
             where: What rows are aggregated; all by default.
             undated: Whether rows without a finite time are kept, as a group whose bucket is NULL.
             target: A table that exists in the metadata already, to hold the aggregates: its
@@ -517,7 +519,7 @@ class Rollup:
             "bucket": bucket,
             "ranked": ranked,
             "late": late,
-            "values": {},
+            "value_tables": {},
         }
         for attribute, value in attributes.items():
             object.__setattr__(self, attribute, value)
@@ -545,13 +547,13 @@ class Rollup:
                     table_name = f"{name}{suffix}_{label}"
                     tables[width, label] = self._make_target(table_name, width, values_of=label)
         object.__setattr__(self, "targets", targets)
-        object.__setattr__(self, "values", tables)
+        object.__setattr__(self, "value_tables", tables)
         _declare(self)
 
     @property
     def tables(self) -> tuple[Table, ...]:
         """All tables of the rollup: the targets, and those of what does not add up."""
-        return (*self.targets.values(), *self.values.values())
+        return (*self.targets.values(), *self.value_tables.values())
 
     @property
     def key(self) -> str | None:
@@ -566,7 +568,7 @@ class Rollup:
         """
         if self.key is None:
             return isinstance(distribution_of(self.source), Distributed)
-        column = self.dimensions.get(self.key or "")
+        column = self.dimensions.get(self.key)
         return isinstance(column, Column) and column.name == self.key
 
     def _make_target(
@@ -578,7 +580,7 @@ class Rollup:
                 f"rollup table {name!r} has a name of {len(name.encode())} bytes; the names "
                 f"derived from it fit into PostgreSQL's 63 only up to {LONGEST_BASE}."
             )
-        if f"{source.schema}.{name}" in source.metadata.tables or name in source.metadata.tables:
+        if (name if source.schema is None else f"{source.schema}.{name}") in source.metadata.tables:
             raise DeclarationError(f"rollup table {name!r}: there is a table of that name already.")
         columns: list[Column[Any]] = []
         for label, element in self.dimensions.items():
@@ -607,7 +609,8 @@ class Rollup:
             else:
                 base = self.input_name(value)
                 for part in _PARTS[measure.aggregate]:
-                    for column in _hidden(base, part, value):
+                    for each in _kept(part, value):
+                        column = f"_{base}_{each}"
                         additive.setdefault(
                             column,
                             Column(
@@ -773,10 +776,8 @@ class Rollup:
                 continue
             base = self.input_name(value)
             for part in _PARTS[measure.aggregate]:
-                for hidden in _hidden(base, part, value):
-                    sums[hidden] = _additive(
-                        hidden.removeprefix(f"_{base}_"), f"l.{quote(column)}", value
-                    )
+                for each in _kept(part, value):
+                    sums[f"_{base}_{each}"] = _additive(each, f"l.{quote(column)}", value)
             kind = _visible_type(measure.aggregate, value).compile(DIALECT).lower()
             visible[label] = f"({_visible(measure.aggregate, base, value)})::{kind}"
         targets = []
@@ -807,7 +808,7 @@ class Rollup:
                 targets.append(
                     replace(
                         target,
-                        table=self.values[width, label].name,
+                        table=self.value_tables[width, label].name,
                         by={**group, VALUE: column},
                         rows="_rows",
                         sums={},
@@ -1058,7 +1059,7 @@ class Rollup:
                 f"{', '.join(map(str, self.targets))}, "
                 "what is asked for must consist of whole ones."
             )
-        return max(fitting, key=lambda level: (level is None, level and level.length))
+        return max(fitting, key=lambda level: 0 if level is None else level.length)
 
 
 def _with_parameters(query: str, bounded: bool) -> str:
@@ -1086,7 +1087,7 @@ def _with_fractions(
     """Return the specification, in which percentiles are read that nobody has declared."""
     targets = list(spec.targets)
     for number, each in enumerate(targets):
-        for (_, label), table in rollup.values.items():
+        for (_, label), table in rollup.value_tables.items():
             if (each.of, each.table) == (target.table, table.name) and label in asked:
                 targets[number] = replace(each, reads={**each.reads, **asked[label]})
     return replace(spec, targets=tuple(targets))
@@ -1367,10 +1368,9 @@ def _has_special(value: ColumnElement[Any]) -> bool:
     return not isinstance(_kind(value), Integer)
 
 
-def _hidden(base: str, part: str, value: ColumnElement[Any]) -> list[str]:
-    if part == "sum" and _has_special(value):
-        return [f"_{base}_{each}" for each in ("sum", "nan", "inf", "ninf")]
-    return [f"_{base}_{part}"]
+def _kept(part: str, value: ColumnElement[Any]) -> tuple[str, ...]:
+    """Return what a part is kept as: special values are counted beside the sum of the others."""
+    return ("sum", "nan", "inf", "ninf") if part == "sum" and _has_special(value) else (part,)
 
 
 def _hidden_type(part: str, value: ColumnElement[Any]) -> Any:

@@ -174,7 +174,7 @@ def _reconcile(
         f"SELECT * FROM {function}(:target, CAST(:since AS timestamptz), "
         "CAST(:until AS timestamptz), :repair)"
     )
-    window = {"since": _edge(since), "until": _edge(until)}
+    window = {"since": _bound(since), "until": _bound(until)}
     for table in rollup.tables:
         row = _call(
             connection, rollup, statement, {"target": table.name, "repair": repair, **window}
@@ -184,7 +184,7 @@ def _reconcile(
         )
 
 
-def _edge(moment: datetime | None) -> str | None:
+def _bound(moment: datetime | None) -> str | None:
     if moment is None:
         return None
     if moment.utcoffset() is None:
@@ -437,7 +437,8 @@ def expire(
 
     The rows go window by window, each in a transaction of its own, and the horizon moves with the
     first of them: from then on nothing is compared with the source before it. Rows that come for
-    that time later are added to the aggregates.
+    that time later are added to the aggregates, or left out where the rollups are declared with
+    `late="refuse"`.
 
     Args:
         engine: The database.
@@ -478,7 +479,7 @@ def expire_window(
     _require_positive(window)
     connection, function = _function(session, rollup, "expire")
     statement = f"SELECT * FROM {function}(CAST(:before AS timestamptz), :window)"
-    row = _call(connection, rollup, statement, {"before": _edge(before), "window": window})
+    row = _call(connection, rollup, statement, {"before": _bound(before), "window": window})
     deleted: int | None = row.deleted
     return deleted
 

@@ -193,11 +193,11 @@ class RollupSpec:
     def machinery(self) -> tuple[str, ...]:
         """The tables that no model declares."""
         outboxes = (f"{target.table}_outbox" for target in self.targets if not target.keyed)
-        edges = (self.edge,) if self.late == "refuse" else ()
-        return (self.log, self.state, *edges, *outboxes)
+        horizons = (self.horizon,) if self.late == "refuse" else ()
+        return (self.log, self.state, *horizons, *outboxes)
 
     @property
-    def edge(self) -> str:
+    def horizon(self) -> str:
         """The name of the table that has the horizon on every node, where late rows are refused."""
         return f"{self.source}_horizon"
 
@@ -206,7 +206,7 @@ class RollupSpec:
         """What the relations are that are named after the source and its rollups, by name."""
         found = {self.log: "the log", self.state: "the state"}
         if self.late == "refuse":
-            found[self.edge] = "the horizon"
+            found[self.horizon] = "the horizon"
         for target in self.targets:
             if target.of is None:
                 found[f"{target.table}_fresh"] = f"the fresh view of {target.table!r}"
@@ -278,7 +278,7 @@ TOTAL: Final = "_total"
 
 # Shards, whose names only the server knows, stand in a statement as what no name can contain.
 _SOURCE, _LOG, _TARGET, _OUTBOX = "\0source", "\0log", "\0target", "\0outbox"
-_EDGE: Final = "\0edge"
+_HORIZON: Final = "\0horizon"
 
 _WIDTH = re.compile(r"(\d+) (second|minute|hour|day)s?")
 
@@ -416,17 +416,14 @@ class _Target:
         return " AND ".join(conditions)
 
 
-def _projection(spec: RollupSpec, alias: str = "r") -> list[tuple[str, str]]:
-    """Return the columns of the log, and how each is computed from a row of the source."""
-    time = f"{alias}.{quote(spec.time)}" if spec.time is not None else "NULL::timestamptz"
+def _projection(spec: RollupSpec) -> list[tuple[str, str]]:
+    """Return the columns of the log, and how each is computed from a row `r` of the source."""
+    time = f"r.{quote(spec.time)}" if spec.time is not None else "NULL::timestamptz"
     at = f"CASE WHEN isfinite({time}) THEN {time} END" if spec.time is not None else time
     columns = [("at", at)]
     if spec.key is not None:
-        columns.append(("key", f"{alias}.{quote(spec.key)}"))
-    columns += (
-        (quote(name), sql.replace("r.", f"{alias}.") if alias != "r" else sql)
-        for name, sql in spec.columns.items()
-    )
+        columns.append(("key", f"r.{quote(spec.key)}"))
+    columns += ((quote(name), sql) for name, sql in spec.columns.items())
     return columns
 
 
@@ -436,14 +433,14 @@ def _raw(spec: RollupSpec, source: str, weight: str = "1") -> str:
     return f"SELECT {weight} AS n, {columns} FROM {source} AS r"
 
 
-def _not_refused(spec: RollupSpec, edge: str) -> str:
+def _not_refused(spec: RollupSpec, horizon: str) -> str:
     """Return the condition that a row of the source has not come too late, or an empty text.
 
     A row from before the horizon may have been refused: it is not in the aggregates.
     """
     if spec.late != "refuse" or spec.time is None:
         return ""
-    return f"(r.{quote(spec.time)} < (SELECT max(e.horizon) FROM {edge} AS e)) IS NOT TRUE"
+    return f"(r.{quote(spec.time)} < (SELECT max(e.horizon) FROM {horizon} AS e)) IS NOT TRUE"
 
 
 def _wanted(spec: RollupSpec) -> str:
@@ -627,7 +624,7 @@ def _capture(spec: RollupSpec, *, sharded: bool) -> Function:
         )
         if refused:
             edge = f"""\
-  EXECUTE format('SELECT max(horizon) FROM %s', {_only_shard(spec.edge)}) INTO edge;
+  EXECUTE format('SELECT max(horizon) FROM %s', {_only_shard(spec.horizon)}) INTO edge;
 """
         # TRUNCATE is for the whole table to log; shards have a trigger of their own for it once
         # they have been split. Nobody may write to them, through any node, between here and there.
@@ -847,13 +844,13 @@ def _recompute_extremes(part: _Target, *, sharded: bool) -> str:
         f"{kind}(d.{names[value]}) {'<=' if kind == 'min' else '>='} min(t.{column})"
         for column, (kind, value) in zip(part.extremes, target.extremes.values(), strict=True)
     ]
-    conditions = [each for each in [_not_refused(spec, _EDGE)] if each]
+    conditions = [each for each in [_not_refused(spec, _HORIZON)] if each]
     if target.bucket is not None and target.every is not None and spec.time is not None:
-        time, edge = f"r.{quote(spec.time)}", f"h.{quote(target.bucket)}"
+        time, bucket = f"r.{quote(spec.time)}", f"h.{quote(target.bucket)}"
         if not target.undated:
             conditions.append(
-                f"{time} >= (SELECT min({edge}) FROM _hit AS h) AND {time} < "
-                f"(SELECT max({bucket_end(target.every, edge)}) FROM _hit AS h)"
+                f"{time} >= (SELECT min({bucket}) FROM _hit AS h) AND {time} < "
+                f"(SELECT max({bucket_end(target.every, bucket)}) FROM _hit AS h)"
             )
     raw_where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     raw = f"({_raw(spec, _SOURCE)}{raw_where})"
@@ -878,7 +875,12 @@ def _recompute_extremes(part: _Target, *, sharded: bool) -> str:
     FROM _hit AS h JOIN _found AS f ON {part.same("f", "h")}
     WHERE {part.same("t", "h")} AND f._rows_found >= t.{quote(target.rows)}"""
     if not sharded:
-        tables = {_TARGET: target.table, _SOURCE: spec.source, _LOG: spec.log, _EDGE: spec.edge}
+        tables = {
+            _TARGET: target.table,
+            _SOURCE: spec.source,
+            _LOG: spec.log,
+            _HORIZON: spec.horizon,
+        }
         return "  " + _in_place(statement, {k: quote(v) for k, v in tables.items()})
     find, owner = quote(f"{spec.source}_sibling"), _regclass(spec.log)
     shards = {
@@ -887,7 +889,7 @@ def _recompute_extremes(part: _Target, *, sharded: bool) -> str:
         _LOG: "TG_RELID::regclass",
     }
     if spec.late == "refuse":
-        shards[_EDGE] = _only_shard(spec.edge)
+        shards[_HORIZON] = _only_shard(spec.horizon)
     return "  " + _on_shards(statement, "extremes", shards)
 
 
@@ -918,6 +920,16 @@ _BATCH: Final = 1000
 def _run(spec: RollupSpec, *, sharded: bool, batch: bool = False) -> Function:
     """Return the function that empties the log into the targets, or one batch of it."""
     absorb, settings = _drain(spec, sharded=sharded, batch=batch)
+    declare = """\
+DECLARE
+  started timestamptz := clock_timestamp();
+  edge timestamptz;
+  too_late bigint := 0;
+  _window_oldest timestamptz;
+  _window_known timestamptz;
+  _window_lost boolean;
+  _window_style text;
+"""
     lock = f"""\
   IF wait THEN
     PERFORM {_lock(spec)};
@@ -930,15 +942,7 @@ def _run(spec: RollupSpec, *, sharded: bool, batch: bool = False) -> Function:
 -- NULL if another run is under way and not waited for.
 #variable_conflict use_column
 <<_vars>>
-DECLARE
-  started timestamptz := clock_timestamp();
-  edge timestamptz;
-  too_late bigint := 0;
-  _window_oldest timestamptz;
-  _window_known timestamptz;
-  _window_lost boolean;
-  _window_style text;
-BEGIN
+{declare}BEGIN
 {lock}
 {absorb}
 END
@@ -965,15 +969,7 @@ END
 -- on, NULL at its end. Where smallest or largest values are kept, the part is all of it.
 #variable_conflict use_column
 <<_vars>>
-DECLARE
-  started timestamptz := clock_timestamp();
-  edge timestamptz;
-  too_late bigint := 0;
-  _window_oldest timestamptz;
-  _window_known timestamptz;
-  _window_lost boolean;
-  _window_style text;
-  width bigint := {width};
+{declare}  width bigint := {width};
 BEGIN
 {lock}
 {absorb}
@@ -1002,32 +998,20 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
         columns = [*part.group, *part.additive, *part.extremes]
         outbox = quote(f"{target.table}_outbox")
         table = quote(target.table)
-        kept = quote(f"{target.table[:50]}_arrived")
         sums = [*part.group, *(f"sum({c})" for c in part.additive)]
         sums += (
             f"{kind}({c})"
             for c, (kind, _) in zip(part.extremes, target.extremes.values(), strict=True)
         )
-        shape = (
-            "SELECT string_agg((a.attname, a.atttypid, a.atttypmod)::text, '' ORDER BY a.attnum) "
-            "FROM pg_catalog.pg_attribute AS a WHERE a.attnum > 0 AND a.attrelid = "
-        )
-        here = f"to_regclass({literal(f'pg_temp.{kept}')})"
-        # A session may have the table from before a migration has made the rollup another.
         outboxes.append(f"""
-    IF ({shape}{here}) IS DISTINCT FROM ({shape}{_regclass(f"{target.table}_outbox")}) THEN
-      IF {here} IS NOT NULL THEN
-        DROP TABLE pg_temp.{kept};
-      END IF;
-      CREATE TEMPORARY TABLE {kept} (LIKE {outbox}) ON COMMIT DELETE ROWS;
-    END IF;
+    CREATE TEMPORARY TABLE _arrived (LIKE {outbox});
     WITH arrived AS (DELETE FROM {outbox} RETURNING *)
-    INSERT INTO pg_temp.{kept} SELECT * FROM arrived;
+    INSERT INTO pg_temp._arrived SELECT * FROM arrived;
     INSERT INTO {table} AS t ({_listed(columns)})
-    SELECT {_listed(sums)} FROM pg_temp.{kept} GROUP BY {_positions(part.group)}
+    SELECT {_listed(sums)} FROM pg_temp._arrived GROUP BY {_positions(part.group)}
     ON CONFLICT ({_listed(part.group)}) DO UPDATE SET {_listed(_added(part))};
     DELETE FROM {table} AS t WHERE {part.empty("t")};
-    DELETE FROM pg_temp.{kept};""")
+    DROP TABLE pg_temp._arrived;""")
     states = "".join(
         f"""
   DELETE FROM {quote(table)} AS s WHERE s.{quote(column)} <> date_trunc('minute', now());
@@ -1036,7 +1020,14 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
         for table, column in spec.states.items()
     )
     reads_raw = _reads_raw(spec)
-    before = late = pages = ""
+    before = late = ""
+    # A value that comes in a later batch than it goes would stay the largest for ever.
+    pages = []
+    if batch and not reads_raw:
+        pages = [
+            "l.ctid >= format('(%s,0)', $1)::tid",
+            "l.ctid < format('(%s,0)', $1 + _vars.width)::tid",
+        ]
     if reads_raw:
         # First a lock on the source: TRUNCATE takes it before it writes to the log.
         before = f"""\
@@ -1044,22 +1035,17 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
   PERFORM FROM {quote(spec.source)} WHERE false;
 """
     if spec.time is not None:
-        refused = "n = 0" if spec.late == "refuse" else "at < _vars.edge"
+        came_late = "l.n = 0" if spec.late == "refuse" else "l.at < _vars.edge"
         late = f"""\
   edge := (SELECT max(s.horizon) FROM {state} AS s);
   IF edge IS NOT NULL THEN
-    DELETE FROM {log} AS l WHERE l.{refused};
+    DELETE FROM {log} AS l WHERE {" AND ".join([*pages, came_late])};
     GET DIAGNOSTICS too_late = ROW_COUNT;
   END IF;{_note_partitions(spec)}
 """
-    # A value that comes in a later batch than it goes would stay the largest for ever.
-    if batch and not reads_raw:
-        pages = (
-            " AS l WHERE l.ctid >= format('(%s,0)', $1)::tid\n"
-            "    AND l.ctid < format('(%s,0)', $1 + _vars.width)::tid"
-        )
+    wheres = f" AS l WHERE {' AND '.join(pages)}" if pages else ""
     absorb = f"""\
-{before}{late}  DELETE FROM {log}{pages};
+{before}{late}  DELETE FROM {log}{wheres};
   GET DIAGNOSTICS changes = ROW_COUNT;
   changes := changes + too_late;
   IF changes > 0 AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS g
@@ -1372,7 +1358,7 @@ def _note_partitions(spec: RollupSpec) -> str:
       UPDATE {state} AS s SET oldest_partition = _window_oldest, horizon = CASE
         WHEN _window_lost OR coalesce(_window_oldest, now()) > _window_known
           THEN greatest(s.horizon, coalesce(_window_oldest, now()))
-        ELSE s.horizon END;{_note_edge(spec)}
+        ELSE s.horizon END;{_note_horizon(spec)}
     END IF;
   END IF;"""
 
@@ -1476,14 +1462,14 @@ END
     return Function(f"{spec.source}_audit", "text, interval", head, body)
 
 
-def _note_edge(spec: RollupSpec) -> str:
+def _note_horizon(spec: RollupSpec) -> str:
     """Return the statements that bring the horizon to all nodes, where late rows are refused."""
     if spec.late != "refuse":
         return ""
-    edge, state = quote(spec.edge), quote(spec.state)
+    horizon, state = quote(spec.horizon), quote(spec.state)
     return f"""
-  DELETE FROM {edge};
-  INSERT INTO {edge} SELECT max(s.horizon) FROM {state} AS s;"""
+  DELETE FROM {horizon};
+  INSERT INTO {horizon} SELECT max(s.horizon) FROM {state} AS s;"""
 
 
 def _own_schema(spec: RollupSpec) -> str:
@@ -1510,7 +1496,7 @@ def _expire(spec: RollupSpec) -> Function:
       USING HINT = 'Backfill the rollups first.', ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
   PERFORM {quote(f"{spec.source}_run")}();
-  UPDATE {state} AS s SET horizon = greatest(s.horizon, before);{_note_edge(spec)}
+  UPDATE {state} AS s SET horizon = greatest(s.horizon, before);{_note_horizon(spec)}
   SELECT min(r.{time}) INTO oldest
   FROM {source} AS r WHERE isfinite(r.{time}) AND r.{time} < before;
   IF oldest IS NOT NULL THEN
@@ -1618,7 +1604,7 @@ def create(spec: RollupSpec) -> tuple[str, ...]:
             )
     if spec.late == "refuse":
         statements.append(
-            f"CREATE TABLE {qualify(spec.edge, spec.schema)} AS\n"
+            f"CREATE TABLE {qualify(spec.horizon, spec.schema)} AS\n"
             f"SELECT max(s.horizon) AS horizon FROM {state} AS s"
         )
     statements.append(_identify(spec))
@@ -1698,6 +1684,8 @@ END
         f"CREATE FUNCTION {rows.replace('%', '%%')}() RETURNS TABLE (%s) LANGUAGE plpgsql{_ISO} AS "
         f"{dollar_quote(body, 'rows').replace('%', '%%')}"
     )
+    # Whoever reads the view may have another search path.
+    path = f"ALTER FUNCTION {rows.replace('%', '%%')}() SET search_path = pg_catalog, %s, pg_temp"
     columns = (
         "(SELECT string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), "
         "', ' ORDER BY a.attnum)\n   FROM pg_catalog.pg_attribute AS a\n"
@@ -1710,6 +1698,7 @@ END
         "IF sharded THEN\n"
         f"EXECUTE {dollar_quote(f'CREATE VIEW {now} AS{chr(10)}{query}', 'step')};\n"
         f"EXECUTE format({dollar_quote(function, 'step')}, {columns});\n"
+        f"EXECUTE format({dollar_quote(path, 'step')}, {_search_path(spec)});\n"
         f"EXECUTE {dollar_quote(f'CREATE VIEW {view} AS SELECT * FROM {rows}()', 'step')};\n"
         f"ELSE\nEXECUTE {dollar_quote(plain, 'step')};\nEND IF;",
         declare=("sharded boolean := false",),
@@ -1924,21 +1913,32 @@ def _distribute_beside(spec: RollupSpec) -> str:
         for table, column in tables.items()
     )
     if spec.late == "refuse":
-        edge = literal(qualify(spec.edge, spec.schema))
-        calls += f"  PERFORM create_reference_table({edge});\n"
+        horizon = literal(qualify(spec.horizon, spec.schema))
+        calls += f"  PERFORM create_reference_table({horizon});\n"
     return on_citus(
         "IF EXISTS (SELECT FROM pg_catalog.pg_dist_partition\n"
         f"           WHERE logicalrelid = {source}::regclass) THEN\n{calls}END IF;"
     )
 
 
-def _create_functions(spec: RollupSpec) -> str:
-    """Return the block that creates the functions that suit the source, with a search path.
+def _search_path(spec: RollupSpec) -> str:
+    """Return the schemas in which functions look names up behind pg_catalog, as an expression.
 
     A function that runs with its owner's rights must not look names up where others can put
     theirs. Without a schema of our own, the one that the tables were created in is known only to
     the server; types and operators of extensions may be in any other of the search path.
     """
+    schema = "current_schema()" if spec.schema is None else literal(spec.schema)
+    return (
+        "(SELECT string_agg(quote_ident(s), ', ' ORDER BY o) FROM (\n"
+        f"    SELECT {schema} AS s, 0 AS o UNION ALL\n"
+        "    SELECT * FROM unnest(current_schemas(false)) WITH ORDINALITY AS p (s, o)\n"
+        f"    WHERE s <> {schema}) AS paths)"
+    )
+
+
+def _create_functions(spec: RollupSpec) -> str:
+    """Return the block that creates the functions that suit the source, with a search path."""
     branches = []
     for sharded in (True, False):
         body = ""
@@ -1953,13 +1953,9 @@ def _create_functions(spec: RollupSpec) -> str:
             )
         # Not indented: a function is compared with what it was created from.
         branches.append(body)
-    schema = "current_schema()" if spec.schema is None else literal(spec.schema)
     source = literal(qualify(spec.source, spec.schema))
     block = (
-        "\nDECLARE\n  path text := (SELECT string_agg(quote_ident(s), ', ' ORDER BY o) FROM (\n"
-        f"    SELECT {schema} AS s, 0 AS o UNION ALL\n"
-        "    SELECT * FROM unnest(current_schemas(false)) WITH ORDINALITY AS p (s, o)\n"
-        f"    WHERE s <> {schema}) AS paths);\n  sharded boolean := false;\nBEGIN\n"
+        f"\nDECLARE\n  path text := {_search_path(spec)};\n  sharded boolean := false;\nBEGIN\n"
         "  IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN\n"
         "    sharded := EXISTS (SELECT FROM pg_catalog.pg_dist_partition\n"
         f"      WHERE logicalrelid = {source}::regclass);\n  END IF;\n"
@@ -2007,7 +2003,8 @@ def _register(spec: RollupSpec) -> str:
             if name in used or f"l.{quote(name)}" in sums
         }
         shape = asdict(target) | {"columns": columns}
-        del shape["visible"]
+        # Nor does how it is read.
+        del shape["visible"], shape["reads"]
         shapes[target.table] = json.dumps(shape, sort_keys=True, ensure_ascii=False)
     rows = ",\n    ".join(f"({literal(t)}, {literal(shape)})" for t, shape in shapes.items())
     filled = "".join(
@@ -2601,7 +2598,7 @@ def _values_read(
     These are expressions over each value and its neighbours, over all values of a group, and over
     the group.
     """
-    marks: list[str] = []
+    marks: dict[str, None] = {}
     found: list[str] = []
     shown: dict[str, str] = {}
     for number, target in enumerate(values, start=1):
@@ -2616,23 +2613,25 @@ def _values_read(
             elif what == "approximate":
                 # The highest rank of each register.
                 register = f"PARTITION BY {partition}, v.{value} / 64"
-                marks.append(f"v.{value} = max(v.{value}) OVER ({register}) AS _top{number}")
+                marks[f"v.{value} = max(v.{value}) OVER ({register}) AS _top{number}"] = None
                 used = f"FILTER (WHERE {mine} AND u._top{number})"
                 found.append(f"count(*) {used} AS {name}")
-                ranks = f"sum(power(2::numeric, -(u.{value} % 64))) {used}"
-                found.append(f"coalesce({ranks}, 0) AS {name}_sum")
-                shown[measure] = _estimate(f"fresh.{name}", f"fresh.{name}_sum")
+                # Not `<name>_sum`, which may be a hidden column.
+                ranks = f"_ranks{number}_{place}"
+                power = f"sum(power(2::numeric, -(u.{value} % 64))) {used}"
+                found.append(f"coalesce({power}, 0) AS {ranks}")
+                shown[measure] = _estimate(f"fresh.{name}", f"fresh.{ranks}")
             else:
-                if place == 1 or f"_up_to{number}" not in "".join(marks):
-                    over = f"OVER (PARTITION BY {partition}"
-                    marks.append(f"sum(v._n) {over} ORDER BY v.{value}) AS _up_to{number}")
-                    marks.append(f"sum(v._n) {over}) AS _of{number}")
+                # All fractions of a measure are read from the same sums.
+                over = f"OVER (PARTITION BY {partition}"
+                marks[f"sum(v._n) {over} ORDER BY v.{value}) AS _up_to{number}"] = None
+                marks[f"sum(v._n) {over}) AS _of{number}"] = None
                 found.append(
                     f"min(u.{value}) FILTER (WHERE {mine} AND u._up_to{number} >= "
                     f"ceil({what} * u._of{number})) AS {name}"
                 )
                 shown[measure] = _middle_of_bin(f"fresh.{name}")
-    return marks, found, shown
+    return list(marks), found, shown
 
 
 def _estimate(registers: str, ranks: str) -> str:
@@ -2674,7 +2673,7 @@ def _settled(spec: RollupSpec, part: _Target) -> str:
     )
     if spec.key is not None and target.keyed:
         same += f" AND l.key = s.{quote(next(iter(part.by)))}"
-    conditions = [_not_refused(spec, qualify(spec.edge, spec.schema))]
+    conditions = [_not_refused(spec, qualify(spec.horizon, spec.schema))]
     if target.bucket is not None and target.every is not None and not target.undated:
         # An index on the time serves this.
         time, bucket = f"r.{quote(spec.time or '')}", f"s.{quote(target.bucket)}"

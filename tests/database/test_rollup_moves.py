@@ -25,11 +25,13 @@ from sqlalchemy.exc import DBAPIError
 
 from citus_analytics import (
     Distributed,
+    Measure,
     Rollup,
     average,
     count,
     maximum,
     minimum,
+    percentiles,
     rollups_of,
     run_rollup,
     total,
@@ -374,6 +376,51 @@ def test_a_rollup_beside_one_that_is_complete(visited: Engine) -> None:
         found = sql(connection, "SELECT site, page, visits FROM pages")
         raw = sql(connection, "SELECT site, page, count(*) FROM visits GROUP BY 1, 2")
         assert sorted(found) == sorted(raw)
+
+
+def of_pages(source: Table, **measures: Measure) -> Rollup:
+    return Rollup(
+        "pages",
+        source,
+        time="at",
+        every="1 day",
+        by=["page"],
+        measures={"visits": count(), **measures},
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "complete"),
+    [
+        ({"p": percentiles("seconds", [0.5])}, {"p": percentiles("seconds", [0.5, 0.9])}, True),
+        ({}, {"seconds": total("seconds")}, False),
+    ],
+    ids=["other percentiles", "another measure"],
+)
+def test_a_session_that_stays_while_the_rollup_changes(
+    empty_database: URL,
+    before: dict[str, Measure],
+    after: dict[str, Measure],
+    complete: bool,
+) -> None:
+    """It runs what there is; and how values are read makes no backfill necessary."""
+    engine = create_engine(empty_database, pool_size=1, max_overflow=0)
+    rollups = []
+    for first, measures in ((1, before), (101, after)):
+        metadata = MetaData()
+        rollups.append(of_pages(VISITS.to_metadata(metadata), **measures))
+        autogenerate.repair(empty_database, metadata)
+        visit(engine, first, first + 99)
+        with engine.begin() as connection:
+            run_rollup(connection, rollups[-1])
+    with engine.begin() as connection:
+        states = rollup_status(connection, rollups[-1])
+        assert all(state.complete for state in states) is complete
+    for _ in backfill(engine, rollups[-1]):
+        pass
+    with engine.begin() as connection:
+        assert set(groups(connection, rollups[-1]).values()) == {0}
+    engine.dispose()
 
 
 # Expire.

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from citus_analytics import run_rollup
-from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
+from citus_analytics import Rollup, run_rollup
+from citus_analytics.github.models import GITHUB_EVENTS_BY_TYPE, GITHUB_ROLLUP_1MIN
 from tests.rollups import add, assert_adds_up, event
 from tests.servers import ON_POSTGRESQL_ONLY, ON_SINGLE_NODE_CITUS
 
@@ -41,6 +41,14 @@ def test_writers_need_no_rights_on_the_log(
         with engine.begin() as connection:
             connection.execute(text("DROP OWNED BY only_writer"))
             connection.execute(text("DROP ROLE only_writer"))
+
+
+@pytest.mark.parametrize("rollup", [GITHUB_ROLLUP_1MIN, GITHUB_EVENTS_BY_TYPE])
+def test_readers_need_no_search_path(connection: Connection, rollup: Rollup) -> None:
+    add(connection, event(1), event(2))
+    view = f"public.{rollup.table().name}_fresh"
+    connection.execute(text("SET LOCAL search_path = pg_catalog"))
+    assert connection.scalar(text(f"SELECT count(*) > 0 FROM {view}"))
 
 
 @pytest.fixture

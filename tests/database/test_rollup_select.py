@@ -385,7 +385,7 @@ def can_answer(declared: Declared, asked: Question) -> bool:
 def assert_reads_the_widest(query: str, rollup: Rollup, asked: Question) -> None:
     """Fail if another level is read than the widest that is made for it, or the source."""
     names = {table.name: level for level, table in rollup.targets.items()}
-    names |= {table.name: level for (level, _), table in rollup.values.items()}
+    names |= {table.name: level for (level, _), table in rollup.value_tables.items()}
     read = set(re.findall(r'(?:FROM|JOIN) "(\w+)" AS', query))
     assert ("s_log" in read) is (asked.freshness == "fresh")
     extremes = {"lo", "hi"} & set(asked.measures or rollup.measures)
