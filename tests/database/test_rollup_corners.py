@@ -378,6 +378,31 @@ def test_bounds_of_partitions_in_another_style(engine: Engine, style: str, zone:
     assert rows(engine, known) == [(None, True)]
 
 
+@ON_POSTGRESQL_ONLY
+def test_a_look_at_partitions_that_cannot_be_noted(engine: Engine) -> None:
+    source = Table(
+        "visits",
+        MetaData(),
+        Column("site", BigInteger),
+        Column("at", DateTime(timezone=True)),
+        Distributed("site"),
+        postgresql_partition_by="RANGE (at)",
+    )
+    rollup = by_hour(source)
+    build(engine, source.metadata)
+    partition = "CREATE TABLE visits_{0} PARTITION OF visits FOR VALUES FROM ('{0}') TO ('{1}')"
+    years = [partition.format(year, year + 1).replace("'2", "'1-1-2") for year in (2024, 2025)]
+    execute(engine, *years, "INSERT INTO visits VALUES (1, '2024-06-01 00:00Z')")
+    run(engine, rollup)
+    read_only = engine.execution_options(postgresql_readonly=True)
+    assert differences(read_only, rollup) == []
+    execute(engine, "DROP TABLE visits_2024")
+    with pytest.raises(RollupError, match=r"oldest partition of visits .* run the rollups first"):
+        differences(read_only, rollup)
+    run(engine, rollup)
+    assert differences(read_only, rollup) == []
+
+
 @pytest.mark.parametrize("style", ["SQL, DMY", "Postgres, DMY", "German, DMY"])
 def test_moves_in_a_session_of_another_style(engine: Engine, style: str) -> None:
     rollup = Rollup(
