@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import BIT, DOMAIN, REAL
 from sqlalchemy.exc import DBAPIError
 
-from citus_analytics.errors import ArgumentError, DeclarationError, OperationError, RollupError
+from citus_analytics.errors import ArgumentError, OperationError, RollupError
 from citus_analytics.rollups.declare import (
     Measure,
     Rollup,
@@ -569,15 +569,6 @@ def test_a_number_whose_type_the_server_knows(engine: Engine) -> None:
     assert differences(engine, rollup) == []
 
 
-@pytest.mark.parametrize("measure", [minimum, maximum, distinct])
-def test_a_kept_value_of_an_unknown_type(measure: Callable[[Any], Measure]) -> None:
-    source = table("visits", Column("path", Text))
-    with pytest.raises(DeclarationError, match=r"the type of length.* is not known"):
-        by_hour(source, length=measure(func.length(source.c.path)))
-    with pytest.raises(DeclarationError, match="the type of the dimension 'length' is not known"):
-        by_hour(source, func.length(source.c.path).label("length"))
-
-
 @ON_POSTGRESQL_ONLY
 def test_a_type_without_a_hash(engine: Engine) -> None:
     source = table("visits", Column("flags", BIT(varying=True)))
@@ -663,3 +654,33 @@ def test_a_move_through_a_worker(
     with worker.connect() as connection, pytest.raises(RollupError, match="to the coordinator"):
         move(connection, rollup)
     assert run(engine, rollup) == 1
+
+
+@ON_POSTGRESQL_ONLY
+def test_backslashes_in_any_session(engine: Engine) -> None:
+    source = table("visits", Column("path", Text))
+    path = source.c.path
+    rollup = Rollup(
+        "words",
+        source,
+        by=["site", func.substring(path, r"^\w+", type_=Text).label("word")],
+        measures={"n": count(), "digits": distinct(func.substring(path, r"\d+", type_=Text))},
+        where=path != r"it's a\b",
+    )
+    old = create_engine(
+        engine.url,
+        poolclass=NullPool,
+        connect_args={"options": "-c standard_conforming_strings=off -c escape_string_warning=off"},
+    )
+    build(engine, source.metadata)
+    insert = "INSERT INTO visits VALUES (1, {0}, now(), 'home/{0}'), (1, -{0}, now(), {1})"
+    execute(engine, insert.format(1, r"E'it\'s a\\b'"))
+    execute(old, insert.format(2, r"E'it\'s a\\b'"))
+    for each in (engine, old):
+        run(each, rollup)
+        assert differences(each, rollup) == []
+        assert rows(each, "SELECT word, n, digits FROM words_fresh") == [("home", 2, 2)]
+    execute(old, "DELETE FROM visits WHERE id = 1")
+    execute(engine, "DELETE FROM visits WHERE id = 2")
+    run(old, rollup)
+    assert rows(engine, "SELECT * FROM words") == []
