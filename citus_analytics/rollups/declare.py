@@ -55,7 +55,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import DOMAIN, JSONB
 from sqlalchemy.sql import coercions, roles
-from sqlalchemy.sql.sqltypes import NullType
 from sqlalchemy.sql.util import ClauseAdapter
 
 from citus_analytics.errors import ArgumentError, DeclarationError
@@ -455,11 +454,6 @@ class Rollup:
             if not label:
                 raise DeclarationError(
                     f"rollup {name!r}: give the dimension {element} a name, with .label('...')."
-                )
-            if isinstance(element.type, NullType):
-                raise DeclarationError(
-                    f"rollup {name!r}: the type of the dimension {label!r} is not known: name it, "
-                    "with cast(...) or type_coerce(...)."
                 )
             if label in dimensions:
                 raise DeclarationError(f"rollup {name!r} has two dimensions named {label!r}.")
@@ -1224,7 +1218,20 @@ def _sql(table: Table, element: ColumnElement[Any]) -> str:
     if hasattr(element, "element") and hasattr(element, "name") and not isinstance(element, Column):
         element = element.element  # A label names it, and is no part of it.
     adapted = ClauseAdapter(table.alias("r")).traverse(element)
-    return str(adapted.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
+    sql = str(adapted.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
+    return _QUOTED.sub(_with_backslashes, sql)
+
+
+# A name, or a string and what makes it one with escapes.
+_QUOTED: Final = re.compile(r"\"(?:[^\"]|\"\")*\"|(\bE)?'((?:[^']|'')*)'", re.IGNORECASE)
+
+
+def _with_backslashes(found: re.Match[str]) -> str:
+    """Return a string whose backslashes mean the same with every `standard_conforming_strings`."""
+    if found[1] or "\\" not in (found[2] or ""):
+        return found[0]
+    escaped = found[2].replace("\\", "\\\\")
+    return f"E'{escaped}'"
 
 
 # Values that may be too long for an index: longer ones are abbreviated.
@@ -1323,11 +1330,6 @@ def _require_aggregate(
         aggregate, _NO_SUM
     )
     kind = _kind(value)
-    if isinstance(kind, NullType) and aggregate in ("min", "max", "distinct"):
-        raise DeclarationError(
-            f"rollup {rollup!r}: the type of {value}, which measure {measure!r} keeps, is not "
-            "known: name it, with cast(...) or type_coerce(...)."
-        )
     if isinstance(kind, unfit) and not (aggregate == "distinct" and isinstance(kind, JSONB)):
         raise DeclarationError(
             f"rollup {rollup!r}: PostgreSQL has no {aggregate} of {value.type!r}, which measure "

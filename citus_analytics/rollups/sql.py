@@ -1348,6 +1348,11 @@ def _note_partitions(spec: RollupSpec) -> str:
     {_oldest_partition(spec)}
     _window_known := (SELECT max(s.oldest_partition) FROM {state} AS s);
     IF _window_oldest IS DISTINCT FROM _window_known THEN
+      IF current_setting('transaction_read_only') = 'on' THEN
+        RAISE EXCEPTION 'the oldest partition of % is another one since the last run',
+          {literal(spec.source)} USING HINT = 'A read-only transaction cannot note it: run the '
+            'rollups first.', ERRCODE = 'object_not_in_prerequisite_state';
+      END IF;
       -- Without a partition that was known, what is pending tells.
       _window_lost := false;
       IF _window_known IS NULL AND EXISTS (SELECT FROM pg_catalog.pg_partitioned_table AS p

@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import BIT, DOMAIN, REAL
 from sqlalchemy.exc import DBAPIError
 
-from citus_analytics.errors import ArgumentError, DeclarationError, OperationError, RollupError
+from citus_analytics.errors import ArgumentError, OperationError, RollupError
 from citus_analytics.rollups.declare import (
     Measure,
     Rollup,
@@ -378,6 +378,31 @@ def test_bounds_of_partitions_in_another_style(engine: Engine, style: str, zone:
     assert rows(engine, known) == [(None, True)]
 
 
+@ON_POSTGRESQL_ONLY
+def test_a_look_at_partitions_that_cannot_be_noted(engine: Engine) -> None:
+    source = Table(
+        "visits",
+        MetaData(),
+        Column("site", BigInteger),
+        Column("at", DateTime(timezone=True)),
+        Distributed("site"),
+        postgresql_partition_by="RANGE (at)",
+    )
+    rollup = by_hour(source)
+    build(engine, source.metadata)
+    partition = "CREATE TABLE visits_{0} PARTITION OF visits FOR VALUES FROM ('{0}') TO ('{1}')"
+    years = [partition.format(year, year + 1).replace("'2", "'1-1-2") for year in (2024, 2025)]
+    execute(engine, *years, "INSERT INTO visits VALUES (1, '2024-06-01 00:00Z')")
+    run(engine, rollup)
+    read_only = engine.execution_options(postgresql_readonly=True)
+    assert differences(read_only, rollup) == []
+    execute(engine, "DROP TABLE visits_2024")
+    with pytest.raises(RollupError, match=r"oldest partition of visits .* run the rollups first"):
+        differences(read_only, rollup)
+    run(engine, rollup)
+    assert differences(read_only, rollup) == []
+
+
 @pytest.mark.parametrize("style", ["SQL, DMY", "Postgres, DMY", "German, DMY"])
 def test_moves_in_a_session_of_another_style(engine: Engine, style: str) -> None:
     rollup = Rollup(
@@ -544,15 +569,6 @@ def test_a_number_whose_type_the_server_knows(engine: Engine) -> None:
     assert differences(engine, rollup) == []
 
 
-@pytest.mark.parametrize("measure", [minimum, maximum, distinct])
-def test_a_kept_value_of_an_unknown_type(measure: Callable[[Any], Measure]) -> None:
-    source = table("visits", Column("path", Text))
-    with pytest.raises(DeclarationError, match=r"the type of length.* is not known"):
-        by_hour(source, length=measure(func.length(source.c.path)))
-    with pytest.raises(DeclarationError, match="the type of the dimension 'length' is not known"):
-        by_hour(source, func.length(source.c.path).label("length"))
-
-
 @ON_POSTGRESQL_ONLY
 def test_a_type_without_a_hash(engine: Engine) -> None:
     source = table("visits", Column("flags", BIT(varying=True)))
@@ -638,3 +654,33 @@ def test_a_move_through_a_worker(
     with worker.connect() as connection, pytest.raises(RollupError, match="to the coordinator"):
         move(connection, rollup)
     assert run(engine, rollup) == 1
+
+
+@ON_POSTGRESQL_ONLY
+def test_backslashes_in_any_session(engine: Engine) -> None:
+    source = table("visits", Column("path", Text))
+    path = source.c.path
+    rollup = Rollup(
+        "words",
+        source,
+        by=["site", func.substring(path, r"^\w+", type_=Text).label("word")],
+        measures={"n": count(), "digits": distinct(func.substring(path, r"\d+", type_=Text))},
+        where=path != r"it's a\b",
+    )
+    old = create_engine(
+        engine.url,
+        poolclass=NullPool,
+        connect_args={"options": "-c standard_conforming_strings=off -c escape_string_warning=off"},
+    )
+    build(engine, source.metadata)
+    insert = "INSERT INTO visits VALUES (1, {0}, now(), 'home/{0}'), (1, -{0}, now(), {1})"
+    execute(engine, insert.format(1, r"E'it\'s a\\b'"))
+    execute(old, insert.format(2, r"E'it\'s a\\b'"))
+    for each in (engine, old):
+        run(each, rollup)
+        assert differences(each, rollup) == []
+        assert rows(each, "SELECT word, n, digits FROM words_fresh") == [("home", 2, 2)]
+    execute(old, "DELETE FROM visits WHERE id = 1")
+    execute(engine, "DELETE FROM visits WHERE id = 2")
+    run(old, rollup)
+    assert rows(engine, "SELECT * FROM words") == []
