@@ -54,7 +54,7 @@ from citus_analytics.cli.output import (
     write,
     write_json,
 )
-from citus_analytics.errors import ArgumentError
+from citus_analytics.errors import ArgumentError, RollupError
 from citus_analytics.lint import RULES, lint_metadata, lint_migrations
 from citus_analytics.rollups.declare import rollups_of
 from citus_analytics.rollups.run import (
@@ -671,15 +671,20 @@ def rollups_audit(arguments: Namespace) -> None:
     Raises:
         ExitError: Something differs.
     """
-    found = list[dict[str, Any]]()
+    found, refused = list[dict[str, Any]](), list[str]()
     with _rollup_engine(arguments) as engine:
         for rollup in _rollups_of(arguments):
             windows = list[AuditedWindow]()
-            with timed() as watch, waiting(f"Auditing {rollup.name}"):
-                for audited in audit(
-                    engine, rollup, window=arguments.window, budget=arguments.budget
-                ):
-                    windows.append(audited)
+            try:
+                with timed() as watch, waiting(f"Auditing {rollup.name}"):
+                    for audited in audit(
+                        engine, rollup, window=arguments.window, budget=arguments.budget
+                    ):
+                        windows.append(audited)
+            except RollupError as error:
+                # The others can be audited.
+                refused.append(str(error))
+                continue
             found += ({"rollup": rollup.name, **asdict(each)} for each in windows)
             if not arguments.json:
                 write(
@@ -701,6 +706,8 @@ def rollups_audit(arguments: Namespace) -> None:
             f"groups differ from their source in {names}. `citus-analytics rollups repair` adds "
             "what is missing."
         )
+    if refused:
+        raise ExitError(" ".join(refused))
     if not arguments.json:
         write("Python: for window in audit(engine, rollup): ...")
 

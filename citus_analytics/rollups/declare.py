@@ -480,6 +480,15 @@ class Rollup:
                 f"rollup {name!r}: names of columns that start with an underscore, such as "
                 f"{hidden[0]!r}, are for what it keeps for itself."
             )
+        if isinstance(where, str):
+            raise DeclarationError(
+                f"rollup {name!r}: where must be an SQL expression, such as Reading.kind != 'x', "
+                f"got the text {where!r}."
+            )
+        if len(set(widths)) < len(widths):
+            raise DeclarationError(
+                f"rollup {name!r} names a bucket twice: {', '.join(map(str, widths))}."
+            )
         twice = sorted({each for each in names if names.count(each) > 1})
         if twice:
             raise DeclarationError(

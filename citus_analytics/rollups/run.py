@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from psycopg.errors import ObjectNotInPrerequisiteState, UndefinedFunction, UndefinedTable
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from citus_analytics.errors import ArgumentError, RollupError
@@ -22,10 +22,20 @@ from citus_analytics.sql import Executor, flushed_connection, qualify, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
-    from sqlalchemy import Connection, Engine, Row
+    from sqlalchemy import Connection, Row
 
     from citus_analytics.rollups.declare import Rollup
+
+
+def _transaction(engine: Engine) -> AbstractContextManager[Connection]:
+    if not isinstance(engine, Engine):
+        raise ArgumentError(
+            f"an Engine is needed, got {type(engine).__name__}. With asyncio, call catch_up's "
+            "run_rollup, or the function that ends in _window, again and again through run_sync."
+        )
+    return engine.begin()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +110,7 @@ def catch_up(engine: Engine, rollup: Rollup) -> Iterator[RollupRun]:
     """
     page: int | None = 0
     while page is not None:
-        with engine.begin() as connection:
+        with _transaction(engine) as connection:
             run = run_rollup(connection, rollup, page=page)
         page = run.next_page
         yield run
@@ -264,7 +274,7 @@ def audit(
     tables = [table.name for table in rollup.tables]
     while tables:
         for table in list(tables):
-            with engine.begin() as connection:
+            with _transaction(engine) as connection:
                 audited = audit_window(connection, rollup, table, window=window)
             yield audited
             if audited.done:
@@ -400,13 +410,13 @@ def backfill(
     Args:
         engine: The database.
         rollup: The rollup.
-        window: How much time one transaction covers; at least a bucket.
+        window: How much time one transaction covers; at least a day and a bucket.
 
     Raises:
         RollupError: The database has no such rollup.
     """
     while True:
-        with engine.begin() as connection:
+        with _transaction(engine) as connection:
             done = backfill_window(connection, rollup, window=window)
         if done is None:
             return
@@ -455,7 +465,7 @@ def expire(
     """
     deleted = 0
     while True:
-        with engine.begin() as connection:
+        with _transaction(engine) as connection:
             rows = expire_window(connection, rollup, before, window=window)
         if rows is None:
             return deleted

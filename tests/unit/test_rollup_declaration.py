@@ -346,6 +346,8 @@ def test_columns_are_known_by_their_names_in_the_database() -> None:
         ({"measures": {"page": count()}}, r"^rollup 'hourly' names 'page' twice: a column is one"),
         ({"measures": {"bucket": count()}}, r"^rollup 'hourly' names 'bucket' twice"),
         ({"bucket": "page"}, r"^rollup 'hourly' names 'page' twice"),
+        ({"where": "page = 'x'"}, r"where must be an SQL expression, .* got the text"),
+        ({"every": ["1 hour", "60 minutes"]}, r"names a bucket twice: 1 hour, 1 hour\.$"),
         (
             {"ranked": "size"},
             r"ranked by 'size', which is not one of its measures that add up: n, bytes\.$",
@@ -379,7 +381,7 @@ def test_columns_of_other_tables() -> None:
 
 
 def test_a_name_that_two_buckets_share() -> None:
-    with pytest.raises(DeclarationError, match="there is a table of that name already"):
+    with pytest.raises(DeclarationError, match="names a bucket twice"):
         declare(every=["60 minutes", "1 hour"])
 
 
