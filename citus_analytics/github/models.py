@@ -286,3 +286,54 @@ GITHUB_REPOSITORIES_CREATED = Rollup(
     ranked="repositories",
 )
 """Repositories created, by user."""
+
+GITHUB_EVENTS_BY_MINUTE = Rollup(
+    "github_events_by_minute",
+    GithubEvent,
+    time=GithubEvent.created_at,
+    every=["1 minute", "15 minutes"],
+    by=[GithubEvent.event_type],
+    measures={"events": count(), "commits": total(COMMITS)},
+)
+"""Events and commits by type and minute; time zones consist of quarters of an hour."""
+
+GITHUB_REPOSITORIES_CREATED_BY_DAY = Rollup(
+    "github_repositories_created_by_day",
+    GithubEvent,
+    time=GithubEvent.created_at,
+    every="1 day",
+    by=[GithubEvent.user_id],
+    measures={"repositories": count()},
+    where=CREATES_REPOSITORY,
+)
+"""Repositories created, by user and day."""
+
+GITHUB_REPOSITORY_EVENTS = Rollup(
+    "github_repository_events",
+    GithubEvent,
+    time=GithubEvent.created_at,
+    every="1 day",
+    by=[GithubEvent.repo_id, GithubEvent.event_type],
+    measures={"events": count()},
+)
+"""Events of repositories by type and day: stars (WatchEvent) and forks among them."""
+
+GITHUB_ACTIVE_USERS = Rollup(
+    "github_active_users",
+    GithubEvent,
+    time=GithubEvent.created_at,
+    every=["1 hour", "1 day"],
+    by=[GithubEvent.user_id],
+    measures={"events": count()},
+)
+"""Events by user, hour and day; its groups are the users who were active."""
+
+GITHUB_REPOSITORY_ACTIVITY = Rollup(
+    "github_repository_activity",
+    GithubEvent,
+    time=GithubEvent.created_at,
+    every="1 hour",
+    by=[GithubEvent.repo_id],
+    measures={"events": count()},
+)
+"""Events of repositories by hour."""

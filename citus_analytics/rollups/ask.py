@@ -441,7 +441,7 @@ class Question:
                     "subtracted from the smallest and largest values of raw rows, which are needed "
                     "for rows without a time, or at the edges of the window. Ask for 'fresh'."
                 )
-            if raw_only and freshness == "rolled_up":
+            if raw_only and freshness == "rolled_up" and (subtracted or not prepared.candidates):
                 raise RollupError(
                     "no rollup can answer that: "
                     + "; ".join(f"{table}: {why}" for table, why in prepared.reasons.items())
@@ -463,7 +463,7 @@ class Question:
                     f"{until_ or 'the end'}: choose a window of whole buckets, or "
                     "freshness='raw' for what is left of them."
                 )
-            if raw_only:
+            if raw_only and freshness == "fresh":
                 reasons = dict(prepared.reasons)
                 for each in prepared.candidates:
                     waiting = known.complete_since(each) is not None
@@ -662,7 +662,7 @@ class Question:
             connection.info.setdefault(_INFO, {})[known.key] = now
             return None
         used = [part.candidate for part in parts if part.candidate is not None]
-        runs = [now.last_run(each.target.table) for each in used]
+        runs = [now.last_run(each.target.table) for each in used or prepared.candidates]
         steps = tuple(part.step(self.source.name) for part in parts)
         read = {step.table for step in steps}
         plan = Plan(
@@ -1066,7 +1066,9 @@ class _Prepared:
         legs: list[str] = []
         groups = [*([_BUCKET] if question.every else []), *question.by]
         used = [part.candidate for part in parts if part.candidate is not None]
-        keyed = spec.key is not None and all(each.target.keyed for each in used)
+        # As of the last run, raw rows less what is pending do without a table.
+        first = used[0] if used else self.candidates[0]
+        keyed = spec.key is not None and all(each.target.keyed for each in used or [first])
         for part in parts:
             edges: list[tuple[str | None, str | None]] = []
             for window in part.windows:
@@ -1076,7 +1078,7 @@ class _Prepared:
                     names += [f"_w{len(names)}"] if edge is not None else []
                 edges.append((pair[0], pair[1]))
             if part.candidate is None:
-                found = self._raw_legs(used[0], edges, keyed, undated=part.undated, fresh=fresh)
+                found = self._raw_legs(first, edges, keyed, undated=part.undated, fresh=fresh)
             else:
                 found = self._legs(part.candidate, edges, keyed, undated=part.undated, fresh=fresh)
             if part.candidate is None or (part.candidate.target.keyed and not keyed):

@@ -630,7 +630,10 @@ class Rollup:
             Index(f"{name}_key", *ordered, unique=True, postgresql_nulls_not_distinct=True)
         )
         if self.ranked is not None and values_of is None:
-            items.append(Index(f"{name}_rank", text(f"{quote(self.ranked)} DESC NULLS LAST")))
+            # In the order of `best`: by the measure, then by the group.
+            rest = sorted(group, key=lambda column: column != self.bucket)
+            rank = text(f"{quote(self.ranked)} DESC NULLS LAST")
+            items.append(Index(f"{name}_rank", rank, *(c for c in rest if c != TOTAL)))
         for item in items:
             if isinstance(item, Column) and len(item.name.encode()) > LONGEST_NAME:
                 raise DeclarationError(

@@ -38,6 +38,13 @@ TABLES = {
     "github_events_by_type_1_hour",
     "github_events_by_type_1_day",
     "github_repositories_created",
+    "github_events_by_minute_1_minute",
+    "github_events_by_minute_15_minutes",
+    "github_repositories_created_by_day",
+    "github_active_users_1_hour",
+    "github_active_users_1_day",
+    "github_repository_activity",
+    "github_repository_events",
 }
 
 
