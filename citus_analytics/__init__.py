@@ -1,7 +1,7 @@
 """Real-time analytics on PostgreSQL and Citus: sharded tables, exact rollups, typed questions.
 
-Declarations, rollups, and GitHub's events as the built-in tables, with the four analytics of the
-tutorial. Everything else is imported from its package:
+Declarations, rollups, and GitHub's events as the built-in tables, with the analytics of the
+tutorial and more. Everything else is imported from its package:
 
 - `citus_analytics.migrations`: Citus's operations for Alembic, autogenerate, `upgrade`;
 - `citus_analytics.copy`: COPY of CSV into any table;
@@ -38,6 +38,31 @@ if TYPE_CHECKING:
         most_active_users_statement,
         top_repository_creators,
         top_repository_creators_statement,
+    )
+    from citus_analytics.github.insights import (
+        ActiveUsers,
+        Activity,
+        Contributor,
+        EventsOfType,
+        HeatMapCell,
+        PushSizes,
+        TrendingRepository,
+        active_users,
+        active_users_statement,
+        events_by_type,
+        events_by_type_statement,
+        heat_map,
+        heat_map_statement,
+        push_sizes,
+        push_sizes_statement,
+        repository_activity,
+        repository_activity_statement,
+        top_contributors,
+        top_contributors_statement,
+        trending_repositories,
+        trending_repositories_statement,
+        user_activity,
+        user_activity_statement,
     )
     from citus_analytics.github.models import (
         GITHUB_ROLLUP_1MIN,
@@ -148,6 +173,29 @@ __all__ = [
     "most_active_users_statement",
     "top_repository_creators",
     "top_repository_creators_statement",
+    "ActiveUsers",
+    "Activity",
+    "Contributor",
+    "EventsOfType",
+    "HeatMapCell",
+    "PushSizes",
+    "TrendingRepository",
+    "active_users",
+    "active_users_statement",
+    "events_by_type",
+    "events_by_type_statement",
+    "heat_map",
+    "heat_map_statement",
+    "push_sizes",
+    "push_sizes_statement",
+    "repository_activity",
+    "repository_activity_statement",
+    "top_contributors",
+    "top_contributors_statement",
+    "trending_repositories",
+    "trending_repositories_statement",
+    "user_activity",
+    "user_activity_statement",
     # Errors
     "ArgumentError",
     "CitusAnalyticsError",
@@ -167,6 +215,7 @@ _MODULES = (
     "rollups.ask",
     "github.models",
     "github.analytics",
+    "github.insights",
 )
 
 if not TYPE_CHECKING:

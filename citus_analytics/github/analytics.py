@@ -198,7 +198,7 @@ def commits_per_hour(
         RollupError: No rollup can answer as of the last run, or events are needed that have been
             expired.
     """
-    zone = _zone(time_zone)
+    zone = checked_zone(time_zone)
     answer = _commits(time_zone).ask(session, since=since, until=until, freshness=freshness)
     # The driver returns times in the zone of the connection.
     return [HourlyCommits(hour and hour.astimezone(zone), commits) for hour, commits in answer]
@@ -217,7 +217,7 @@ def commits_per_hour_statement(
     Raises:
         ArgumentError: As `commits_per_hour` does.
     """
-    _zone(time_zone)
+    checked_zone(time_zone)
     hour: ColumnElement[datetime | None] = func.date_trunc(
         literal_column("'hour'"),
         GithubEvent.created_at,
@@ -233,7 +233,12 @@ def commits_per_hour_statement(
     )
 
 
-def _zone(time_zone: str) -> ZoneInfo:
+def checked_zone(time_zone: str) -> ZoneInfo:
+    """Return the time zone of a name.
+
+    Raises:
+        ArgumentError: There is none.
+    """
     try:
         return ZoneInfo(time_zone)
     # ZoneInfo looks names up as files, so a folder or a path is unknown in a way of its own.
