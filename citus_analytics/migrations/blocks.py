@@ -668,12 +668,12 @@ _INCOMPLETE: Final = refusal(
 # Where there are rollups, what is pending goes into them first, and their horizon moves: the source
 # is not complete before it. Runs, verification and repair wait until the transaction has ended.
 _DROP_PARTITIONS: Final = f"""
-SELECT n.nspname, c.relname, substr(obj_description(l.oid, 'pg_class'), {len(MARKER) + 1})::jsonb
+SELECT n.nspname, c.relname, substr(obj_description(f.oid, 'pg_proc'), {len(MARKER) + 1})::jsonb
 INTO schema_of_table, stem_of_table, rollups
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-LEFT JOIN pg_catalog.pg_class AS l
-  ON l.relnamespace = c.relnamespace AND l.relname = c.relname || '_log'
-  AND starts_with(obj_description(l.oid, 'pg_class'), {literal(MARKER)})
+LEFT JOIN pg_catalog.pg_proc AS f
+  ON f.pronamespace = c.relnamespace AND f.proname = c.relname || '_capture' AND f.pronargs = 0
+  AND starts_with(obj_description(f.oid, 'pg_proc'), {literal(MARKER)})
 WHERE c.oid = parent;
 IF rollups IS NOT NULL AND EXISTS (SELECT FROM ({_PARTITIONS}) AS p WHERE p.until <= end_at) THEN
   EXECUTE format('SELECT %I.%I()', schema_of_table, stem_of_table || '_run');

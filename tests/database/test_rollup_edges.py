@@ -462,3 +462,78 @@ def test_mutants_are_noticed(empty: Engine, name: str) -> None:
         noticed = False
     assert changed, "there is nothing to change"
     assert noticed
+
+
+SAVED = """
+DO $$ BEGIN
+  INSERT INTO events (id, user_id, kind, at) VALUES (8, 1, 'a', '2026-03-01 00:10Z');
+  BEGIN
+    INSERT INTO events (id, user_id, kind, at) VALUES (9, 1, 'a', '2026-03-01 00:10Z');
+    DELETE FROM events WHERE user_id = 2;
+    RAISE EXCEPTION 'undone';
+  EXCEPTION WHEN raise_exception THEN
+    UPDATE events SET ms = 8 WHERE user_id = 1;
+  END;
+END $$"""
+NEW = "(7, 1, 'a', 7, 7, '2026-03-01 00:10Z')"
+# Of public reports on what else keeps aggregates: statements that change a row more than once, or
+# several tables at once, and what is undone in between.
+REPORTED: Final[dict[str, tuple[str, ...]]] = {
+    "a savepoint": (SAVED,),
+    "changes in one statement": (
+        "WITH gone AS (DELETE FROM events WHERE user_id = 2 RETURNING *), "
+        "moved AS (UPDATE events SET ms = 9 WHERE user_id = 3 RETURNING *) "
+        "INSERT INTO events (id, user_id, kind, ms, at) "
+        "SELECT id + 100, user_id, 'b', ms, at FROM gone UNION ALL "
+        "SELECT id + 100, user_id, 'b', ms, at FROM moved",
+    ),
+    "a row that is inserted or updated": (
+        f"{INSERT} {NEW}, (1, 1, 'b', 1, 1, '2026-03-01 02:00Z') ON CONFLICT (user_id, id) "
+        "DO UPDATE SET kind = excluded.kind, ms = events.ms + 1, at = excluded.at",
+    ),
+    "a row that is changed by its own trigger": (
+        "CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "UPDATE events SET ms = coalesce(ms, 0) + 1, kind = 'again' WHERE id = NEW.id; "
+        "RETURN NULL; END $$",
+        "CREATE TRIGGER again AFTER INSERT ON events FOR EACH ROW EXECUTE FUNCTION again()",
+        f"{INSERT} {NEW}",
+        "DROP TRIGGER again ON events",
+    ),
+    "rows that go with others of their table": (
+        "ALTER TABLE events ADD COLUMN parent bigint, ADD UNIQUE (id)",
+        "ALTER TABLE events ADD FOREIGN KEY (parent) REFERENCES events (id) ON DELETE CASCADE "
+        "ON UPDATE CASCADE",
+        "UPDATE events SET parent = 1 WHERE id > 1",
+        "UPDATE events SET id = 11 WHERE id = 1",
+        "DELETE FROM events WHERE id = 11",
+    ),
+    "a merge": (
+        f"MERGE INTO events AS e USING (VALUES {NEW}, (1, 1, NULL, 1, 1, NULL)) "
+        "AS v (id, user_id, kind, ms, temp, at) ON e.id = v.id AND e.user_id = v.user_id "
+        "WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT (id, user_id, kind, ms, temp, at) "
+        "VALUES (v.id, v.user_id, v.kind, v.ms, v.temp, v.at::timestamptz)",
+    ),
+    "rows that come after all have gone": (f"TRUNCATE events; {INSERT} {NEW}",),
+}
+
+
+@pytest.mark.parametrize("report", REPORTED)
+def test_what_breaks_others(report: str, server: DatabaseServer, lab: Engine) -> None:
+    refused = (
+        "a row that is changed by its own trigger",
+        "rows that go with others of their table",
+        "changes in one statement",
+        "a merge",
+    )
+    if server.kind == "citus" and report in refused:
+        pytest.skip("Citus refuses that")
+    rows = ", ".join(f"({i}, {i}, 'a', {i}, {i}, '2026-03-01 00:{i:02}Z')" for i in range(1, 6))
+    execute(lab, f"{INSERT} {rows}", "SELECT events_run()")
+    for statement in REPORTED[report]:
+        execute(lab, statement)
+        with lab.begin() as connection:
+            assert_fresh(connection)
+    execute(lab, "SELECT events_run()")
+    with lab.begin() as connection:
+        assert_at_rest(connection)
+        assert_verified(connection)

@@ -36,6 +36,8 @@ from tests.servers import ON_CITUS_ONLY, execute, query_text
 if TYPE_CHECKING:
     from alembic.operations.ops import MigrateOperation
 
+    from tests.servers import DatabaseServer
+
 
 def shop(*key: str, parent: bool = False) -> MetaData:
     metadata = MetaData()
@@ -295,7 +297,7 @@ def typed(column_type: type[Integer], *, shard_count: int | None = None) -> Meta
 
 @pytest.mark.parametrize("shard_count", [None, 6])
 def test_the_type_of_a_distribution_column_changes(
-    shard_count: int | None, application: Application
+    shard_count: int | None, server: DatabaseServer, application: Application
 ) -> None:
     before = typed(Integer, shard_count=shard_count)
     migrated(application, before)
@@ -306,7 +308,9 @@ def test_the_type_of_a_distribution_column_changes(
         "INSERT INTO lines SELECT i, 1 FROM generate_series(1, 20) AS i",
     )
     migrated(application, typed(BigInteger, shard_count=shard_count))
-    assert lint_migrations(application.folder) == []
+    # What is written without Citus is not the plan that Citus needs, and the linter says so.
+    found = {finding.code for finding in lint_migrations(application.folder)}
+    assert found == (set() if server.kind == "citus" else {"CA108"})
     application.downgrade()
     assert differences(application.url, before) == []
     assert query_text(application.url, "SELECT count(*) FROM orders JOIN lines USING (tenant)") == (

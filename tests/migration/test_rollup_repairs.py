@@ -116,7 +116,7 @@ def test_missing_triggers(event_: str, database: URL, rolled_up: Connection) -> 
         "DROP TABLE github_events_rollups",
         "DROP VIEW github_user_activity_fresh",
         "CREATE OR REPLACE VIEW github_user_activity_fresh AS "
-        "SELECT *, 1 AS one FROM github_user_activity",
+        "SELECT bucket, user_id, events, 1 AS one FROM github_user_activity",
         "ALTER TABLE github_events_rollups DROP COLUMN horizon",
         "ALTER TRIGGER github_events_capture_insert ON github_events RENAME TO other",
         "COMMENT ON FUNCTION github_events_run IS NULL",
