@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-faults lint types bench clean
+.PHONY: demo test test-faults test-endurance lint types bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/citus-analytics demo
@@ -12,11 +12,15 @@ demo: $(INSTALLED)
 PYTEST := $(BIN)/python -m pytest --numprocesses=3 --dist=worksteal
 
 test: $(INSTALLED)
-	$(PYTEST) -m 'not faults'
+	$(PYTEST) -m 'not faults and not endurance'
 
-# Slow tests of kills, races and endurance.
+# Slow tests of kills and races.
 test-faults: $(INSTALLED)
 	$(PYTEST) -m faults
+
+# The slowest: mutants of the generated SQL, every order of transactions, long properties.
+test-endurance: $(INSTALLED)
+	$(PYTEST) -m endurance
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

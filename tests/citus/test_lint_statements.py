@@ -196,6 +196,7 @@ def refusal(engine: Engine, statement: str) -> str | None:
     return None
 
 
+@pytest.mark.endurance
 def test_the_linter_and_the_server_agree(engine: Engine, tmp_path: Path) -> None:
     differ = []
     for number, statement in enumerate(statements()):

@@ -28,6 +28,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.endurance
 def test_all_figures_are_found(empty_database: URL) -> None:
     address = empty_database.render_as_string(hide_password=False)
     arguments = ["--database-url", address, "--rows", "2000", "--json", *FIGURES]

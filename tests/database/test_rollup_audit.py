@@ -312,7 +312,7 @@ SCENARIO: Final[dict[str, Any]] = {
 
 
 @ON_POSTGRESQL_ONLY
-@pytest.mark.faults
+@pytest.mark.endurance
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_are_noticed(server: DatabaseServer, name: str) -> None:
     old, new = MUTANTS[name]

@@ -479,7 +479,7 @@ def test_the_scenario(empty: Engine) -> None:
     scenario(empty)
 
 
-@pytest.mark.faults
+@pytest.mark.endurance
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_are_noticed(empty: Engine, name: str) -> None:
     old, new = MUTANTS[name]

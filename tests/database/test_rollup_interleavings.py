@@ -321,7 +321,7 @@ def test_some_orders(explorer: Explorer) -> None:
         explore(explorer, name, 2)
 
 
-@pytest.mark.faults
+@pytest.mark.endurance
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_order(explorer: Explorer, name: str) -> None:
     assert explore(explorer, name, 60) > 5

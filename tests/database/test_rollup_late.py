@@ -286,6 +286,7 @@ MUTANTS: Final = {
 
 
 @ON_POSTGRESQL_ONLY
+@pytest.mark.endurance
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_are_noticed(empty_database: URL, name: str) -> None:
     old, new = MUTANTS[name]

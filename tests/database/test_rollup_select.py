@@ -508,6 +508,7 @@ def test_every_question(server: DatabaseServer, empty_database: URL) -> None:
     is_answered()
 
 
+@pytest.mark.endurance
 def test_order_and_batches_do_not_matter(server: DatabaseServer, empty_database: URL) -> None:
     """What a rollup has depends on the rows, and not on how they came."""
     engine = create_engine(empty_database, poolclass=NullPool)

@@ -245,7 +245,7 @@ def test_there_and_back_and_there_again(change: str, application: Application) -
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(change, marks=() if change in ON_CITUS else pytest.mark.faults)
+        pytest.param(change, marks=() if change in ON_CITUS else pytest.mark.endurance)
         for change in CHANGES
     ],
 )
