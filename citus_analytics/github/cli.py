@@ -689,7 +689,7 @@ QUESTIONS: Final = {
         function=most_active_users,
         title="Most active users, by the minute",
         headers=("user", "minute", "events"),
-        nothing="Nothing found in the rollup. `citus-analytics rollups run` brings it up to date.",
+        nothing="Nothing found.",
     ),
 }
 
