@@ -612,7 +612,9 @@ def tolerated(error: BaseException) -> bool:
     cause = getattr(error, "orig", error)
     # What Citus says to a statement that was planned before its shards were split.
     split = "could not find valid entry for shard" in str(cause)
-    return split or getattr(cause, "sqlstate", "") in CONFLICTS
+    # What Citus makes of 23505 where a COPY fails on a worker.
+    twice = "duplicate key value violates unique constraint" in str(cause)
+    return split or twice or getattr(cause, "sqlstate", "") in CONFLICTS
 
 
 def write(writer: Writer, changes: int = 1) -> None:
