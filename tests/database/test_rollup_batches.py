@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from tests.servers import DatabaseServer
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.endurance
 
 ROWS: Final = 150_000
 

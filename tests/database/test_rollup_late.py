@@ -222,6 +222,7 @@ def scenario(lab: Lab) -> None:
 
 
 @ON_EVERY_SERVER
+@pytest.mark.endurance
 def test_late_rows(lab: Lab) -> None:
     scenario(lab)
 
