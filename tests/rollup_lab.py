@@ -652,7 +652,8 @@ class Torture:
             except BaseException as error:  # noqa: BLE001 - the test looks at it
                 self.raised.append(error)
 
-        self.threads.append(threading.Thread(target=repeat, name=name))
+        # One that waits in the database for ever must not keep the tests from ending.
+        self.threads.append(threading.Thread(target=repeat, name=name, daemon=True))
         self.threads[-1].start()
 
     def finish(self) -> None:

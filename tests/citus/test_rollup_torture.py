@@ -314,7 +314,7 @@ def test_terminated_backends(engines: list[Engine]) -> None:
                 job.runner(1)
                 job.finish()
 
-    threads = [threading.Thread(target=insist, args=(seed,)) for seed in range(2)]
+    threads = [threading.Thread(target=insist, args=(seed,), daemon=True) for seed in range(2)]
     for thread in threads:
         thread.start()
     rng = random.Random(1)
