@@ -78,7 +78,7 @@ from citus_analytics.rollups.sql import (
     _raw,
     _settled,
     _Target,
-    _values_read,
+    added_up,
     best_order,
     best_query,
     bucket_of,
@@ -219,9 +219,8 @@ def commit_token(session: Executor) -> str:
     Args:
         session: The session or connection that writes, before it commits.
     """
-    if not isinstance(session, Session | scoped_session):
-        return str(session.scalar(text("SELECT CAST(pg_current_xact_id() AS text)")))
-    session.flush()
+    if isinstance(session, Session | scoped_session):
+        session.flush()
     return str(session.scalar(text("SELECT CAST(pg_current_xact_id() AS text)")))
 
 
@@ -1295,52 +1294,19 @@ class _Prepared:
         return f"SELECT {', '.join(listed)} FROM ({leg}) AS g{grouped}"
 
     def _grouped(self, rows: str, groups: list[str]) -> str:
-        """Return the query that adds up what the legs have; as `sql.read` does for one table."""
+        """Return the query that adds up what the legs have."""
         needs = self.question.needs
-
-        def by(alias: str, *more: str) -> str:
-            columns = [f"{alias}.{column}" for column in (*groups, *more)]
-            return f" GROUP BY {', '.join(columns)}" if columns else ""
-
-        def sums(alias: str) -> list[str]:
-            return [
-                *(f"{alias}.{column}" for column in groups),
-                *(
-                    f"coalesce(sum({alias}.{quote(c)}), 0) AS {quote(c)}"
-                    for c in ("_rows", *needs.additive)
-                ),
-                *(
-                    f"{kind}({alias}.{quote(c)}) AS {quote(c)}"
-                    for c, (kind, _) in needs.extremes.items()
-                ),
-            ]
-
-        having = " HAVING sum(u._rows) > 0" if groups else ""
-        if not needs.values:
-            shown: dict[str, str] = {}
-            inner = f"SELECT {', '.join(sums('u'))}\n  FROM ({rows}) AS u{by('u')}{having}"
-        else:
-            places = [f"_v{place}" for place, _ in enumerate(needs.values, start=1)]
-            counted = [*sums("s"), "s._part", *(f"s.{p}" for p in places), "sum(s._n) AS _n"]
-            partition = ", ".join([*(f"v.{column}" for column in groups), "v._part"])
-            specs = [
-                TargetSpec(rollup="", table="", rows="_rows", reads=each.reads)
-                for each in needs.values
-            ]
-            marks, found, shown = _values_read(specs, needs.types, partition)
-            inner = (
-                f"SELECT {', '.join([*sums('u'), *found])} FROM (\n"
-                f"  SELECT {', '.join(['v.*', *marks])} FROM (\n"
-                f"    SELECT {', '.join(counted)}\n"
-                f"    FROM ({rows}) AS s{by('s', '_part', *places)}\n"
-                f"  ) AS v WHERE v._part = 0 OR v._n > 0\n) AS u{by('u')}{having}"
-            )
-        shown = {**needs.shown, **shown}
-        listed = [f"fresh.{column}" for column in groups]
-        listed += (
-            f"{shown.get(name, f'fresh.{quote(name)}')} AS {quote(name)}" for name in needs.types
+        return added_up(
+            rows,
+            groups=groups,
+            additive=[quote(name) for name in ("_rows", *needs.additive)],
+            extremes={name: kind for name, (kind, _) in needs.extremes.items()},
+            count="_rows",
+            values=[each.reads for each in needs.values],
+            shown=needs.shown,
+            wanted=needs.types,
+            empty=not groups,
         )
-        return f"SELECT {', '.join(listed)} FROM (\n{inner}\n) AS fresh"
 
 
 # What the database has.

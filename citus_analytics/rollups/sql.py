@@ -41,7 +41,7 @@ from citus_analytics.sql import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
 # The longest suffix of the names that are derived from a table's.
 LONGEST_BASE: Final = LONGEST_NAME - len("_capture_truncate")
@@ -910,7 +910,12 @@ def _current(spec: RollupSpec) -> str:
 def _lock(spec: RollupSpec, *, attempt: bool = False) -> str:
     """Return the call that keeps runs of one source apart."""
     name = f"pg_{'try_' if attempt else ''}advisory_xact_lock"
-    return f"{name}(hashtext('citus_analytics.rollups'), {_regclass(spec.source)}::oid::integer)"
+    return f"{name}{_lock_key(_regclass(spec.source))}"
+
+
+def _lock_key(source: str) -> str:
+    """Return the key of the lock of a source, which is an expression of type regclass."""
+    return f"(hashtext('citus_analytics.rollups'), {source}::oid::integer)"
 
 
 # Pages of the log that one batch takes, of all shards together.
@@ -1668,7 +1673,7 @@ def _create_fresh(spec: RollupSpec, target: TargetSpec) -> str:
     # While a run commits on several nodes, what it has taken from their logs may be in the table
     # not yet. A read waits for it, in a function: its query sees what is there after the wait.
     source = literal(qualify(spec.source, spec.schema))
-    key = f"(hashtext('citus_analytics.rollups'), {source}::regclass::oid::integer)"
+    key = _lock_key(f"{source}::regclass")
     body = f"""
 BEGIN
   PERFORM pg_advisory_lock_shared{key};
@@ -1759,7 +1764,7 @@ def drop(
         for name, suffix in (("run", "_run"), ("capture", "_capture"), ("source", ""))
     }
     source, state = qualified["source"], qualify(spec.state, spec.schema)
-    lock = _lock(spec).replace(_regclass(spec.source), f"{literal(source)}::regclass")
+    lock = f"pg_advisory_xact_lock{_lock_key(f'{literal(source)}::regclass')}"
     capture = f"to_regprocedure({literal(qualified['capture'] + '()')})"
     log = literal(qualify(spec.log, spec.schema))
     failed = literal(
@@ -2555,6 +2560,48 @@ def read(
             add(number, each, log, "l")
     rows = "\n    UNION ALL ".join(legs)
 
+    return added_up(
+        rows,
+        groups=groups,
+        additive=part.additive,
+        extremes=extremes,
+        count=quote(target.rows),
+        values=[each.reads for each in values],
+        shown=target.visible,
+        wanted=wanted,
+        # What is asked for all rows has an answer even if there are none, as in SQL.
+        empty=not groups and by is not None,
+    )
+
+
+def added_up(
+    rows: str,
+    *,
+    groups: Sequence[str],
+    additive: Iterable[str],
+    extremes: Mapping[str, str],
+    count: str,
+    values: Sequence[Mapping[str, str]],
+    shown: Mapping[str, str],
+    wanted: Collection[str],
+    empty: bool,
+) -> str:
+    """Return the query that adds up rows of tables of rollups, of the log, and of the source.
+
+    Args:
+        rows: The rows: the groups, the additive columns, the extremes, and, where there are values,
+            `_part` (0, or the number of the values), `_v1` and so on, and `_n`.
+        groups: The columns to group by, quoted.
+        additive: The columns that are added up, quoted.
+        extremes: `min` or `max` by column.
+        count: The column that counts the rows of a group, quoted.
+        values: What each of the values is read as, by measure; see `TargetSpec.reads`.
+        shown: The measures that are expressions over the additive columns.
+        wanted: The measures, in order.
+        empty: Whether there is a row of the answer where there are no rows.
+    """
+    summed = list(additive)
+
     def grouped(alias: str, *more: str) -> str:
         names = [f"{alias}.{column}" for column in (*groups, *more)]
         return f" GROUP BY {_listed(names)}" if names else ""
@@ -2562,26 +2609,20 @@ def read(
     def sums(alias: str) -> list[str]:
         return [
             *(f"{alias}.{column}" for column in groups),
-            *(
-                # Without groups there is one, even if there are no rows.
-                f"coalesce(sum({alias}.{c}), 0) AS {c}"
-                if not groups
-                else f"sum({alias}.{c}) AS {c}"
-                for c in part.additive
-            ),
+            # Without groups there is one, even if there are no rows.
+            *(f"coalesce(sum({alias}.{column}), 0) AS {column}" for column in summed),
             *(f"{kind}({alias}.{quote(c)}) AS {quote(c)}" for c, kind in extremes.items()),
         ]
 
-    # What is asked for all rows has an answer even if there are none, as in SQL.
-    having = f" HAVING sum(u.{quote(target.rows)}) > 0" if groups or by is None else ""
+    having = "" if empty else f" HAVING sum(u.{count}) > 0"
     if not values:
         inner = f"SELECT {_listed(sums('u'))}\n  FROM ({rows}) AS u{grouped('u')}{having}"
-        shown: dict[str, str] = {}
     else:
         parts = [f"_v{number}" for number, _ in enumerate(values, start=1)]
         counted = [*sums("s"), "s._part", *(f"s.{name}" for name in parts), "sum(s._n) AS _n"]
         partition = _listed([*(f"v.{column}" for column in groups), "v._part"])
-        marks, found, shown = _values_read(values, wanted, partition)
+        marks, found, read_as = _values_read(values, wanted, partition)
+        shown = {**shown, **read_as}
         each_value = grouped("s", "_part", *parts)
         inner = (
             f"SELECT {_listed([*sums('u'), *found])} FROM (\n"
@@ -2589,14 +2630,13 @@ def read(
             f"    SELECT {_listed(counted)}\n    FROM ({rows}) AS s{each_value}\n"
             f"  ) AS v WHERE v._part = 0 OR v._n > 0\n) AS u{grouped('u')}{having}"
         )
-    shown |= dict(target.visible)
     listed = [f"fresh.{column}" for column in groups]
     listed += (f"{shown.get(name, f'fresh.{quote(name)}')} AS {quote(name)}" for name in wanted)
     return f"SELECT {_listed(listed)} FROM (\n{inner}\n) AS fresh"
 
 
 def _values_read(
-    values: Iterable[TargetSpec], wanted: Collection[str], partition: str
+    values: Iterable[Mapping[str, str]], wanted: Collection[str], partition: str
 ) -> tuple[list[str], list[str], dict[str, str]]:
     """Return how measures are read from the counts of their values.
 
@@ -2606,9 +2646,9 @@ def _values_read(
     marks: dict[str, None] = {}
     found: list[str] = []
     shown: dict[str, str] = {}
-    for number, target in enumerate(values, start=1):
+    for number, reads in enumerate(values, start=1):
         value, mine = f"_v{number}", f"u._part = {number}"
-        for place, (measure, what) in enumerate(target.reads.items(), start=1):
+        for place, (measure, what) in enumerate(reads.items(), start=1):
             name = f"_m{number}_{place}"
             if measure not in wanted:
                 continue
