@@ -1025,8 +1025,7 @@ class Rollup:
 
     def _merged(self, table: Table) -> tuple[RollupSpec, TargetSpec]:
         """Return all rollups of the source, and what they know of a table."""
-        key = (self.source.schema, self.source.name)
-        spec = next(s for s in _merged(self.source.metadata) if (s.schema, s.source) == key)
+        spec = _frozen(self.source.metadata)[self.source.key]
         return spec, next(target for target in spec.targets if target.table == table.name)
 
     def _level(
@@ -1107,19 +1106,9 @@ def specs_of(metadata: MetaData) -> tuple[RollupSpec, ...]:
     Raises:
         DeclarationError: A name that is derived for a rollup is that of something else.
     """
-    specs = _merged(metadata)
+    specs = tuple(_frozen(metadata).values())
     _require_names(metadata, specs)
     return specs
-
-
-def _merged(metadata: MetaData) -> tuple[RollupSpec, ...]:
-    merged = _frozen(metadata)
-    if not merged:
-        for rollup in rollups_of(metadata):
-            spec = rollup.spec()
-            key = rollup.source.key
-            merged[key] = merged[key].merged(spec) if key in merged else spec
-    return tuple(merged.values())
 
 
 def _require_names(metadata: MetaData, specs: Sequence[RollupSpec]) -> None:
@@ -1152,6 +1141,7 @@ def _declarations(metadata: MetaData) -> dict[str, Rollup]:
 
 
 def _frozen(metadata: MetaData) -> dict[str, RollupSpec]:
+    """Return all rollups of each source in plain names, by the source's key."""
     return cast("dict[str, RollupSpec]", metadata.info.setdefault(f"{_INFO_KEY}.frozen", {}))
 
 
@@ -1175,14 +1165,12 @@ def _declare(rollup: Rollup) -> None:
             raise DeclarationError(
                 f"rollups {other.name!r} and {rollup.name!r} have different times of one source."
             )
+    key, spec = rollup.source.key, rollup.spec()
+    frozen = _frozen(rollup.source.metadata)
+    merged = frozen[key].merged(spec) if key in frozen else spec
+    _require_names(rollup.source.metadata, tuple({**frozen, key: merged}.values()))
     declarations[rollup.name] = rollup
-    _frozen(rollup.source.metadata).clear()
-    try:
-        _require_names(rollup.source.metadata, _merged(rollup.source.metadata))
-    except DeclarationError:
-        del declarations[rollup.name]
-        _frozen(rollup.source.metadata).clear()
-        raise
+    frozen[key] = merged
 
 
 def _widths(
