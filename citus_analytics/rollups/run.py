@@ -21,7 +21,7 @@ from citus_analytics.errors import ArgumentError, RollupError
 from citus_analytics.sql import Executor, flushed_connection, qualify, schema_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from sqlalchemy import Connection, Row
@@ -85,11 +85,10 @@ def run_rollup(
     Raises:
         RollupError: The database has no such rollup.
     """
-    connection, function = _function(session, rollup, "run" if page is None else "run_batch")
-    arguments = ":wait" if page is None else ":page, :wait"
-    row = _call(
-        connection, rollup, f"SELECT * FROM {function}({arguments})", {"wait": wait, "page": page}
-    )
+    if page is None:
+        row = _call(session, rollup, "run", ":wait", wait=wait)
+    else:
+        row = _call(session, rollup, "run_batch", ":page, :wait", page=page, wait=wait)
     changes: int | None = row.changes
     next_page: int | None = None if page is None else row.next_page
     return None if changes is None else RollupRun(changes=changes, next_page=next_page)
@@ -179,16 +178,11 @@ def _reconcile(
     *,
     repair: bool,
 ) -> Iterator[Difference]:
-    connection, function = _function(session, rollup, "reconcile")
-    statement = (
-        f"SELECT * FROM {function}(:target, CAST(:since AS timestamptz), "
-        "CAST(:until AS timestamptz), :repair)"
-    )
+    arguments = ":target, CAST(:since AS timestamptz), CAST(:until AS timestamptz), :repair"
     window = {"since": _bound(since), "until": _bound(until)}
     for table in rollup.tables:
-        row = _call(
-            connection, rollup, statement, {"target": table.name, "repair": repair, **window}
-        )
+        values = {"target": table.name, "repair": repair, **window}
+        row = _call(session, rollup, "reconcile", arguments, **values)
         yield Difference(
             table=table.name, groups=row.groups or 0, examples=tuple(row.examples or ())
         )
@@ -235,9 +229,7 @@ def audit_window(
         RollupError: The database has no such rollup, or it is not complete: backfill first.
     """
     _require_positive(window)
-    connection, function = _function(session, rollup, "audit")
-    statement = f"SELECT * FROM {function}(:table, :window)"
-    row = _call(connection, rollup, statement, {"table": table, "window": window})
+    row = _call(session, rollup, "audit", ":table, :window", table=table, window=window)
     return AuditedWindow(
         table=table,
         since=row.since,
@@ -327,9 +319,9 @@ def rollup_status(session: Executor, rollup: Rollup) -> tuple[RollupStatus, ...]
     Raises:
         RollupError: The database has no such rollup.
     """
-    connection, _ = _function(session, rollup, "run")
+    connection = flushed_connection(session, rollup.source)
     schema = schema_of(connection, rollup.source)
-    state = _escaped(qualify(f"{rollup.source.name}_rollups", schema))
+    state = _named(connection, rollup, "rollups")
     statement = text(
         "SELECT target, last_run, duration, complete_since = '-infinity' AS complete, horizon, "
         "late, nullif(proved_since, '-infinity') AS proved_since, proved_until, error, failed_at, "
@@ -341,7 +333,7 @@ def rollup_status(session: Executor, rollup: Rollup) -> tuple[RollupStatus, ...]
         if not isinstance(error.orig, UndefinedTable):
             raise
         raise _missing(rollup, state) from error
-    log = _escaped(qualify(f"{rollup.source.name}_log", schema))
+    log = _named(connection, rollup, "log")
     pending: int = connection.execute(text(f"SELECT count(*) FROM {log}")).scalar_one()
     sizes = _sizes(connection, [qualify(table.name, schema) for table in rollup.tables])
     unknown = [table.name for table in rollup.tables if table.name not in known]
@@ -393,7 +385,7 @@ def record_failure(session: Executor, rollup: Rollup, error: str) -> None:
         error: What the run failed with.
     """
     connection = flushed_connection(session, rollup.source)
-    state = _escaped(qualify(f"{rollup.source.name}_rollups", schema_of(connection, rollup.source)))
+    state = _named(connection, rollup, "rollups")
     statement = text(f"UPDATE {state} SET failed_at = now(), error = :error")
     connection.execute(statement, {"error": error})
 
@@ -435,8 +427,7 @@ def backfill_window(
         RollupError: The database has no such rollup.
     """
     _require_positive(window)
-    connection, function = _function(session, rollup, "backfill")
-    row = _call(connection, rollup, f"SELECT * FROM {function}(:window)", {"window": window})
+    row = _call(session, rollup, "backfill", ":window", window=window)
     return (row.since, row.until) if row.worked else None
 
 
@@ -487,9 +478,8 @@ def expire_window(
         ArgumentError: The datetime has no time zone.
     """
     _require_positive(window)
-    connection, function = _function(session, rollup, "expire")
-    statement = f"SELECT * FROM {function}(CAST(:before AS timestamptz), :window)"
-    row = _call(connection, rollup, statement, {"before": _bound(before), "window": window})
+    arguments = "CAST(:before AS timestamptz), :window"
+    row = _call(session, rollup, "expire", arguments, before=_bound(before), window=window)
     deleted: int | None = row.deleted
     return deleted
 
@@ -499,23 +489,21 @@ def _require_positive(window: timedelta) -> None:
         raise ArgumentError(f"a window must be longer than 0, got {window}.")
 
 
-def _function(session: Executor, rollup: Rollup, name: str) -> tuple[Connection, str]:
-    # What the session holds is rolled up too, wherever its binds put the tables.
-    connection = flushed_connection(session, rollup.source)
-    schema = schema_of(connection, rollup.source)
-    return connection, _escaped(qualify(f"{rollup.source.name}_{name}", schema))
-
-
-def _escaped(name: str) -> str:
-    """Return a quoted name for `text()`, in which a colon would start a parameter."""
+def _named(connection: Connection, rollup: Rollup, suffix: str) -> str:
+    """Return what is named after the source, for `text()`: a colon would start a parameter."""
+    name = qualify(f"{rollup.source.name}_{suffix}", schema_of(connection, rollup.source))
     return name.replace(":", "\\:")
 
 
 def _call(
-    connection: Connection, rollup: Rollup, statement: str, arguments: Mapping[str, object]
+    session: Executor, rollup: Rollup, function: str, arguments: str, **values: object
 ) -> Row[Any]:
+    """Call a function of the source's, and return its row."""
+    # What the session holds is rolled up too, wherever its binds put the tables.
+    connection = flushed_connection(session, rollup.source)
+    name = _named(connection, rollup, function)
     try:
-        return connection.execute(text(statement), arguments).one()
+        return connection.execute(text(f"SELECT * FROM {name}({arguments})"), values).one()
     except DBAPIError as error:
         if isinstance(error.orig, ObjectNotInPrerequisiteState):
             said = error.orig.diag
@@ -527,7 +515,7 @@ def _call(
         # An error inside of the function says where in it that was.
         if not isinstance(error.orig, UndefinedFunction) or error.orig.diag.context:
             raise
-        raise _missing(rollup, statement.split("FROM ")[1].split("(")[0]) from error
+        raise _missing(rollup, name) from error
 
 
 def _missing(rollup: Rollup, name: str) -> RollupError:
