@@ -155,6 +155,15 @@ def add_rollups(commands: Commands, *, metadata: str | None = None) -> None:
         add_database_url(action)
         return action
 
+    def add_window(action: ArgumentParser, default: str, least: str = "") -> None:
+        action.add_argument(
+            "--window",
+            type=interval,
+            default=interval(default),
+            metavar="TIME",
+            help=f"how much one transaction covers{least} (default: {default})",
+        )
+
     run = add(
         "run",
         rollups_run,
@@ -233,13 +242,7 @@ def add_rollups(commands: Commands, *, metadata: str | None = None) -> None:
         metavar="TIME",
         help="start no further window after this time, for each rollup (default: 10s)",
     )
-    action.add_argument(
-        "--window",
-        type=interval,
-        default=timedelta(days=1),
-        metavar="TIME",
-        help="how much one transaction covers (default: 1d)",
-    )
+    add_window(action, "1d")
     add_json(action)
     action = add(
         "backfill",
@@ -249,13 +252,7 @@ def add_rollups(commands: Commands, *, metadata: str | None = None) -> None:
         "first, each in a transaction of its own that keeps no writer out. It can be interrupted "
         "at any time, and goes on from there.",
     )
-    action.add_argument(
-        "--window",
-        type=interval,
-        default=timedelta(days=1),
-        metavar="TIME",
-        help="how much one transaction covers, at least a day and a bucket (default: 1d)",
-    )
+    add_window(action, "1d", ", at least a day and a bucket")
     add_json(action)
     action = add(
         "expire",
@@ -273,13 +270,7 @@ def add_rollups(commands: Commands, *, metadata: str | None = None) -> None:
         metavar="TIME",
         help="delete what happened before this time, such as 2026-01-01T00:00Z",
     )
-    action.add_argument(
-        "--window",
-        type=interval,
-        default=timedelta(hours=1),
-        metavar="TIME",
-        help="how much one transaction covers (default: 1h)",
-    )
+    add_window(action, "1h")
     add_json(action)
 
 
@@ -677,10 +668,9 @@ def rollups_audit(arguments: Namespace) -> None:
             windows = list[AuditedWindow]()
             try:
                 with timed() as watch, waiting(f"Auditing {rollup.name}"):
-                    for audited in audit(
+                    windows += audit(
                         engine, rollup, window=arguments.window, budget=arguments.budget
-                    ):
-                        windows.append(audited)
+                    )
             except RollupError as error:
                 # The others can be audited.
                 refused.append(str(error))
@@ -695,7 +685,8 @@ def rollups_audit(arguments: Namespace) -> None:
         write_json({"adds_up": not wrong, "windows": found})
     for each in () if arguments.json else wrong:
         since, until = (
-            each[bound] and f"{each[bound].astimezone(UTC):%F %T %Z}" for bound in _BOUNDS
+            each[bound] and f"{each[bound].astimezone(UTC):%F %T %Z}"
+            for bound in ("since", "until")
         )
         window = " ".join(filter(None, (since and f"from {since}", until and f"until {until}")))
         write(f"{each['table']}: {plural(each['groups'], 'group')} differ {window}, and lack:")
@@ -710,9 +701,6 @@ def rollups_audit(arguments: Namespace) -> None:
         raise ExitError(" ".join(refused))
     if not arguments.json:
         write("Python: for window in audit(engine, rollup): ...")
-
-
-_BOUNDS: Final = ("since", "until")
 
 
 def rollups_backfill(arguments: Namespace) -> None:
