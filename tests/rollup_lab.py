@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import threading
 import time
 from collections import defaultdict
@@ -612,9 +613,13 @@ def tolerated(error: BaseException) -> bool:
     cause = getattr(error, "orig", error)
     # What Citus says to a statement that was planned before its shards were split.
     split = "could not find valid entry for shard" in str(cause)
+    # What it says where they have been made anew.
+    gone = re.search(r"""relation "\S+_\d+" does not exist""", str(cause)) is not None
+    # New shards are there a moment before each node knows of them.
+    new = "If its shards are being made anew just now" in str(cause)
     # What Citus makes of 23505 where a COPY fails on a worker.
     twice = "duplicate key value violates unique constraint" in str(cause)
-    return split or twice or getattr(cause, "sqlstate", "") in CONFLICTS
+    return split or gone or new or twice or getattr(cause, "sqlstate", "") in CONFLICTS
 
 
 def write(writer: Writer, changes: int = 1) -> None:
@@ -631,10 +636,17 @@ def write(writer: Writer, changes: int = 1) -> None:
 
 
 class Torture:
-    """Jobs that repeat themselves until the time is up, each on a connection of its own."""
+    """Jobs that repeat themselves until the time is up, each on a connection of its own.
 
-    def __init__(self, engine: Engine, seconds: float, seed: int) -> None:
+    Attributes:
+        tolerant: Whether every job may lose against others, and not only those that write.
+    """
+
+    def __init__(
+        self, engine: Engine, seconds: float, seed: int, *, tolerant: bool = False
+    ) -> None:
         self.engine = engine
+        self.tolerant = tolerant
         self.until = time.monotonic() + seconds
         self.rng = random.Random(seed)
         self.raised: list[BaseException] = []
@@ -647,8 +659,13 @@ class Torture:
         def repeat() -> None:
             try:
                 while time.monotonic() < self.until and not self.raised:
-                    job()
-                    self.done[name] = self.done.get(name, 0) + 1
+                    try:
+                        job()
+                    except (DBAPIError, DriverError) as error:
+                        if not self.tolerant or not tolerated(error):
+                            raise
+                    else:
+                        self.done[name] = self.done.get(name, 0) + 1
             except BaseException as error:  # noqa: BLE001 - the test looks at it
                 self.raised.append(error)
 
@@ -658,10 +675,13 @@ class Torture:
 
     def finish(self) -> None:
         """Wait for all; raise what one of them raised."""
+        patience = max(self.until, time.monotonic()) + 90
         for thread in self.threads:
-            thread.join()
+            thread.join(max(0, patience - time.monotonic()))
         if self.raised:
             raise self.raised[0]
+        stuck = [thread.name for thread in self.threads if thread.is_alive()]
+        assert stuck == [], "these wait for ever"
         idle = [thread.name for thread in self.threads if not self.done.get(thread.name)]
         assert idle == [], "nothing came of these"
 

@@ -413,6 +413,15 @@ rewritten := ARRAY(
   WITH t (oid) AS ({tables})
   SELECT t.oid::oid FROM t
   UNION SELECT p.relid::oid FROM t CROSS JOIN LATERAL pg_partition_tree(t.oid::regclass) AS p);
+-- On all nodes: Citus itself keeps out the writers of this node alone, copies the rows, and drops
+-- what has been written through other nodes meanwhile.
+FOR statement IN
+  SELECT format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', string_agg(c.oid::regclass::text, ', '
+    ORDER BY c.oid)) FROM pg_catalog.pg_class AS c
+  WHERE c.oid = ANY (rewritten) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+LOOP
+  EXECUTE statement;
+END LOOP;
 {_FIND_DEPENDENTS.strip()}
 IF lost IS NOT NULL THEN
 {indented(refusal(message))}

@@ -50,6 +50,7 @@ from sqlalchemy import (
     TypeDecorator,
     Uuid,
     bindparam,
+    quoted_name,
     select,
     text,
 )
@@ -652,7 +653,9 @@ class Rollup:
                     f"{len(item.name.encode())} bytes, and PostgreSQL has at most {LONGEST_NAME}: "
                     "give what it is named after a shorter label."
                 )
-        return Table(name, source.metadata, *items, schema=source.schema)
+        # SQLAlchemy does not quote what a line end follows.
+        quoted = quoted_name(name, quote=True if name.endswith("\n") else None)
+        return Table(quoted, source.metadata, *items, schema=source.schema)
 
     def _value_type(self, label: str) -> TypeEngine[Any]:
         measure, value = self.measures[label]

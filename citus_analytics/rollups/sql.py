@@ -671,7 +671,8 @@ DECLARE
 BEGIN
 {find}  -- It has its owner's rights: on tables of others it would run what their types cast with.
   IF {stranger} THEN
-    RAISE EXCEPTION 'this trigger function is for another table than %', TG_RELID::regclass;
+    RAISE EXCEPTION 'this trigger function is for another table than %', TG_RELID::regclass
+      USING HINT = 'If its shards are being made anew just now, write again.';
   END IF;
 {edge}  IF TG_OP = 'TRUNCATE' THEN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN

@@ -129,7 +129,7 @@ def refusal(metadata: MetaData, engine: Engine) -> str | None:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(schemas())
 def test_what_has_no_error_is_taken(engine: Engine, metadata: MetaData) -> None:

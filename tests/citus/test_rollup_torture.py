@@ -15,10 +15,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from psycopg import Error as DriverError
 from sqlalchemy import Engine, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
 
+from citus_analytics.migrations import AlterDistributedTableOp
 from citus_analytics.rollups.run import backfill
 from tests.rollup_lab import (
     ALL_EVENTS,
@@ -83,8 +86,9 @@ def citus_torture(
     *,
     truncates: bool = True,
     looks: bool = True,
+    tolerant: bool = False,
 ) -> Torture:
-    job = Torture(engines[0], seconds, seed)
+    job = Torture(engines[0], seconds, seed, tolerant=tolerant)
     for number, engine in enumerate(engines):
         job.writer(number, "READ COMMITTED", on=engine, citus=True, truncates=truncates)
     job.writer(9, "REPEATABLE READ", citus=True)
@@ -250,11 +254,9 @@ def split(cluster: Connection, mode: str) -> None:
 
 
 def redistribute(cluster: Connection, mode: str) -> None:
-    run_sql(cluster, "SET citus.enable_unsafe_triggers TO on")
-    run_sql(
-        cluster,
-        "SELECT alter_distributed_table('events', shard_count => 6, cascade_to_colocated => true)",
-    )
+    reshard = AlterDistributedTableOp("events", shard_count=6, cascade_to_colocated=True)
+    with cluster.engine.begin() as connection:
+        Operations(MigrationContext.configure(connection)).invoke(reshard)
     assert mode == ""
     assert len(shards(cluster)) == 6
 
@@ -262,14 +264,18 @@ def redistribute(cluster: Connection, mode: str) -> None:
 CHANGES = {
     "move": (move, "block_writes"),
     "move, logical": (move, "force_logical"),
+    # Not by force_logical: Citus 13.2 makes the primary keys of split shards behind their slot, and
+    # waits for ever for what was updated in between ("publisher did not send replica identity").
     "split": (split, "block_writes"),
-    "split, logical": (split, "force_logical"),
     "redistribute": (redistribute, ""),
 }
 
 
+# A replication slot waits for the transactions of every database of its server: on a cluster that
+# is shared, for another test's, which may wait for a slot in turn.
 @pytest.mark.faults
-@ON_CITUS_ONLY
+@pytest.mark.timeout(120)
+@ON_BREAKABLE_CITUS
 @pytest.mark.parametrize("name", CHANGES)
 def test_shards_change_beside_writers(engines: list[Engine], name: str) -> None:
     build(engines[0], citus=True)
@@ -278,8 +284,11 @@ def test_shards_change_beside_writers(engines: list[Engine], name: str) -> None:
         with engines[0].connect().execution_options(isolation_level="AUTOCOMMIT") as cluster:
             for table in ("events_log", *KEYED, "by_kind_outbox", "all_events_outbox"):
                 run_sql(cluster, f"ALTER TABLE {table} REPLICA IDENTITY FULL")
-    # While tables are made anew a query may find the new one of some and the old one of others.
-    job = citus_torture(engines, 25, 4, looks=name != "redistribute")
+    # A TRUNCATE through a worker waits for a shard that moves, which may wait for that transaction:
+    # a deadlock that Citus does not see. While tables are made anew a query may find the new one of
+    # some and the old one of others.
+    looks = name != "redistribute"
+    job = citus_torture(engines, 25, 4, truncates=False, looks=looks, tolerant=True)
     try:
         with engines[0].connect().execution_options(isolation_level="AUTOCOMMIT") as cluster:
             time.sleep(1)

@@ -246,7 +246,7 @@ windows: st.SearchStrategy[Window] = st.one_of(
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(events=st.lists(pushes, max_size=25), zone=st.sampled_from(ZONES), window=windows)
 def test_answers_are_those_of_plain_python(

@@ -374,7 +374,7 @@ def test_every_question(server: DatabaseServer, empty_database: URL) -> None:
     engine = create_engine(empty_database, poolclass=NullPool)
 
     @settings(
-        max_examples=30 if server.kind == "postgresql" else 3,
+        max_examples=20 if server.kind == "postgresql" else 3,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )

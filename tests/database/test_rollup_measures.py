@@ -408,7 +408,7 @@ def play(connection: Connection, steps: list[Step]) -> None:
 def test_every_measure_at_any_moment(server: DatabaseServer, readings: Connection) -> None:
     # Each look at what is fresh takes a while on a cluster.
     @settings(
-        max_examples=40 if server.kind == "postgresql" else 5,
+        max_examples=20 if server.kind == "postgresql" else 3,
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )

@@ -131,7 +131,7 @@ def check(connection: Connection, names: Names) -> None:
 
 def test_any_names(server: DatabaseServer, empty: Connection) -> None:
     # A distributed transaction that creates everything anew takes a while.
-    examples = 40 if server.kind == "postgresql" else 5
+    examples = 25 if server.kind == "postgresql" else 4
 
     @settings(
         max_examples=examples,
@@ -142,6 +142,7 @@ def test_any_names(server: DatabaseServer, empty: Connection) -> None:
     @example(Names(("log", "source", "target"), (*OURS[:7], "minute")))
     @example(Names(("r", "t", "l"), (*OURS[2:9], "started")))
     @example(Names(("a", "b", "c"), tuple(OURS[14:22])))
+    @example(Names(("at", "time\n", "x"), ("n", "key", "l", "r", "t", "u", "minutes", "d")))
     def adds_up(names: Names) -> None:
         try:
             execute(empty, """CREATE SCHEMA "Shop's %" """)

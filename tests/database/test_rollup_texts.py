@@ -26,7 +26,6 @@ from citus_analytics.rollups.run import backfill, repair, run_rollup, verify
 from citus_analytics.rollups.sql import create, drop
 from citus_analytics.schema import Distributed
 from tests.rollup_lab import build, run_sql
-from tests.servers import ON_EVERY_SERVER
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
@@ -159,7 +158,6 @@ def assert_adds_up(engine: Engine, live: Counter[tuple[int, str | None]]) -> Non
 
 
 @pytest.mark.faults
-@ON_EVERY_SERVER
 def test_long_texts(pages: Engine) -> None:
     live: Counter[tuple[int, str | None]] = Counter()
     with pages.begin() as connection:

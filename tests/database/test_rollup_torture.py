@@ -208,7 +208,7 @@ def test_a_killed_server(place: Path, delay: float) -> None:
             assert_at_rest(connection)
 
 
-@pytest.mark.faults
+@pytest.mark.endurance
 def test_a_large_copy(lab: Engine) -> None:
     """COPY of 200,000 rows, and then more than 500,000 changes pending."""
     build(lab, citus=False)

@@ -23,7 +23,7 @@ from citus_analytics.schema import Distributed
 from tests.autogenerate import differences, repair
 from tests.operations import rows, run
 from tests.rollups import add, assert_adds_up, event, rolled_up_groups
-from tests.servers import ON_CITUS_ONLY, SHARD_COUNT
+from tests.servers import ON_CITUS_ONLY, ON_POSTGRESQL_ONLY, SHARD_COUNT
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
@@ -107,6 +107,7 @@ def test_missing_triggers(event_: str, database: URL, rolled_up: Connection) -> 
     assert rolled_up_groups(rolled_up) == {}
 
 
+@ON_POSTGRESQL_ONLY
 @pytest.mark.parametrize(
     "damage",
     [
