@@ -198,10 +198,12 @@ class Answer:
         rows: One for each group: `bucket`, if there are buckets, the groups and the measures, by
             name. In the order of the bucket and the groups, unless the question is ranked.
         plan: What was read.
+        question: What was asked; its `columns` are those of the rows, also where there are none.
     """
 
     rows: tuple[Row[*tuple[Any, ...]], ...]
     plan: Plan
+    question: Question = field(repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Row[*tuple[Any, ...]]]:
         return iter(self.rows)
@@ -607,6 +609,7 @@ class Question:
                 suggestion=suggestion,
                 sql=str(statement),
             ),
+            self,
         )
 
     def _prepare(self, known: _Known) -> _Prepared:
@@ -672,7 +675,7 @@ class Question:
             reasons={t: why for t, why in prepared.reasons.items() if t not in read},
             sql=sql,
         )
-        return Answer(rows, plan)
+        return Answer(rows, plan, self)
 
 
 # What a question needs of a table.
