@@ -7,6 +7,7 @@ tutorial. Everything else is imported from its package:
 - `citus_analytics.copy`: COPY of CSV into any table;
 - `citus_analytics.catalog`: the state of a cluster;
 - `citus_analytics.frames`: answers as Arrow, polars and pandas;
+- `citus_analytics.grafana`: a dashboard of the rollups for Grafana;
 - `citus_analytics.lint`: what Citus would refuse, found in models and migrations;
 - `citus_analytics.server`: a PostgreSQL for development;
 - `citus_analytics.github.load`, `.follow` and `.sample`: GitHub's events from files, live, made up.
