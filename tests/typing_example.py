@@ -223,6 +223,23 @@ def analytics_of_a_session(session: Session) -> None:
         assert_type(activity.minute, datetime | None)
         assert_type(activity.events, int)
 
+    for of_type in ca.events_by_type(session, every="15 minutes", event_type="PushEvent"):
+        assert_type(of_type, ca.EventsOfType)
+        assert_type(of_type.bucket, datetime | None)
+        assert_type(of_type.event_type, str | None)
+    for day in ca.user_activity(session, 7, since=NOON):
+        assert_type(day, ca.Activity)
+    assert_type(ca.repository_activity(session, 7, every="1 hour"), list[ca.Activity])
+    assert_type(ca.active_users(session)[0].users, int)
+    assert_type(ca.active_users(session), list[ca.ActiveUsers])
+    assert_type(ca.trending_repositories(session)[0].repo_id, int | None)
+    assert_type(ca.trending_repositories(session), list[ca.TrendingRepository])
+    assert_type(ca.top_contributors(session, 7, limit=None), list[ca.Contributor])
+    assert_type(ca.heat_map(session, time_zone="Asia/Kolkata"), list[ca.HeatMapCell])
+    sizes = ca.push_sizes(session, freshness="raw")
+    assert_type(sizes, ca.PushSizes)
+    assert_type(sizes.p95, int | None)
+
 
 def analytics_of_other_executors(
     connection: Connection, factory: sessionmaker[Session], scope: scoped_session[Session]
@@ -240,6 +257,14 @@ def statements(session: Session, connection: Connection) -> None:
     assert_type(ca.commits_per_hour_statement(), Select[datetime | None, int | None])
     assert_type(ca.top_repository_creators_statement(), Select[str | None, int])
     assert_type(ca.most_active_users_statement(), Select[int | None, datetime | None, int])
+    assert_type(ca.events_by_type_statement(), Select[datetime | None, str | None, int])
+    assert_type(ca.user_activity_statement(7), Select[datetime | None, int])
+    assert_type(ca.repository_activity_statement(7), Select[datetime | None, int])
+    assert_type(ca.active_users_statement(), Select[datetime | None, int])
+    assert_type(ca.trending_repositories_statement(), Select[int | None, int])
+    assert_type(ca.top_contributors_statement(7), Select[int | None, int])
+    assert_type(ca.heat_map_statement(), Select[int, int, int])
+    assert_type(ca.push_sizes_statement(), Select[int, int | None, int | None, int | None])
     assert_type(session.execute(ca.count_events_statement()).scalar_one(), int)
     assert_type(connection.scalar(ca.count_events_statement()), int | None)
     for row in session.execute(ca.top_repository_creators_statement(limit=3)):
@@ -283,6 +308,10 @@ def rollups(connection: Connection, session: Session, *, wait: bool) -> None:
     assert_type(ca.run_rollup(session, PAGE_VIEWS, wait=wait), ca.RollupRun | None)
     run = ca.run_rollup(session, PAGE_VIEWS)
     assert_type(run.changes, int)
+
+
+def fewer_rollups() -> None:
+    ca.GITHUB_REPOSITORY_ACTIVITY.remove()
 
 
 def moves(engine: Engine, session: Session) -> None:

@@ -383,7 +383,7 @@ class Question:
             RollupError: No rollup can serve what is asked for as `"rolled_up"`; raw rows are needed
                 that have been expired; or what `at_least` stands for is not visible here.
         """
-        window = _checked_window(since, until)
+        window = checked_window(since, until)
         if window != (None, None) and self.time is None:
             raise ArgumentError(
                 f"a window needs to know when a row happened: pass time=..., the column of "
@@ -548,7 +548,7 @@ class Question:
         It selects from what the question was given, a mapped class for example, so that an
         application's `do_orm_execute` hooks and `with_loader_criteria` apply to it.
         """
-        window = _checked_window(since, until)
+        window = checked_window(since, until)
         columns: list[ColumnElement[Any]] = []
         groups: list[ColumnElement[Any]] = []
         time = None if self.time is None else self.source.c[self.time]
@@ -1641,7 +1641,12 @@ def _resolved(spec: RollupSpec, target: TargetSpec) -> object:
 # Windows.
 
 
-def _checked_window(since: datetime | None, until: datetime | None) -> Window:
+def checked_window(since: datetime | None, until: datetime | None) -> Window:
+    """Return a half-open window of time.
+
+    Raises:
+        ArgumentError: A bound is not an aware datetime, or `since` is not before `until`.
+    """
     for name, edge in (("since", since), ("until", until)):
         if edge is not None and not isinstance(edge, datetime):
             raise ArgumentError(f"{name} must be an aware datetime; found {edge!r}")
