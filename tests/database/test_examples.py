@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import NullPool, create_engine, inspect
+from sqlalchemy import NullPool, create_engine, inspect, text
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -28,13 +29,13 @@ DE: 112, FR: 38
 """
 
 
-def python(database: URL, *arguments: str) -> str:
+def python(database: URL, *arguments: str, **environment: str) -> str:
     """Run a Python module from the top of the repository; return what it prints."""
     url = database.set(drivername="postgresql").render_as_string(hide_password=False)
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,
-        env=os.environ | {"DATABASE_URL": url},
+        env=os.environ | {"DATABASE_URL": url} | environment,
         capture_output=True,
         text=True,
     )
@@ -70,3 +71,47 @@ def test_github_stars(empty_database: URL) -> None:
     python(empty_database, *alembic, "downgrade", "base")
     engine = create_engine(empty_database, poolclass=NullPool)
     assert inspect(engine).get_table_names() == ["alembic_version"]
+
+
+def test_notebook(empty_database: URL, tmp_path: Path) -> None:
+    plots = {"PLOTS": str(tmp_path / "plots"), "MPLBACKEND": "Agg"}
+    printed = python(empty_database, "examples.notebook.github_events", **plots)
+    engine = create_engine(empty_database, poolclass=NullPool)
+    with engine.connect() as connection:
+        # Plain SQL over the raw events.
+        weekend = connection.scalar(
+            text(
+                "SELECT (5.0 * count(*) FILTER (WHERE day >= 6)) "
+                "/ (2.0 * count(*) FILTER (WHERE day < 6)) FROM (SELECT extract(isodow FROM "
+                "created_at AT TIME ZONE 'Europe/Berlin') AS day FROM github_events) AS e"
+            )
+        )
+        trending = connection.execute(
+            text(
+                "SELECT repo_id, count(*), min(repo ->> 'name') FROM github_events "
+                "WHERE event_type = 'WatchEvent' GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 10"
+            )
+        ).all()
+        contributors = connection.execute(
+            text(
+                "SELECT user_id, count(*) FROM github_events WHERE repo_id = :repo "
+                "GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 5"
+            ),
+            {"repo": trending[0][0]},
+        ).all()
+        share = connection.scalar(
+            text(
+                "SELECT sum(events) FILTER (WHERE place <= people / 10) / sum(events) FROM ("
+                "SELECT count(*) AS events, row_number() OVER (ORDER BY count(*) DESC) AS place, "
+                "count(*) OVER () AS people FROM github_events GROUP BY user_id) AS u"
+            )
+        )
+    assert f"a day of the weekend has {weekend:.0%} of the events" in printed
+    for repo_id, stars, name in trending:
+        assert re.search(rf"│ {repo_id} +┆ {stars} +┆ {name} +│", printed)
+    people = ", ".join(f"user {user}: {events}" for user, events in contributors)
+    assert f"{trending[0][2]}: {people}\n" in printed
+    assert f"a tenth of the people has {share:.0%} of the events" in printed
+    assert "fresh, from github_events_by_type" in printed
+    saved = {path.name for path in (tmp_path / "plots").iterdir() if path.stat().st_size > 5000}
+    assert {name[0] for name in saved} == set("124579")
