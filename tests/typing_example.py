@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_type, cast
 
+import polars
 from alembic.config import Config
 from sqlalchemy import (
     URL,
@@ -44,7 +45,7 @@ from sqlalchemy.orm import (
 )
 
 import citus_analytics as ca
-from citus_analytics import catalog, lint, migrations
+from citus_analytics import catalog, frames, grafana, lint, migrations
 from citus_analytics.copy import LoadResult, Progress, load_csv
 from citus_analytics.github import migrate
 from citus_analytics.github.events import OldFormatError, Reject
@@ -516,6 +517,29 @@ def servers(directory: Path) -> None:
         assert_type(server.pid, int)
         assert_type(create_engine(server.url), Engine)
         create_async_engine(server.url)
+
+
+# Frames and Grafana
+
+
+def answers_as_frames(session: Session) -> None:
+    answer = ca.ask(session, PageView, measures={"views": ca.count()})
+    assert_type(answer.question, ca.Question)
+    assert_type(frames.to_polars(answer), polars.DataFrame)
+    assert_type(frames.to_polars(session.execute(select(PageView.path))), polars.DataFrame)
+    assert_type(frames.to_polars(ca.commits_per_hour(session)), polars.DataFrame)
+    assert_type(frames.to_polars([], of=ca.UserActivity, numeric="text"), polars.DataFrame)
+    for _ in frames.to_arrow_batches(iter(ca.most_active_users(session)), rows=100):
+        pass
+    frames.to_pandas(answer, numeric="float")
+    frames.to_arrow(answer, numeric="double")  # type: ignore[arg-type]
+    frames.to_arrow(select(PageView.path))  # type: ignore[arg-type]
+    frames.to_arrow([], of=PageView)  # type: ignore[arg-type]
+
+
+def rollups_in_grafana(engine: Engine) -> None:
+    assert_type(grafana.dashboard(Base.metadata), dict[str, Any])
+    assert_type(grafana.write(Path("grafana"), Base.metadata, engine.url), list[Path])
 
 
 # Errors
