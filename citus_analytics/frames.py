@@ -306,10 +306,22 @@ def _columns(
         raise ArgumentError(
             f"expected dataclasses, found {cls.__name__}{lost if isinstance(first, Row) else ''}."
         )
-    hints = typing.get_type_hints(cls)
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError as error:
+        raise ArgumentError(
+            f"the annotations of {cls.__name__} cannot be read: {error}; import what they name at "
+            "runtime, not for type checkers alone."
+        ) from error
     names = [each.name for each in fields(cls)]
-    get = operator.attrgetter(*names) if len(names) > 1 else lambda each: (getattr(each, names[0]),)
-    return [_Column(name, _sql_of(hints[name])) for name in names], map(get, objects)
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for each in objects:
+            if type(each) is not cls:
+                raise ArgumentError(f"expected a {cls.__name__}, found a {type(each).__name__}.")
+            yield [getattr(each, name) for name in names]
+
+    return [_Column(name, _sql_of(hints[name])) for name in names], rows()
 
 
 _SQL_OF: Final[Mapping[object, str]] = {

@@ -166,6 +166,12 @@ class RollupState(BaseModel):
     error: str | None
 
 
+class Problem(BaseModel):
+    """Why a request was refused."""
+
+    detail: str
+
+
 class Health(BaseModel):
     """Whether the service can do its work."""
 
@@ -293,7 +299,7 @@ def create_app(address: str | None = None, *, run_every: float | None = 5.0) -> 
     @app.exception_handler(ArgumentError)
     @app.exception_handler(DeclarationError)
     async def asked_wrongly(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, status_code=422)
+        return JSONResponse({"detail": str(error)}, status_code=400)
 
     @app.exception_handler(RollupError)
     async def not_now(_: Request, error: Exception) -> JSONResponse:
@@ -307,12 +313,18 @@ def create_app(address: str | None = None, *, run_every: float | None = 5.0) -> 
         detail = "the database does not answer"
         return JSONResponse({"detail": detail}, status_code=503, headers={"Retry-After": "5"})
 
-    errors: dict[int | str, dict[str, Any]] = {
-        409: {"description": "what is asked for cannot be answered exactly, or not yet"},
-        503: {"description": "the database does not answer"},
+    down: dict[int | str, dict[str, Any]] = {
+        503: {"model": Problem, "description": "the database does not answer"}
+    }
+    gone: dict[int | str, dict[str, Any]] = {
+        404: {"model": Problem, "description": "there is no such order"}
+    }
+    refused: dict[int | str, dict[str, Any]] = {
+        400: {"model": Problem, "description": "the question makes no sense"},
+        409: {"model": Problem, "description": "it cannot be answered exactly, or not yet"},
     }
 
-    @app.post("/shops/{shop_id}/orders", status_code=201, responses={503: errors[503]})
+    @app.post("/shops/{shop_id}/orders", status_code=201, responses=down)
     async def add_orders(
         shop_id: ShopId,
         orders: Annotated[list[OrderIn], Field(min_length=1, max_length=1000)],
@@ -326,10 +338,7 @@ def create_app(address: str | None = None, *, run_every: float | None = 5.0) -> 
         await session.commit()
         return Written(rows=len(added), token=token)
 
-    @app.delete(
-        "/shops/{shop_id}/orders/{order_id}",
-        responses={404: {"description": "there is no such order"}, 503: errors[503]},
-    )
+    @app.delete("/shops/{shop_id}/orders/{order_id}", responses=gone | down)
     async def delete_order(
         shop_id: ShopId, order_id: Annotated[int, Path(ge=1, lt=2**63)], session: Writing
     ) -> Written:
@@ -342,7 +351,7 @@ def create_app(address: str | None = None, *, run_every: float | None = 5.0) -> 
         await session.commit()
         return Written(rows=1, token=token)
 
-    @app.get("/shops/{shop_id}/sales", responses=errors)
+    @app.get("/shops/{shop_id}/sales", responses=refused | down)
     async def sales(
         shop_id: ShopId, asked: Annotated[AskedOverTime, Query()], session: Reading
     ) -> SalesOverTime:
@@ -352,7 +361,7 @@ def create_app(address: str | None = None, *, run_every: float | None = 5.0) -> 
         rows = [Sales.model_validate(row._asdict()) for row in answer]
         return SalesOverTime(rows=rows, basis=basis(answer))
 
-    @app.get("/shops/{shop_id}/products", responses=errors)
+    @app.get("/shops/{shop_id}/products", responses=refused | down)
     async def products(
         shop_id: ShopId, asked: Annotated[Asked, Query()], session: Reading
     ) -> Products:
@@ -361,7 +370,7 @@ def create_app(address: str | None = None, *, run_every: float | None = 5.0) -> 
         rows = [ProductSales.model_validate(row._asdict()) for row in answer]
         return Products(rows=rows, basis=basis(answer))
 
-    @app.get("/shops/{shop_id}/baskets", responses=errors)
+    @app.get("/shops/{shop_id}/baskets", responses=refused | down)
     async def baskets(
         shop_id: ShopId, asked: Annotated[Asked, Query()], session: Reading
     ) -> Baskets:
@@ -370,7 +379,7 @@ def create_app(address: str | None = None, *, run_every: float | None = 5.0) -> 
         customers, median, p95 = answer.rows[0]
         return Baskets(customers=customers, median=median, p95=p95, basis=basis(answer))
 
-    @app.get("/status", responses={503: errors[503]})
+    @app.get("/status", responses=down)
     async def status(session: Reading) -> list[RollupState]:
         """Return how far the rollups are."""
         return [
@@ -387,7 +396,7 @@ def create_app(address: str | None = None, *, run_every: float | None = 5.0) -> 
             for each in await session.run_sync(rollup_status, rollup)
         ]
 
-    @app.get("/health", responses={503: errors[503]})
+    @app.get("/health", responses=down)
     async def health(session: Reading) -> Health:
         """Return whether the database answers."""
         await session.execute(text("SELECT 1"))
