@@ -2,9 +2,9 @@
 
     to_polars(ask(session, PageView, measures={"views": count()}, by=[PageView.path]))
 
-Each function takes an `Answer` of the planner, a `Result` of SQLAlchemy, or dataclasses such as
-those that the analytics return. What a column is in the frame follows from its type in SQL alone,
-so that an answer without rows has the columns of one with a million:
+Each function takes an `Answer` or a `Stream` of the planner, a `Result` of SQLAlchemy, or
+dataclasses such as those that the analytics return. What a column is in the frame follows from its
+type in SQL alone, so that an answer without rows has the columns of one with a million:
 
 | in SQL | in Arrow |
 |---|---|
@@ -54,7 +54,7 @@ from sqlalchemy.exc import DataError
 from sqlalchemy.types import TypeEngine
 
 from citus_analytics.errors import ArgumentError, MissingPackageError
-from citus_analytics.rollups.ask import Answer
+from citus_analytics.rollups.ask import Answer, Stream
 from citus_analytics.rollups.declare import _kind, _type_name
 from citus_analytics.sql import DIALECT
 
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Frameable", "Numbers", "to_arrow", "to_arrow_batches", "to_pandas", "to_polars"]
 
-Frameable: TypeAlias = "Answer | Result[*tuple[Any, ...]] | Iterable[DataclassInstance]"
+Frameable: TypeAlias = "Answer | Stream | Result[*tuple[Any, ...]] | Iterable[DataclassInstance]"
 """What becomes a frame: an answer, the result of a statement, or dataclasses of one class."""
 
 Numbers: TypeAlias = Literal["decimal", "float", "text"]
@@ -81,7 +81,7 @@ def to_arrow(
     """Return rows as a table of Arrow.
 
     Args:
-        data: An answer, a result that has not been read yet, or dataclasses.
+        data: An answer, a stream or result that has not been read yet, or dataclasses.
         of: The class of the dataclasses, which a list without any cannot tell.
         numeric: What `numeric` becomes.
 
@@ -103,15 +103,16 @@ def to_arrow_batches(
 ) -> pa.RecordBatchReader:
     """Return a reader of batches, for what is larger than memory.
 
-    Rows are read as the reader is. So that the server sends them that way too, execute the
-    statement with `execution_options(yield_per=10_000)`, and read within its transaction:
+    Rows are read as the reader is. The server sends them that way too if they are those of
+    `Question.stream`, or of a statement that is executed with `yield_per`; both are read within
+    their transaction:
 
-        result = session.execute(statement, execution_options={"yield_per": 10_000})
-        pyarrow.parquet.write_table(...)  # or, batch by batch:
-        for batch in to_arrow_batches(result): ...
+        reader = to_arrow_batches(question.stream(session))
+        reader = to_arrow_batches(session.execute(statement, execution_options={"yield_per": 1000}))
 
     Args:
-        data: An answer, a result that has not been read yet, or an iterable of dataclasses.
+        data: An answer, a stream or result that has not been read yet, or an iterable of
+            dataclasses.
         of: The class of the dataclasses, which an iterable without any cannot tell.
         numeric: What `numeric` becomes.
         rows: The number of rows of a batch; the last one may have fewer.
@@ -236,7 +237,7 @@ def _columns(
     data: Frameable, of: type[DataclassInstance] | None
 ) -> tuple[list[_Column], Iterator[Sequence[Any]]]:
     """Return the columns of the data, and an iterator over its rows."""
-    if isinstance(data, Answer):
+    if isinstance(data, Answer | Stream):
         question = data.question
         columns = []
         for each in question.columns():
@@ -253,7 +254,7 @@ def _columns(
                 elif isinstance(kind, Numeric) and kind.precision is not None:
                     sql = f"numeric(38, {kind.scale or 0})"
             columns.append(_Column(each.name, sql, each.type))
-        return columns, iter(data.rows)
+        return columns, iter(data)
 
     if isinstance(data, Result):
         if not getattr(data, "returns_rows", True):

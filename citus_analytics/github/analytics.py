@@ -71,7 +71,7 @@ from citus_analytics.github.models import (
     GithubRollup1Min,
     GithubUser,
 )
-from citus_analytics.rollups.ask import Answer, Freshness, Question, checked_window
+from citus_analytics.rollups.ask import Answer, Freshness, Order, Question, checked_window
 from citus_analytics.rollups.declare import Every, count, distinct, total
 from citus_analytics.sql import executor_of, qualify
 
@@ -718,14 +718,15 @@ class _Creators(Question):
     def columns(self) -> list[Column[Any]]:
         return [Column("login", Text()), Column("repositories", BigInteger())]
 
-    def order_by(self, alias: str) -> list[str]:
-        return [f"{alias}repositories DESC", f'{alias}login COLLATE "C" ASC NULLS LAST']
+    def order(self) -> list[Order]:
+        return [Order(name="repositories", descending=True), Order(name="login", collation="C")]
 
-    def finish(self, query: str, schema: str | None) -> str:
+    def joined(self, rows: str, schema: str | None) -> str:
         users = qualify("github_users", schema)
         return (
-            "SELECT u.login, sum(q.repositories)::bigint AS repositories\n"
-            f"FROM (\n{query}\n) AS q JOIN {users} AS u ON q.user_id = u.user_id GROUP BY u.login"
+            "SELECT u.login, sum(q._rows)::bigint AS repositories\n"
+            f"FROM (\n{rows}\n) AS q JOIN {users} AS u ON q.user_id = u.user_id\n"
+            "GROUP BY u.login HAVING sum(q._rows) > 0"
         )
 
     def raw_statement(

@@ -608,6 +608,10 @@ def test_an_answer_from_rollups(session: Session) -> None:
         assert frame.schema == kinds
         assert frame.rows() == [tuple(row) for row in answer]
         assert frame["events"].sum() == 500
+        reader = to_arrow_batches(hourly.stream(session, freshness=freshness, batch=4), rows=5)
+        assert reader.read_next_batch().num_rows == 5
+        rest = [row for batch in reader for row in batch.to_pylist()]
+        assert rest == frame.slice(5).to_dicts()
     none = hourly.ask(session, until=NOON)
     assert none.plan.rollups
     assert to_polars(none).schema == kinds
