@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from argparse import Namespace
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from httpx import ASGITransport, AsyncClient
 from sqlalchemy import NullPool, create_engine, insert, inspect, text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,7 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from citus_analytics import commit_token, run_rollup
 from examples.service.app import create_app
 from examples.service.models import SALES, Order
-from tests.database.test_examples import python
+from tests.database.test_examples import ROOT, python
+from tests.servers import ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,7 +40,9 @@ PRODUCTS = ("apples", "pears", "plums")
 @pytest.fixture
 def address(empty_database: URL) -> str:
     """The address of a database with the tables of the service."""
-    python(empty_database, *ALEMBIC, "upgrade", "head")
+    options = Namespace(x=[f"url={empty_database.render_as_string(hide_password=False)}"])
+    config = Config(ROOT / ALEMBIC[2], cmd_opts=options)
+    command.upgrade(config, "head")
     return empty_database.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
@@ -166,6 +172,7 @@ def test_a_token_that_is_not_visible_yet_is_refused(address: str) -> None:
     talk(address, work)
 
 
+@ON_POSTGRESQL_ONLY
 def test_mistakes_are_explained(address: str) -> None:
     orders = "/shops/1/orders"
     wrong: list[tuple[int, str, str, str, Any]] = [
