@@ -63,25 +63,26 @@ def dashboard(metadata: MetaData, *, title: str = "Rollups", uid: str = _UID) ->
     source = {"type": "grafana-postgresql-datasource", "uid": uid}
     variables: dict[str, dict[str, Any]] = {}
     panels: list[dict[str, Any]] = []
-    top = 0
-
-    def add(panel: dict[str, Any], *, x: int, width: int, height: int) -> None:
-        place = {"x": x, "y": top, "w": width, "h": height}
-        panels.append({"id": len(panels) + 1, **panel, "gridPos": place})
-
+    number = top = 0
     for rollup in rollups:
+        variables |= _variables(rollup, source)
         for level in rollup.targets:
-            width = "" if level is None else f", every {level}"
-            row = {
+            # Only the first row is open: panels of the others ask nothing until somebody looks.
+            opened = not panels
+            number += 1
+            row: dict[str, Any] = {
+                "id": number,
                 "type": "row",
-                "title": f"{rollup.name}{width}",
-                "collapsed": False,
+                "title": f"{rollup.name}{'' if level is None else f', every {level}'}",
+                "collapsed": not opened,
+                "gridPos": {"x": 0, "y": top, "w": 24, "h": 1},
                 "panels": [],
             }
-            add(row, x=0, width=24, height=1)
-            top += 1
-            column = 0
-            for title_, kind, sql in _queries(rollup, level):
+            panels.append(row)
+            inside = panels if opened else row["panels"]
+            queries = _queries(rollup, level)
+            for place, (title_, kind, sql) in enumerate(queries):
+                number += 1
                 target = {
                     "refId": "A",
                     "datasource": source,
@@ -91,22 +92,26 @@ def dashboard(metadata: MetaData, *, title: str = "Rollups", uid: str = _UID) ->
                     "rawSql": sql,
                 }
                 panel: dict[str, Any] = {
+                    "id": number,
                     "type": kind,
                     "title": title_,
                     "datasource": source,
                     "fieldConfig": {"defaults": {"noValue": "no data"}, "overrides": []},
                     "options": {},
                     "targets": [target],
+                    "gridPos": {
+                        "x": place % 2 * 12,
+                        "y": top + 1 + place // 2 * 8,
+                        "w": 12,
+                        "h": 8,
+                    },
                 }
                 if kind == "timeseries" and level is not None:
                     # No point without a bucket: intervals are never shorter than these.
                     panel["interval"] = f"{level.length}s"
                     panel["options"] = {"tooltip": {"mode": "multi", "sort": "desc"}}
-                add(panel, x=column * 12, width=12, height=8)
-                column = 1 - column
-                top += 0 if column else 8
-            top += 8 if column else 0
-        variables |= _variables(rollup, source)
+                inside.append(panel)
+            top += 1 + (-(-len(queries) // 2) * 8 if opened else 0)
     return {
         "uid": re.sub(r"[^\w-]", "-", title.lower())[:40],
         "title": title,
@@ -116,7 +121,7 @@ def dashboard(metadata: MetaData, *, title: str = "Rollups", uid: str = _UID) ->
         "version": 1,
         "editable": True,
         "graphTooltip": 1,
-        "refresh": "10s",
+        "refresh": "30s",
         "time": {"from": "now-24h", "to": "now"},
         "annotations": {"list": []},
         "links": [],

@@ -103,10 +103,17 @@ def asked(connection: Connection, sql: str) -> list[dict[str, Any]]:
     return [dict(row) for row in connection.exec_driver_sql(sql.replace("%", "%%")).mappings()]
 
 
+def every_panel(shown: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the panels of a dashboard, those of a closed row after it."""
+    for panel in shown["panels"]:
+        yield panel
+        yield from panel.get("panels", ())
+
+
 def panels(shown: dict[str, Any], kind: str) -> Iterator[tuple[str, str, str]]:
     """Yield the row, the title and the query of each panel of a type."""
     row = ""
-    for panel in shown["panels"]:
+    for panel in every_panel(shown):
         if panel["type"] == "row":
             row = panel["title"]
         elif panel["type"] == kind:
@@ -316,7 +323,7 @@ def test_the_built_in_rollups(engine: Engine) -> None:
     with engine.begin() as connection:
         load_events(connection, sample.events_csv())
     shown = dashboard(Base.metadata)
-    ids = [panel["id"] for panel in shown["panels"]]
+    ids = [panel["id"] for panel in every_panel(shown)]
     assert len(set(ids)) == len(ids)
     names = {each["name"] for each in shown["templating"]["list"]}
     with engine.connect() as connection:
@@ -346,25 +353,27 @@ def test_the_built_in_rollups(engine: Engine) -> None:
 def test_panels_do_not_overlap_and_refer_to_the_data_source() -> None:
     shown = dashboard(METADATA, title="Our readings & co.", uid="ours")
     assert (shown["title"], shown["uid"]) == ("Our readings & co.", "our-readings---co-")
-    taken: set[tuple[int, int]] = set()
-    for panel in shown["panels"]:
-        place = panel["gridPos"]
-        cells = {
-            (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
-        }
-        assert place["x"] + place["w"] <= 24
-        assert not cells & taken, panel["title"]
-        taken |= cells
-        if panel["type"] != "row":
-            (target,) = panel["targets"]
-            source = {"type": "grafana-postgresql-datasource", "uid": "ours"}
-            assert panel["datasource"] == target["datasource"] == source
-    intervals = {
-        panel.get("interval") for panel in shown["panels"] if panel["type"] == "timeseries"
-    }
-    assert intervals == {"60s", "3600s"}
+    rows_ = [panel for panel in shown["panels"] if panel["type"] == "row"]
+    # What nobody looks at asks nothing.
+    assert [row["collapsed"] for row in rows_] == [False, *[True] * (len(rows_) - 1)]
+    for together in (shown["panels"], *(row["panels"] for row in rows_)):
+        taken: set[tuple[int, int]] = set()
+        for panel in together:
+            place = panel["gridPos"]
+            cells = {
+                (x, y)
+                for x in range(place["x"], place["x"] + place["w"])
+                for y in range(place["y"], place["y"] + place["h"])
+            }
+            assert place["x"] + place["w"] <= 24
+            assert not cells & taken, panel["title"]
+            taken |= cells
+            if panel["type"] != "row":
+                (target,) = panel["targets"]
+                source = {"type": "grafana-postgresql-datasource", "uid": "ours"}
+                assert panel["datasource"] == target["datasource"] == source
+    series = [panel for panel in every_panel(shown) if panel["type"] == "timeseries"]
+    assert {panel["interval"] for panel in series} == {"60s", "3600s"}
     with pytest.raises(ArgumentError, match="declares no rollups"):
         dashboard(MetaData())
 
