@@ -174,6 +174,7 @@ def _package(name: str) -> Any:
         ) from error
 
 
+# Quotients and roots, which PostgreSQL rounds.
 _ROUNDED: Final = ("avg", "var_samp", "stddev_samp")
 
 
@@ -205,6 +206,8 @@ def _batches(
             try:
                 chunk = list(islice(tuples, rows))
             except DataError as error:
+                if getattr(error.orig, "sqlstate", None) is not None:
+                    raise  # The server's own: the statement has failed midway.
                 raise ArgumentError(
                     "a value of the result is none that Python can hold, such as the time "
                     "'infinity' or one before the year 1 or after the year 9999: "
@@ -245,9 +248,7 @@ def _columns(
             sql = _type_name(_kind(each) if isinstance(each.type, DOMAIN) else each.type)
             if measure is not None and value is not None and sql == "numeric":
                 kind = _kind(value)
-                if measure.aggregate in ("avg", "var_samp", "stddev_samp") or isinstance(
-                    kind, Float
-                ):
+                if measure.aggregate in _ROUNDED or isinstance(kind, Float):
                     sql = "double precision"
                 elif isinstance(kind, Integer):
                     sql = "numeric(38, 0)"

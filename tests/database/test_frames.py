@@ -49,6 +49,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, REAL
+from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncResult, AsyncSession, create_async_engine
 
 from citus_analytics import (
@@ -420,7 +421,7 @@ def test_a_batch_is_read_when_it_is_asked_for(frames_connection: Connection) -> 
         reader = to_arrow_batches(streamed, rows=1000)
         # The server has not computed row 50,001 yet, which it fails at.
         assert reader.read_next_batch()["n"].to_pylist() == list(range(1, 1001))
-        with pytest.raises(Exception, match="division by zero"):
+        with pytest.raises(DataError, match="division by zero"):
             reader.read_all()
         savepoint.rollback()
 
