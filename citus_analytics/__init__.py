@@ -91,7 +91,15 @@ if TYPE_CHECKING:
         latest_rollup,
         loaded_files,
     )
-    from citus_analytics.rollups.ask import Answer, Plan, Question, Step, ask, commit_token
+    from citus_analytics.rollups.ask import (
+        Answer,
+        Plan,
+        Question,
+        Step,
+        Stream,
+        ask,
+        commit_token,
+    )
     from citus_analytics.rollups.declare import (
         Every,
         Measure,
@@ -177,6 +185,7 @@ __all__ = [
     "Plan",
     "Question",
     "Step",
+    "Stream",
     "ask",
     "commit_token",
     # Questions about GitHub's events

@@ -16,6 +16,8 @@ arguments mean the same everywhere:
   `"1 month"`. Their starts come in the time zone of the connection.
 - `event_type`: Count events of this type only, such as `"PushEvent"`.
 - `limit`: Return at most so many rows, the first ones of the order; all of them if None.
+- `after`: Return only what comes after this one, the last of an earlier answer: the next page. Each
+  page is as of its own moment.
 - `freshness`: `"fresh"` equals the events at this moment, and costs what it shows and not what is
   stored; `"rolled_up"` is as of the last run; `"raw"` is computed from the events, as the
   statements are. Where rollups cannot serve (the database has none, or the session has
@@ -36,7 +38,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
 from functools import cache, lru_cache
 from itertools import accumulate
@@ -71,7 +73,14 @@ from citus_analytics.github.models import (
     GithubRollup1Min,
     GithubUser,
 )
-from citus_analytics.rollups.ask import Answer, Freshness, Order, Question, checked_window
+from citus_analytics.rollups.ask import (
+    Answer,
+    Freshness,
+    Order,
+    Question,
+    checked_window,
+    place_after,
+)
 from citus_analytics.rollups.declare import Every, count, distinct, total
 from citus_analytics.sql import executor_of, qualify
 
@@ -255,6 +264,7 @@ def top_repository_creators(
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int | None = None,
+    after: RepositoryCreator | None = None,
     freshness: Freshness = "fresh",
 ) -> list[RepositoryCreator]:
     """Return who created repositories, the greatest number first.
@@ -262,8 +272,14 @@ def top_repository_creators(
     Equal numbers are in the order of the logins' code points, the unknown login last. Events of
     users who are not in `github_users` are left out, as the tutorial's join leaves them out.
     """
-    _limit(limit)
-    answer = _creators().ask(session, since=since, until=until, limit=limit, freshness=freshness)
+    answer = _creators().ask(
+        session,
+        since=since,
+        until=until,
+        limit=limit,
+        after=_place(after),
+        freshness=freshness,
+    )
     return [RepositoryCreator(login, repositories) for login, repositories in answer]
 
 
@@ -300,6 +316,7 @@ def most_active_users(
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int | None = 5,
+    after: UserActivity | None = None,
     freshness: Freshness = "fresh",
 ) -> list[UserActivity]:
     """Return the users and minutes with the most events, the greatest number first.
@@ -308,16 +325,24 @@ def most_active_users(
     order of the minute, then of the user's id, unknown ones last.
     A window is about when minutes start.
     """
+    place = _place(after, bucket="minute")
     if freshness == "rolled_up":
         statement = most_active_users_statement(since=since, until=until, limit=limit)
+        if place is not None:
+            order = _activity().order()
+            columns = dict(
+                zip(("user_id", "bucket", "events"), statement.selected_columns, strict=True)
+            )
+            statement = statement.having(place_after(order, columns, place))
         rows = executor_of(session).execute(statement)
         return [UserActivity(user_id, minute, events) for user_id, minute, events in rows]
-    _in_window(GithubEvent.created_at, since, until)
-    _limit(limit)
+    checked_window(since, until)
     since, until = (edge and _MINUTE.next_start(edge) for edge in (since, until))
     if since is not None and since == until:
         return []
-    answer = _activity().ask(session, since=since, until=until, limit=limit, freshness=freshness)
+    answer = _activity().ask(
+        session, since=since, until=until, limit=limit, after=place, freshness=freshness
+    )
     return [UserActivity(user_id, minute, events) for minute, user_id, events in answer]
 
 
@@ -504,6 +529,7 @@ def trending_repositories(
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int | None = 10,
+    after: TrendingRepository | None = None,
     freshness: Freshness = "fresh",
 ) -> list[TrendingRepository]:
     """Return the repositories with the most events of a type, the greatest number first.
@@ -512,7 +538,7 @@ def trending_repositories(
     repository's id, an unknown one last.
     """
     asked = _Asked(by="repo_id", ranked=True, event_type=event_type)
-    answer = asked.answer(session, since, until, freshness, limit)
+    answer = asked.answer(session, since, until, freshness, limit, after)
     return [TrendingRepository(*row) for row in answer]
 
 
@@ -549,6 +575,7 @@ def top_contributors(
     until: datetime | None = None,
     event_type: str | None = None,
     limit: int | None = 10,
+    after: Contributor | None = None,
     freshness: Freshness = "fresh",
 ) -> list[Contributor]:
     """Return the users with the most events on the repository with this id, most events first.
@@ -556,7 +583,8 @@ def top_contributors(
     Equal numbers are in the order of the user's id, an unknown one last.
     """
     asked = _Asked(by="user_id", ranked=True, repo_id=repo_id, event_type=event_type)
-    return [Contributor(*row) for row in asked.answer(session, since, until, freshness, limit)]
+    answer = asked.answer(session, since, until, freshness, limit, after)
+    return [Contributor(*row) for row in answer]
 
 
 def top_contributors_statement(
@@ -787,6 +815,7 @@ class _Asked:
         until: datetime | None,
         freshness: Freshness,
         limit: int | None = None,
+        after: TrendingRepository | Contributor | None = None,
     ) -> Answer:
         # The rollup of stars and forks serves what says that it is about these.
         stars = self._equal.get("event_type") in ("WatchEvent", "ForkEvent")
@@ -796,6 +825,7 @@ class _Asked:
             since=since,
             until=until,
             limit=limit,
+            after=_place(after),
             freshness=freshness,
             parameters=self._equal,
         )
@@ -806,6 +836,16 @@ class _Asked:
         """Return the statement over the events, whose values are bound under names of their own."""
         statement = _question(*self._asked).raw_statement(since=since, until=until)
         return statement.where(*_equal(**self._equal)).limit(_limit(limit))
+
+
+def _place(after: Any, **named: str) -> dict[str, Any] | None:
+    """Return the row of an answer that a result stands for, given other names of its columns."""
+    if after is None:
+        return None
+    if not is_dataclass(after) or isinstance(after, type):
+        raise ArgumentError(f"after must be a result of an earlier answer; found {after!r}")
+    found = asdict(after)
+    return found | {column: found.get(name) for column, name in named.items()}
 
 
 def _equal(**equal: int | str | None) -> list[ColumnElement[bool]]:

@@ -96,6 +96,7 @@ from citus_analytics.sql import (
     qualify,
     quote,
     schema_of,
+    transaction_token,
 )
 
 if TYPE_CHECKING:
@@ -276,19 +277,29 @@ class Order:
 
 
 def place_after(
-    order: Sequence[Order], statement: Select[Any], place: Mapping[str, Any]
+    order: Sequence[Order],
+    columns: Mapping[str, ColumnElement[Any]],
+    place: Mapping[str, Any],
 ) -> ColumnElement[bool]:
-    """Return the condition for the rows of a grouped statement that come after a place."""
-    columns: dict[str, ColumnElement[Any]] = {}
-    for each in order:
-        column: Any = statement.selected_columns[each.name]
-        columns[each.name] = column.element if _is_label(column) else column
-    values = {
-        name: bindparam(f"after_{name}", value, columns[name].type, unique=True)
-        for name, value in place.items()
-        if value is not None
+    """Return the condition of a grouped statement for the rows that come after a place.
+
+    Args:
+        order: The order of the statement.
+        columns: The columns that it selects, by the names in the order.
+        place: The values of a row.
+    """
+    bare: dict[str, Any] = {
+        name: cast("Any", column).element if _is_label(column) else column
+        for name, column in columns.items()
     }
-    return _after(order, columns, values)
+    values: dict[str, ColumnElement[Any]] = {
+        each.name: bindparam(
+            f"after_{each.name}", place[each.name], bare[each.name].type, unique=True
+        )
+        for each in order
+        if place[each.name] is not None
+    }
+    return _after(order, bare, values)
 
 
 def _after(
@@ -325,7 +336,8 @@ def commit_token(session: Executor) -> str:
     """
     if isinstance(session, Session | scoped_session):
         session.flush()
-    return str(session.scalar(text("SELECT CAST(pg_current_xact_id() AS text)")))
+        return transaction_token(session.connection())
+    return transaction_token(session)
 
 
 def ask(
@@ -481,7 +493,8 @@ class Question:
                 `"raw"` is computed from them alone.
             max_staleness: With `"rolled_up"`: answer fresh if the last run is longer ago, and
                 something is pending.
-            at_least: A `commit_token`: what its transaction has written has to be in the answer.
+            at_least: A `commit_token`, or the `token` of what a load returns: what its transaction
+                has written has to be in the answer.
             parameters: Values of the bound parameters of `where`, by name.
 
         Raises:
@@ -797,7 +810,8 @@ class Question:
         since, until = window
         statement = self.raw_statement(since=since, until=until)
         if place is not None:
-            statement = statement.having(place_after(self.order(), statement, place))
+            columns = dict(statement.selected_columns.items())
+            statement = statement.having(place_after(self.order(), columns, place))
         statement = statement.limit(limit)
         if batch is not None:
             statement = statement.execution_options(yield_per=batch)
@@ -1011,6 +1025,7 @@ class _Prepared:
         self.candidates: list[_Candidate] = []
         self.fixed: dict[str, tuple[Any, TypeEngine[Any] | None]] = {}
         self._statements: dict[Any, _Statement] = {}
+        self._usable: tuple[Any, list[tuple[_Candidate, datetime | None]]] | None = None
         for rollup in question.rollups:
             own = rollup.spec()
             for level, table in rollup.targets.items():
@@ -1185,15 +1200,18 @@ class _Prepared:
         """Return what is taken from which table: from the cheapest first."""
         parts: dict[int, _Part] = {}
         everything = window == (None, None) and self.question.undated
-        usable = [
-            (candidate, since)
-            for candidate in self.candidates
-            if candidate.target.table in known.readable
-            and not (long and candidate.touches_long)
-            and (since := known.complete_since(candidate)) != _NEVER
-            and (candidate.level is not None or (everything and since is None))
-        ]
-        usable.sort(key=lambda each: each[0].cost(known))
+        key = (known, everything, long)
+        if self._usable is None or self._usable[0] != key:
+            found = [
+                (candidate, since)
+                for candidate in self.candidates
+                if candidate.target.table in known.readable
+                and not (long and candidate.touches_long)
+                and (since := known.complete_since(candidate)) != _NEVER
+                and (candidate.level is not None or (everything and since is None))
+            ]
+            self._usable = (key, sorted(found, key=lambda each: each[0].cost(known)))
+        usable = self._usable[1]
         raw = _Part(None, [])
 
         def take(since: datetime | None, until: datetime | None, first: int) -> None:
@@ -1222,8 +1240,8 @@ class _Prepared:
         if self.question.time is None:
             # Without a time there is one window, and every row is in it.
             raw.undated = bool(raw.windows)
-        found = [parts[number] for number in sorted(parts)]
-        return [*found, raw] if raw.windows or raw.undated else found
+        ordered = [parts[number] for number in sorted(parts)]
+        return [*ordered, raw] if raw.windows or raw.undated else ordered
 
     def _raw_is_nearer(self, candidate: _Candidate, known: _Known, window: Window) -> bool:
         """Whether raw rows of a short window are found by time, and a table has to be searched."""
@@ -1315,8 +1333,8 @@ class _Prepared:
             or question.joined(rows, spec.schema)
             or self._grouped(rows, [quote(each) for each in groups])
         ).replace(":limit\0", limit)
-        order = ", ".join(each.sql("r.") for each in question.order())
-        order = f"\nORDER BY {order}" if order else ""
+        sorted_by = ", ".join(each.sql("r.") for each in question.order())
+        order = f"\nORDER BY {sorted_by}" if sorted_by else ""
         order += f"\nLIMIT {limit}" if limit else ""
         columns = question.columns()
         if place is not None:
@@ -1327,8 +1345,12 @@ class _Prepared:
             # One row is there even if there is no group.
             listed = ", ".join(f"r.{quote(column.name)}" for column in columns)
             state, pending = _state_sql(spec), _pending_sql(spec)
+            # What is known is long, and enough of it is in the first row.
+            known = "s._state"
+            if sorted_by and not limit:
+                known = f"CASE WHEN row_number() OVER (ORDER BY {sorted_by}) = 1 THEN {known} END"
             query = (
-                f"SELECT r._row, s._state, s._pending, {listed}\n"
+                f"SELECT r._row, {known} AS _state, s._pending, {listed}\n"
                 f"FROM (SELECT {state} AS _state, {pending} AS _pending) AS s\n"
                 f"LEFT JOIN (SELECT true AS _row, q.* FROM (\n{query}\n) AS q) AS r ON true{order}"
             )
@@ -1368,7 +1390,7 @@ class _Prepared:
             for number, (name, value) in enumerate(place.items())
             if value is not None
         }
-        return str(_after(order, columns, values).compile(dialect=DIALECT))
+        return f"({_after(order, columns, values).compile(dialect=DIALECT)})"
 
     def _best(
         self,
@@ -1890,12 +1912,16 @@ def _nothing() -> None:
 
 
 def _require_visible(connection: Connection, token: str) -> None:
-    if not re.fullmatch(r"\d{1,20}", str(token)):
-        raise ArgumentError(f"at_least must be what commit_token() has returned, got {token!r}.")
+    # A load over several connections has several transactions.
+    if not re.fullmatch(r"\d{1,20}(,\d{1,20})*", str(token)):
+        raise ArgumentError(
+            f"at_least must be what commit_token() or a load has returned, got {token!r}."
+        )
     seen = connection.scalar(
         text(
-            "SELECT pg_visible_in_snapshot(CAST(:token AS xid8), pg_current_snapshot()) "
-            "OR CAST(:token AS xid8) IS NOT DISTINCT FROM pg_current_xact_id_if_assigned()"
+            "SELECT bool_and(pg_visible_in_snapshot(CAST(one AS xid8), pg_current_snapshot()) "
+            "OR CAST(one AS xid8) IS NOT DISTINCT FROM pg_current_xact_id_if_assigned()) "
+            "FROM unnest(string_to_array(:token, ',')) AS one"
         ),
         {"token": token},
     )
