@@ -36,7 +36,7 @@ $(INSTALLED): pyproject.toml
 	@echo "Installing into $(VENV), once; this takes a minute."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[binary,cli,embedded,github,lint]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[binary,cli,embedded,github,lint,pandas,polars]' --group dev --group examples
 	touch $@
 
 clean:

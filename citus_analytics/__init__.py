@@ -1,11 +1,13 @@
 """Real-time analytics on PostgreSQL and Citus: sharded tables, exact rollups, typed questions.
 
-Declarations, rollups, and GitHub's events as the built-in tables, with the four analytics of the
-tutorial. Everything else is imported from its package:
+Declarations, rollups, and GitHub's events as the built-in tables, with the analytics of the
+tutorial and more. Everything else is imported from its package:
 
 - `citus_analytics.migrations`: Citus's operations for Alembic, autogenerate, `upgrade`;
 - `citus_analytics.copy`: COPY of CSV into any table;
 - `citus_analytics.catalog`: the state of a cluster;
+- `citus_analytics.frames`: answers as Arrow, polars and pandas;
+- `citus_analytics.grafana`: a dashboard of the rollups for Grafana;
 - `citus_analytics.lint`: what Citus would refuse, found in models and migrations;
 - `citus_analytics.server`: a PostgreSQL for development;
 - `citus_analytics.github.load`, `.follow` and `.sample`: GitHub's events from files, live, made up.
@@ -22,25 +24,57 @@ if TYPE_CHECKING:
         CitusAnalyticsError,
         DeclarationError,
         LoadError,
+        MissingPackageError,
         OperationError,
         RollupError,
         ServerError,
     )
     from citus_analytics.github.analytics import (
+        ActiveUsers,
+        Activity,
+        Contributor,
+        EventsOfType,
+        HeatMapCell,
         HourlyCommits,
+        PushSizes,
         RepositoryCreator,
+        TrendingRepository,
         UserActivity,
+        active_users,
+        active_users_statement,
         commits_per_hour,
         commits_per_hour_statement,
         count_events,
         count_events_statement,
+        events_by_type,
+        events_by_type_statement,
+        heat_map,
+        heat_map_statement,
         most_active_users,
         most_active_users_statement,
+        push_sizes,
+        push_sizes_statement,
+        repository_activity,
+        repository_activity_statement,
+        top_contributors,
+        top_contributors_statement,
         top_repository_creators,
         top_repository_creators_statement,
+        trending_repositories,
+        trending_repositories_statement,
+        user_activity,
+        user_activity_statement,
     )
     from citus_analytics.github.models import (
+        GITHUB_ACTIVE_USERS,
+        GITHUB_EVENTS_BY_TYPE,
+        GITHUB_PUSH_SIZES,
+        GITHUB_REPOSITORIES_CREATED,
+        GITHUB_REPOSITORIES_CREATED_BY_DAY,
+        GITHUB_REPOSITORY_ACTIVITY,
         GITHUB_ROLLUP_1MIN,
+        GITHUB_STARS,
+        GITHUB_USER_ACTIVITY,
         Base,
         FollowedFeed,
         GithubEvent,
@@ -57,7 +91,15 @@ if TYPE_CHECKING:
         latest_rollup,
         loaded_files,
     )
-    from citus_analytics.rollups.ask import Answer, Plan, Question, Step, ask, commit_token
+    from citus_analytics.rollups.ask import (
+        Answer,
+        Plan,
+        Question,
+        Step,
+        Stream,
+        ask,
+        commit_token,
+    )
     from citus_analytics.rollups.declare import (
         Every,
         Measure,
@@ -104,6 +146,16 @@ __all__ = [
     "github_users",
     "latest_rollup",
     "loaded_files",
+    # The rollups of these events
+    "GITHUB_ACTIVE_USERS",
+    "GITHUB_EVENTS_BY_TYPE",
+    "GITHUB_PUSH_SIZES",
+    "GITHUB_REPOSITORIES_CREATED",
+    "GITHUB_REPOSITORIES_CREATED_BY_DAY",
+    "GITHUB_REPOSITORY_ACTIVITY",
+    "GITHUB_ROLLUP_1MIN",
+    "GITHUB_STARS",
+    "GITHUB_USER_ACTIVITY",
     # How tables are spread over a cluster
     "Distributed",
     "Distribution",
@@ -113,7 +165,6 @@ __all__ = [
     "distribute",
     "distribution_of",
     # Rollups
-    "GITHUB_ROLLUP_1MIN",
     "Every",
     "Measure",
     "Rollup",
@@ -134,25 +185,50 @@ __all__ = [
     "Plan",
     "Question",
     "Step",
+    "Stream",
     "ask",
     "commit_token",
     # Questions about GitHub's events
+    "ActiveUsers",
+    "Activity",
+    "Contributor",
+    "EventsOfType",
+    "HeatMapCell",
     "HourlyCommits",
+    "PushSizes",
     "RepositoryCreator",
+    "TrendingRepository",
     "UserActivity",
+    "active_users",
+    "active_users_statement",
     "commits_per_hour",
     "commits_per_hour_statement",
     "count_events",
     "count_events_statement",
+    "events_by_type",
+    "events_by_type_statement",
+    "heat_map",
+    "heat_map_statement",
     "most_active_users",
     "most_active_users_statement",
+    "push_sizes",
+    "push_sizes_statement",
+    "repository_activity",
+    "repository_activity_statement",
+    "top_contributors",
+    "top_contributors_statement",
     "top_repository_creators",
     "top_repository_creators_statement",
+    "trending_repositories",
+    "trending_repositories_statement",
+    "user_activity",
+    "user_activity_statement",
     # Errors
     "ArgumentError",
     "CitusAnalyticsError",
     "DeclarationError",
     "LoadError",
+    "MissingPackageError",
     "OperationError",
     "RollupError",
     "ServerError",

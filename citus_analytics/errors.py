@@ -20,6 +20,10 @@ class DeclarationError(CitusAnalyticsError, ValueError):
     """A table, a distribution or a rollup is declared in a way that cannot work."""
 
 
+class MissingPackageError(CitusAnalyticsError, ImportError):
+    """A package that an extra installs is needed and not there; the message names the extra."""
+
+
 class OperationError(CitusAnalyticsError):
     """A migration operation cannot run here; nothing of it has been executed."""
 

@@ -159,6 +159,11 @@ def schema_of(connection: Connection, table: Table) -> str | None:
     return cast("str | None", translated.get(table.schema, table.schema))
 
 
+def transaction_token(connection: Connection) -> str:
+    """Return what stands for the current transaction of a connection, which gets a number by it."""
+    return str(connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one())
+
+
 def logger() -> logging.Logger:
     """Return the logger `citus_analytics`, or a child of Alembic's logger if that is disabled.
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_type, cast
 
+import polars
 from alembic.config import Config
 from sqlalchemy import (
     URL,
@@ -44,7 +45,7 @@ from sqlalchemy.orm import (
 )
 
 import citus_analytics as ca
-from citus_analytics import catalog, lint, migrations
+from citus_analytics import catalog, frames, grafana, lint, migrations
 from citus_analytics.copy import LoadResult, Progress, load_csv
 from citus_analytics.github import migrate
 from citus_analytics.github.events import OldFormatError, Reject
@@ -223,6 +224,23 @@ def analytics_of_a_session(session: Session) -> None:
         assert_type(activity.minute, datetime | None)
         assert_type(activity.events, int)
 
+    for of_type in ca.events_by_type(session, every="15 minutes", event_type="PushEvent"):
+        assert_type(of_type, ca.EventsOfType)
+        assert_type(of_type.bucket, datetime | None)
+        assert_type(of_type.event_type, str | None)
+    for day in ca.user_activity(session, 7, since=NOON):
+        assert_type(day, ca.Activity)
+    assert_type(ca.repository_activity(session, 7, every="1 hour"), list[ca.Activity])
+    assert_type(ca.active_users(session)[0].users, int)
+    assert_type(ca.active_users(session), list[ca.ActiveUsers])
+    assert_type(ca.trending_repositories(session)[0].repo_id, int | None)
+    assert_type(ca.trending_repositories(session), list[ca.TrendingRepository])
+    assert_type(ca.top_contributors(session, 7, limit=None), list[ca.Contributor])
+    assert_type(ca.heat_map(session, time_zone="Asia/Kolkata"), list[ca.HeatMapCell])
+    sizes = ca.push_sizes(session, freshness="raw")
+    assert_type(sizes, ca.PushSizes)
+    assert_type(sizes.p95, int | None)
+
 
 def analytics_of_other_executors(
     connection: Connection, factory: sessionmaker[Session], scope: scoped_session[Session]
@@ -240,6 +258,14 @@ def statements(session: Session, connection: Connection) -> None:
     assert_type(ca.commits_per_hour_statement(), Select[datetime | None, int | None])
     assert_type(ca.top_repository_creators_statement(), Select[str | None, int])
     assert_type(ca.most_active_users_statement(), Select[int | None, datetime | None, int])
+    assert_type(ca.events_by_type_statement(), Select[datetime | None, str | None, int])
+    assert_type(ca.user_activity_statement(7), Select[datetime | None, int])
+    assert_type(ca.repository_activity_statement(7), Select[datetime | None, int])
+    assert_type(ca.active_users_statement(), Select[datetime | None, int])
+    assert_type(ca.trending_repositories_statement(), Select[int | None, int])
+    assert_type(ca.top_contributors_statement(7), Select[int | None, int])
+    assert_type(ca.heat_map_statement(), Select[int, int, int])
+    assert_type(ca.push_sizes_statement(), Select[int, int | None, int | None, int | None])
     assert_type(session.execute(ca.count_events_statement()).scalar_one(), int)
     assert_type(connection.scalar(ca.count_events_statement()), int | None)
     for row in session.execute(ca.top_repository_creators_statement(limit=3)):
@@ -283,6 +309,10 @@ def rollups(connection: Connection, session: Session, *, wait: bool) -> None:
     assert_type(ca.run_rollup(session, PAGE_VIEWS, wait=wait), ca.RollupRun | None)
     run = ca.run_rollup(session, PAGE_VIEWS)
     assert_type(run.changes, int)
+
+
+def fewer_rollups() -> None:
+    ca.GITHUB_REPOSITORY_ACTIVITY.remove()
 
 
 def moves(engine: Engine, session: Session) -> None:
@@ -487,6 +517,29 @@ def servers(directory: Path) -> None:
         assert_type(server.pid, int)
         assert_type(create_engine(server.url), Engine)
         create_async_engine(server.url)
+
+
+# Frames and Grafana
+
+
+def answers_as_frames(session: Session) -> None:
+    answer = ca.ask(session, PageView, measures={"views": ca.count()})
+    assert_type(answer.question, ca.Question)
+    assert_type(frames.to_polars(answer), polars.DataFrame)
+    assert_type(frames.to_polars(session.execute(select(PageView.path))), polars.DataFrame)
+    assert_type(frames.to_polars(ca.commits_per_hour(session)), polars.DataFrame)
+    assert_type(frames.to_polars([], of=ca.UserActivity, numeric="text"), polars.DataFrame)
+    for _ in frames.to_arrow_batches(iter(ca.most_active_users(session)), rows=100):
+        pass
+    frames.to_pandas(answer, numeric="float")
+    frames.to_arrow(answer, numeric="double")  # type: ignore[arg-type]
+    frames.to_arrow(select(PageView.path))  # type: ignore[arg-type]
+    frames.to_arrow([], of=PageView)  # type: ignore[arg-type]
+
+
+def rollups_in_grafana(engine: Engine) -> None:
+    assert_type(grafana.dashboard(Base.metadata), dict[str, Any])
+    assert_type(grafana.write(Path("grafana"), Base.metadata, engine.url), list[Path])
 
 
 # Errors

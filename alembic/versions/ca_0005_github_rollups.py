@@ -38,6 +38,14 @@ BEFORE = RollupSpec(
     states={"latest_rollup": "minute"},
 )
 
+_SUMS = {
+    "_commits_count": 'CASE WHEN l."commits" IS NULL THEN 0 ELSE 1 END',
+    "_commits_sum": 'coalesce(l."commits", 0)::bigint',
+}
+_VISIBLE = {
+    "events": '"events"::bigint',
+    "commits": '(CASE WHEN "_commits_count" = 0 THEN NULL ELSE "_commits_sum" END)::bigint',
+}
 AFTER = RollupSpec(
     source="github_events",
     key="user_id",
@@ -55,6 +63,7 @@ AFTER = RollupSpec(
             "(r.event_type = 'CreateEvent' AND (r.payload @> '{\"ref_type\": \"repository\"}')) "
             "IS TRUE"
         ),
+        "in_github_stars": "(r.event_type IN ('WatchEvent', 'ForkEvent')) IS TRUE",
     },
     targets=(
         TargetSpec(
@@ -77,21 +86,37 @@ AFTER = RollupSpec(
         ),
         TargetSpec(
             rollup="github_events_by_type",
+            table="github_events_by_type_1_minute",
+            every="1 minute",
+            bucket="bucket",
+            by={"event_type": "event_type"},
+            rows="events",
+            sums=_SUMS,
+            visible=_VISIBLE,
+            undated=True,
+            keyed=False,
+        ),
+        TargetSpec(
+            rollup="github_events_by_type",
+            table="github_events_by_type_15_minutes",
+            every="15 minutes",
+            bucket="bucket",
+            by={"event_type": "event_type"},
+            rows="events",
+            sums=_SUMS,
+            visible=_VISIBLE,
+            undated=True,
+            keyed=False,
+        ),
+        TargetSpec(
+            rollup="github_events_by_type",
             table="github_events_by_type_1_hour",
             every="1 hour",
             bucket="bucket",
             by={"event_type": "event_type"},
             rows="events",
-            sums={
-                "_commits_count": 'CASE WHEN l."commits" IS NULL THEN 0 ELSE 1 END',
-                "_commits_sum": 'coalesce(l."commits", 0)::bigint',
-            },
-            visible={
-                "events": '"events"::bigint',
-                "commits": (
-                    '(CASE WHEN "_commits_count" = 0 THEN NULL ELSE "_commits_sum" END)::bigint'
-                ),
-            },
+            sums=_SUMS,
+            visible=_VISIBLE,
             undated=True,
             keyed=False,
         ),
@@ -102,16 +127,8 @@ AFTER = RollupSpec(
             bucket="bucket",
             by={"event_type": "event_type"},
             rows="events",
-            sums={
-                "_commits_count": 'CASE WHEN l."commits" IS NULL THEN 0 ELSE 1 END',
-                "_commits_sum": 'coalesce(l."commits", 0)::bigint',
-            },
-            visible={
-                "events": '"events"::bigint',
-                "commits": (
-                    '(CASE WHEN "_commits_count" = 0 THEN NULL ELSE "_commits_sum" END)::bigint'
-                ),
-            },
+            sums=_SUMS,
+            visible=_VISIBLE,
             undated=True,
             keyed=False,
         ),
@@ -124,6 +141,81 @@ AFTER = RollupSpec(
             where="in_github_repositories_created",
             undated=True,
         ),
+        TargetSpec(
+            rollup="github_repositories_created_by_day",
+            table="github_repositories_created_by_day",
+            every="1 day",
+            bucket="bucket",
+            by={"user_id": "key"},
+            rows="repositories",
+            visible={"repositories": '"repositories"::bigint'},
+            where="in_github_repositories_created",
+        ),
+        TargetSpec(
+            rollup="github_active_users",
+            table="github_active_users_1_hour",
+            every="1 hour",
+            bucket="bucket",
+            by={"user_id": "key"},
+            rows="events",
+            visible={"events": '"events"::bigint'},
+            undated=True,
+        ),
+        TargetSpec(
+            rollup="github_active_users",
+            table="github_active_users_1_day",
+            every="1 day",
+            bucket="bucket",
+            by={"user_id": "key"},
+            rows="events",
+            visible={"events": '"events"::bigint'},
+            undated=True,
+        ),
+        TargetSpec(
+            rollup="github_stars",
+            table="github_stars",
+            every="1 day",
+            bucket="bucket",
+            by={"event_type": "event_type", "repo_id": "repo_id"},
+            rows="events",
+            visible={"events": '"events"::bigint'},
+            where="in_github_stars",
+            undated=True,
+            keyed=False,
+        ),
+        TargetSpec(
+            rollup="github_repository_activity",
+            table="github_repository_activity",
+            every="1 hour",
+            bucket="bucket",
+            by={"repo_id": "repo_id"},
+            rows="events",
+            visible={"events": '"events"::bigint'},
+            undated=True,
+            keyed=False,
+        ),
+        TargetSpec(
+            rollup="github_push_sizes",
+            table="github_push_sizes_1_hour",
+            every="1 hour",
+            bucket="bucket",
+            by={"commits": "commits"},
+            rows="events",
+            visible={"events": '"events"::bigint'},
+            undated=True,
+            keyed=False,
+        ),
+        TargetSpec(
+            rollup="github_push_sizes",
+            table="github_push_sizes_1_day",
+            every="1 day",
+            bucket="bucket",
+            by={"commits": "commits"},
+            rows="events",
+            visible={"events": '"events"::bigint'},
+            undated=True,
+            keyed=False,
+        ),
     ),
     functions=("rollup_http_request",),
     states={"latest_rollup": "minute"},
@@ -135,7 +227,27 @@ def upgrade() -> None:
     op.set_multi_shard_modify_mode("sequential")
     op.drop_rollups(BEFORE, keep_state=True)
     op.create_table(
-        "github_events_by_type_1_day",
+        "github_user_activity",
+        sa.Column("user_id", sa.BigInteger(), nullable=True),
+        sa.Column("bucket", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("events", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+    )
+    op.create_distributed_table("github_user_activity", "user_id", colocate_with="github_events")
+    op.create_index(
+        "github_user_activity_key",
+        "github_user_activity",
+        ["user_id", "bucket"],
+        unique=True,
+        postgresql_nulls_not_distinct=True,
+    )
+    op.create_index(
+        "github_user_activity_rank",
+        "github_user_activity",
+        [sa.literal_column('"events" DESC NULLS LAST'), "bucket", "user_id"],
+        unique=False,
+    )
+    op.create_table(
+        "github_events_by_type_1_minute",
         sa.Column("event_type", sa.Text(), nullable=True),
         sa.Column("bucket", sa.DateTime(timezone=True), nullable=True),
         sa.Column("_commits_count", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
@@ -150,10 +262,34 @@ def upgrade() -> None:
             nullable=True,
         ),
     )
-    op.create_reference_table("github_events_by_type_1_day")
+    op.create_reference_table("github_events_by_type_1_minute")
     op.create_index(
-        "github_events_by_type_1_day_key",
-        "github_events_by_type_1_day",
+        "github_events_by_type_1_minute_key",
+        "github_events_by_type_1_minute",
+        ["bucket", "event_type"],
+        unique=True,
+        postgresql_nulls_not_distinct=True,
+    )
+    op.create_table(
+        "github_events_by_type_15_minutes",
+        sa.Column("event_type", sa.Text(), nullable=True),
+        sa.Column("bucket", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("_commits_count", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("_commits_sum", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("events", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column(
+            "commits",
+            sa.BigInteger(),
+            sa.Computed(
+                'CASE WHEN "_commits_count" = 0 THEN NULL ELSE "_commits_sum" END', persisted=True
+            ),
+            nullable=True,
+        ),
+    )
+    op.create_reference_table("github_events_by_type_15_minutes")
+    op.create_index(
+        "github_events_by_type_15_minutes_key",
+        "github_events_by_type_15_minutes",
         ["bucket", "event_type"],
         unique=True,
         postgresql_nulls_not_distinct=True,
@@ -183,6 +319,30 @@ def upgrade() -> None:
         postgresql_nulls_not_distinct=True,
     )
     op.create_table(
+        "github_events_by_type_1_day",
+        sa.Column("event_type", sa.Text(), nullable=True),
+        sa.Column("bucket", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("_commits_count", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("_commits_sum", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("events", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column(
+            "commits",
+            sa.BigInteger(),
+            sa.Computed(
+                'CASE WHEN "_commits_count" = 0 THEN NULL ELSE "_commits_sum" END', persisted=True
+            ),
+            nullable=True,
+        ),
+    )
+    op.create_reference_table("github_events_by_type_1_day")
+    op.create_index(
+        "github_events_by_type_1_day_key",
+        "github_events_by_type_1_day",
+        ["bucket", "event_type"],
+        unique=True,
+        postgresql_nulls_not_distinct=True,
+    )
+    op.create_table(
         "github_repositories_created",
         sa.Column("user_id", sa.BigInteger(), nullable=True),
         sa.Column("repositories", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
@@ -200,28 +360,119 @@ def upgrade() -> None:
     op.create_index(
         "github_repositories_created_rank",
         "github_repositories_created",
-        [sa.literal_column('"repositories" DESC NULLS LAST')],
+        [sa.literal_column('"repositories" DESC NULLS LAST'), "user_id"],
         unique=False,
     )
     op.create_table(
-        "github_user_activity",
+        "github_repositories_created_by_day",
         sa.Column("user_id", sa.BigInteger(), nullable=True),
         sa.Column("bucket", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("events", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("repositories", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
     )
-    op.create_distributed_table("github_user_activity", "user_id", colocate_with="github_events")
+    op.create_distributed_table(
+        "github_repositories_created_by_day", "user_id", colocate_with="github_events"
+    )
     op.create_index(
-        "github_user_activity_key",
-        "github_user_activity",
+        "github_repositories_created_by_day_key",
+        "github_repositories_created_by_day",
         ["user_id", "bucket"],
         unique=True,
         postgresql_nulls_not_distinct=True,
     )
+    op.create_table(
+        "github_active_users_1_hour",
+        sa.Column("user_id", sa.BigInteger(), nullable=True),
+        sa.Column("bucket", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("events", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+    )
+    op.create_distributed_table(
+        "github_active_users_1_hour", "user_id", colocate_with="github_events"
+    )
     op.create_index(
-        "github_user_activity_rank",
-        "github_user_activity",
-        [sa.literal_column('"events" DESC NULLS LAST')],
+        "github_active_users_1_hour_key",
+        "github_active_users_1_hour",
+        ["user_id", "bucket"],
+        unique=True,
+        postgresql_nulls_not_distinct=True,
+    )
+    op.create_table(
+        "github_active_users_1_day",
+        sa.Column("user_id", sa.BigInteger(), nullable=True),
+        sa.Column("bucket", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("events", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+    )
+    op.create_distributed_table(
+        "github_active_users_1_day", "user_id", colocate_with="github_events"
+    )
+    op.create_index(
+        "github_active_users_1_day_key",
+        "github_active_users_1_day",
+        ["user_id", "bucket"],
+        unique=True,
+        postgresql_nulls_not_distinct=True,
+    )
+    op.create_table(
+        "github_stars",
+        sa.Column("event_type", sa.Text(), nullable=True),
+        sa.Column("repo_id", sa.BigInteger(), nullable=True),
+        sa.Column("bucket", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("events", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+    )
+    op.create_reference_table("github_stars")
+    op.create_index(
+        "github_stars_key",
+        "github_stars",
+        ["bucket", "event_type", "repo_id"],
+        unique=True,
+        postgresql_nulls_not_distinct=True,
+    )
+    op.create_index(
+        "github_stars_rank",
+        "github_stars",
+        [sa.literal_column('"events" DESC NULLS LAST'), "bucket", "event_type", "repo_id"],
         unique=False,
+    )
+    op.create_table(
+        "github_repository_activity",
+        sa.Column("repo_id", sa.BigInteger(), nullable=True),
+        sa.Column("bucket", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("events", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+    )
+    op.create_reference_table("github_repository_activity")
+    op.create_index(
+        "github_repository_activity_key",
+        "github_repository_activity",
+        ["bucket", "repo_id"],
+        unique=True,
+        postgresql_nulls_not_distinct=True,
+    )
+    op.create_table(
+        "github_push_sizes_1_hour",
+        sa.Column("commits", sa.Integer(), nullable=True),
+        sa.Column("bucket", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("events", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+    )
+    op.create_reference_table("github_push_sizes_1_hour")
+    op.create_index(
+        "github_push_sizes_1_hour_key",
+        "github_push_sizes_1_hour",
+        ["bucket", "commits"],
+        unique=True,
+        postgresql_nulls_not_distinct=True,
+    )
+    op.create_table(
+        "github_push_sizes_1_day",
+        sa.Column("commits", sa.Integer(), nullable=True),
+        sa.Column("bucket", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("events", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+    )
+    op.create_reference_table("github_push_sizes_1_day")
+    op.create_index(
+        "github_push_sizes_1_day_key",
+        "github_push_sizes_1_day",
+        ["bucket", "commits"],
+        unique=True,
+        postgresql_nulls_not_distinct=True,
     )
     op.create_rollups(AFTER)
 
@@ -230,13 +481,45 @@ def downgrade() -> None:
     """Drop them; the rollup by the minute stays."""
     op.set_multi_shard_modify_mode("sequential")
     op.drop_rollups(AFTER, keep_state=True)
-    op.drop_index("github_user_activity_rank", table_name="github_user_activity")
     op.drop_index(
-        "github_user_activity_key",
-        table_name="github_user_activity",
+        "github_push_sizes_1_day_key",
+        table_name="github_push_sizes_1_day",
         postgresql_nulls_not_distinct=True,
     )
-    op.drop_table("github_user_activity")
+    op.drop_table("github_push_sizes_1_day")
+    op.drop_index(
+        "github_push_sizes_1_hour_key",
+        table_name="github_push_sizes_1_hour",
+        postgresql_nulls_not_distinct=True,
+    )
+    op.drop_table("github_push_sizes_1_hour")
+    op.drop_index(
+        "github_repository_activity_key",
+        table_name="github_repository_activity",
+        postgresql_nulls_not_distinct=True,
+    )
+    op.drop_table("github_repository_activity")
+    op.drop_index("github_stars_rank", table_name="github_stars")
+    op.drop_index("github_stars_key", table_name="github_stars", postgresql_nulls_not_distinct=True)
+    op.drop_table("github_stars")
+    op.drop_index(
+        "github_active_users_1_day_key",
+        table_name="github_active_users_1_day",
+        postgresql_nulls_not_distinct=True,
+    )
+    op.drop_table("github_active_users_1_day")
+    op.drop_index(
+        "github_active_users_1_hour_key",
+        table_name="github_active_users_1_hour",
+        postgresql_nulls_not_distinct=True,
+    )
+    op.drop_table("github_active_users_1_hour")
+    op.drop_index(
+        "github_repositories_created_by_day_key",
+        table_name="github_repositories_created_by_day",
+        postgresql_nulls_not_distinct=True,
+    )
+    op.drop_table("github_repositories_created_by_day")
     op.drop_index("github_repositories_created_rank", table_name="github_repositories_created")
     op.drop_index(
         "github_repositories_created_key",
@@ -245,15 +528,34 @@ def downgrade() -> None:
     )
     op.drop_table("github_repositories_created")
     op.drop_index(
+        "github_events_by_type_1_day_key",
+        table_name="github_events_by_type_1_day",
+        postgresql_nulls_not_distinct=True,
+    )
+    op.drop_table("github_events_by_type_1_day")
+    op.drop_index(
         "github_events_by_type_1_hour_key",
         table_name="github_events_by_type_1_hour",
         postgresql_nulls_not_distinct=True,
     )
     op.drop_table("github_events_by_type_1_hour")
     op.drop_index(
-        "github_events_by_type_1_day_key",
-        table_name="github_events_by_type_1_day",
+        "github_events_by_type_15_minutes_key",
+        table_name="github_events_by_type_15_minutes",
         postgresql_nulls_not_distinct=True,
     )
-    op.drop_table("github_events_by_type_1_day")
+    op.drop_table("github_events_by_type_15_minutes")
+    op.drop_index(
+        "github_events_by_type_1_minute_key",
+        table_name="github_events_by_type_1_minute",
+        postgresql_nulls_not_distinct=True,
+    )
+    op.drop_table("github_events_by_type_1_minute")
+    op.drop_index("github_user_activity_rank", table_name="github_user_activity")
+    op.drop_index(
+        "github_user_activity_key",
+        table_name="github_user_activity",
+        postgresql_nulls_not_distinct=True,
+    )
+    op.drop_table("github_user_activity")
     op.create_rollups(BEFORE)

@@ -55,6 +55,8 @@ from citus_analytics.cli.output import (
     write_json,
 )
 from citus_analytics.errors import ArgumentError, RollupError
+from citus_analytics.grafana import PASSWORD_VARIABLE
+from citus_analytics.grafana import write as write_grafana
 from citus_analytics.lint import RULES, lint_metadata, lint_migrations
 from citus_analytics.rollups.declare import rollups_of
 from citus_analytics.rollups.run import (
@@ -1008,6 +1010,58 @@ def _status_document(server: Server, found: ClusterStatus) -> dict[str, Any]:
         "colocation_groups": found.groups,
         "findings": found.findings,
     }
+
+
+# grafana
+
+
+def add_grafana(commands: Commands, *, metadata: str | None = None) -> None:
+    """Add `grafana`.
+
+    Args:
+        commands: Where it is added.
+        metadata: Whose rollups are shown unless `--metadata` is given; None if that is required.
+    """
+    parser = add_command(
+        commands,
+        "grafana",
+        grafana,
+        "write a dashboard of the rollups for Grafana",
+        "Write what Grafana is provisioned with: a data source, and a dashboard over the fresh "
+        "views of all rollups. Neither the database nor Grafana is needed for that. Files of the "
+        "same names are replaced. The password is not written: Grafana reads it from "
+        f"{PASSWORD_VARIABLE}.",
+    )
+    parser.add_argument(
+        "directory",
+        metavar="DIRECTORY",
+        help="where to; the directory that paths.provisioning of Grafana's settings names",
+    )
+    parser.add_argument(
+        "--metadata",
+        default=metadata,
+        required=metadata is None,
+        metavar="MODULE:NAME",
+        help="the metadata, or the declarative base, that declares the rollups"
+        + (f" (default: {metadata})" if metadata else ""),
+    )
+    parser.add_argument("--title", default="Rollups", help="of the dashboard (default: Rollups)")
+    add_database_url(
+        parser, "the database, with the role that Grafana is to use (default: DATABASE_URL)"
+    )
+
+
+def grafana(arguments: Namespace) -> None:
+    """Write the files, and print their names.
+
+    Raises:
+        ExitError: The metadata cannot be imported, or no database is given.
+        ArgumentError: The metadata declares no rollups.
+    """
+    metadata = metadata_of(arguments.metadata)
+    directory = Path(arguments.directory)
+    for path in write_grafana(directory, metadata, url_of(arguments), title=arguments.title):
+        write(str(path))
 
 
 # lint

@@ -7,7 +7,7 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
@@ -32,7 +32,7 @@ from citus_analytics.copy.errors import (
 from citus_analytics.copy.source import BinaryReader, Tally, expand, open_source, peek
 from citus_analytics.errors import LoadError
 from citus_analytics.schema import table_of
-from citus_analytics.sql import qualify, schema_of
+from citus_analytics.sql import qualify, schema_of, transaction_token
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -104,6 +104,8 @@ class LoadResult:
         duplicates: Rows that were left out because they are there already.
         already_loaded: Whether nothing was done, because the file had been loaded before; the
             other numbers are those of that time.
+        token: What `at_least` of a question takes: once the transaction has been committed, what
+            has been loaded is in the answer, or the question is refused.
     """
 
     rows: int
@@ -111,6 +113,7 @@ class LoadResult:
     rejected: int = 0
     duplicates: int = 0
     already_loaded: bool = False
+    token: str = field(default="", compare=False)
 
 
 def sum_of(results: Iterable[LoadResult]) -> LoadResult:
@@ -189,7 +192,7 @@ def load_csv(
                     progress=progress,
                 ).run()
             )
-        return sum_of(results)
+        return replace(sum_of(results), token=transaction_token(opened))
 
 
 def header_of(source: Input, table: Table) -> tuple[list[str], Input]:
@@ -493,10 +496,10 @@ def _with_zones(
                 break
             values = row.match(content, position)
             # The server refuses a row that has fewer fields, or more.
-            for (name, pattern), field in zip(
+            for (name, pattern), found in zip(
                 times, values.groups() if values else (), strict=False
             ):
-                value = field.replace(b'"', b"").strip()
+                value = found.replace(b'"', b"").strip()
                 if value and not pattern.fullmatch(value) and not header:
                     said = value.decode(errors="replace")
                     raise LoadError(

@@ -1,30 +1,48 @@
-"""The tutorial's four analytics on GitHub's events, typed.
+"""Questions about GitHub's events, typed: the tutorial's four, and more of what people ask.
 
-Each is a function that takes a session or a connection, and a builder that returns the same
-statement: to embed in a larger query, to `EXPLAIN`, or to await on an `AsyncSession`. The
-statements select mapped classes, so that an application's `do_orm_execute` hooks and
-`with_loader_criteria` (tenants, soft deletes) apply to both.
+Each is a function that takes a session or a connection, and a builder, `..._statement`, of the
+statement that computes the same from the events: to embed in a larger query, to `EXPLAIN`, or to
+await on an `AsyncSession`. The statements select mapped classes, so that an application's
+`do_orm_execute` hooks and `with_loader_criteria` (tenants, soft deletes) apply to both.
 
-Without filters, each returns what the tutorial's SQL returns, with ties put in a fixed order. The
-functions answer from the built-in rollups and what is pending of them, so that the answer equals
-the raw events at this moment and costs what it shows, not what is stored: `freshness="fresh"`.
-`"rolled_up"` is as of the last run, and `"raw"` is computed from the events, as the statements are.
-Where rollups cannot serve (the database has none, or the session has `do_orm_execute` hooks, which
-may filter rows), a fresh answer is computed from the events, too.
+The functions answer from whatever rollups the database has and from what is pending of them. These
+arguments mean the same everywhere:
 
-`since` and `until` are aware datetimes and select the half-open window `[since, until)`, so that
-adjacent windows neither overlap nor leave a gap. Rows without a time are in no window.
+- `session`: The session or connection to query. The caller keeps its transaction.
+- `since`, `until`: Aware datetimes, which select the half-open window `[since, until)`, so that
+  adjacent windows neither overlap nor leave a gap. Events without a time are in no window; without
+  one they count, where there are buckets as one of their own, None.
+- `every`: The width of the buckets, as in a `Rollup`: `"1 hour"`, `"1 day at Europe/Berlin"`,
+  `"1 month"`. Their starts come in the time zone of the connection.
+- `event_type`: Count events of this type only, such as `"PushEvent"`.
+- `limit`: Return at most so many rows, the first ones of the order; all of them if None.
+- `after`: Return only what comes after this one, the last of an earlier answer: the next page. Each
+  page is as of its own moment.
+- `freshness`: `"fresh"` equals the events at this moment, and costs what it shows and not what is
+  stored; `"rolled_up"` is as of the last run; `"raw"` is computed from the events, as the
+  statements are. Where rollups cannot serve (the database has none, or the session has
+  `do_orm_execute` hooks, which may filter rows), a fresh answer is computed from the events, too.
 
-Every column of the tutorial's tables may be NULL, and so may a value that comes from one: None is
-a valid answer, never an error.
+They raise `ArgumentError` if a bound is not an aware datetime, if `since` is not before `until`, if
+the limit is not a positive integer, if a time zone is unknown, or if `session` is something else,
+such as an `AsyncSession`; `DeclarationError` if `every` is not the width of a bucket; and
+`RollupError` if no rollup can answer as of the last run, or if events are needed that have been
+expired. The statements raise the same for their arguments.
+
+Without filters, the first four return what the tutorial's SQL returns, with ties put in a fixed
+order. Every column of the tutorial's tables may be NULL, and so may a value that comes from one:
+None is a valid answer, never an error.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from bisect import bisect_left
+from collections import defaultdict
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import datetime
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final, Literal
 from typing import cast as cast_type
 from zoneinfo import ZoneInfo
 
@@ -32,13 +50,16 @@ from sqlalchemy import (
     BigInteger,
     Column,
     ColumnElement,
+    Integer,
     Select,
     Text,
+    and_,
     bindparam,
     cast,
     func,
     literal_column,
     select,
+    text,
 )
 
 from citus_analytics.errors import ArgumentError
@@ -47,16 +68,24 @@ from citus_analytics.github.models import (
     CREATES_REPOSITORY,
     DISTINCT_SIZE,
     IS_PUSH,
+    STARS_OR_FORKS,
     GithubEvent,
     GithubRollup1Min,
     GithubUser,
 )
-from citus_analytics.rollups.ask import Freshness, Question
-from citus_analytics.rollups.declare import Every, count, total
+from citus_analytics.rollups.ask import (
+    Answer,
+    Freshness,
+    Order,
+    Question,
+    checked_window,
+    place_after,
+)
+from citus_analytics.rollups.declare import Every, count, distinct, total
 from citus_analytics.sql import executor_of, qualify
 
 if TYPE_CHECKING:
-    from sqlalchemy import BindParameter
+    from sqlalchemy import BindParameter, Label
     from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.types import TypeEngine
 
@@ -107,22 +136,7 @@ def count_events(
     event_type: str | None = None,
     freshness: Freshness = "fresh",
 ) -> int:
-    """Return how many events there are.
-
-    Args:
-        session: The session or connection to query. The caller keeps its transaction.
-        since: Count events created at this aware datetime or later.
-        until: Count events created before this aware datetime.
-        event_type: Count events of this type only, such as `"PushEvent"`.
-        freshness: `"fresh"` equals the events at this moment, `"rolled_up"` as of the last run, and
-            `"raw"` is computed from them.
-
-    Raises:
-        ArgumentError: A bound is not an aware datetime, `since` is not before `until`, or `session`
-            is something else, such as an `AsyncSession`.
-        RollupError: No rollup can answer as of the last run, or events are needed that have been
-            expired.
-    """
+    """Return how many events there are."""
     question = _counted(typed=event_type is not None)
     values = {} if event_type is None else {"event_type": event_type}
     answer = question.ask(session, since=since, until=until, freshness=freshness, parameters=values)
@@ -136,11 +150,7 @@ def count_events_statement(
     until: datetime | None = None,
     event_type: str | None = None,
 ) -> Select[int]:
-    """Return the statement of `count_events`: one row with the number of `events`.
-
-    Raises:
-        ArgumentError: As `count_events` does.
-    """
+    """Return the statement of `count_events`: one row with the number of `events`."""
     statement = _COUNT.where(*_in_window(GithubEvent.created_at, since, until))
     if event_type is not None:
         statement = statement.where(
@@ -185,18 +195,11 @@ def commits_per_hour(
     that does not say how many commits it had.
 
     Args:
-        session: The session or connection to query. The caller keeps its transaction.
+        session: The session or connection to query.
         since: Take pushes created at this aware datetime or later.
         until: Take pushes created before this aware datetime.
         time_zone: The IANA name of the time zone of the hours, such as `"Asia/Kolkata"`.
-        freshness: `"fresh"` equals the events at this moment, `"rolled_up"` as of the last run, and
-            `"raw"` is computed from them.
-
-    Raises:
-        ArgumentError: A bound is not an aware datetime, `since` is not before `until`, or the
-            time zone is unknown.
-        RollupError: No rollup can answer as of the last run, or events are needed that have been
-            expired.
+        freshness: As of now, as of the last run, or from the events alone.
     """
     zone = _zone(time_zone)
     answer = _commits(time_zone).ask(session, since=since, until=until, freshness=freshness)
@@ -213,9 +216,6 @@ def commits_per_hour_statement(
     """Return the statement of `commits_per_hour`: rows of `hour` and `commits`.
 
     The hours are those of `time_zone`; the driver returns them in the zone of the connection.
-
-    Raises:
-        ArgumentError: As `commits_per_hour` does.
     """
     _zone(time_zone)
     hour: ColumnElement[datetime | None] = func.date_trunc(
@@ -264,29 +264,22 @@ def top_repository_creators(
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int | None = None,
+    after: RepositoryCreator | None = None,
     freshness: Freshness = "fresh",
 ) -> list[RepositoryCreator]:
     """Return who created repositories, the greatest number first.
 
     Equal numbers are in the order of the logins' code points, the unknown login last. Events of
     users who are not in `github_users` are left out, as the tutorial's join leaves them out.
-
-    Args:
-        session: The session or connection to query. The caller keeps its transaction.
-        since: Count repositories created at this aware datetime or later.
-        until: Count repositories created before this aware datetime.
-        limit: Return at most this many creators, or all of them if None.
-        freshness: `"fresh"` equals the events at this moment, `"rolled_up"` as of the last run, and
-            `"raw"` is computed from them.
-
-    Raises:
-        ArgumentError: A bound is not an aware datetime, `since` is not before `until`, or the
-            limit is not a positive integer.
-        RollupError: No rollup can answer as of the last run, or events are needed that have been
-            expired.
     """
-    _limit(limit)
-    answer = _creators().ask(session, since=since, until=until, limit=limit, freshness=freshness)
+    answer = _creators().ask(
+        session,
+        since=since,
+        until=until,
+        limit=limit,
+        after=_place(after),
+        freshness=freshness,
+    )
     return [RepositoryCreator(login, repositories) for login, repositories in answer]
 
 
@@ -296,11 +289,7 @@ def top_repository_creators_statement(
     until: datetime | None = None,
     limit: int | None = None,
 ) -> Select[str | None, int]:
-    """Return the statement of `top_repository_creators`: rows of `login` and `repositories`.
-
-    Raises:
-        ArgumentError: As `top_repository_creators` does.
-    """
+    """Return the statement of `top_repository_creators`: rows of `login` and `repositories`."""
     in_window = _in_window(GithubEvent.created_at, since, until)
     return _CREATORS.where(*in_window).limit(_limit(limit))
 
@@ -327,37 +316,33 @@ def most_active_users(
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int | None = 5,
+    after: UserActivity | None = None,
     freshness: Freshness = "fresh",
 ) -> list[UserActivity]:
     """Return the users and minutes with the most events, the greatest number first.
 
     As of the last run, the numbers are those of `github_rollup_1min`. Equal numbers are in the
     order of the minute, then of the user's id, unknown ones last.
-
-    Args:
-        session: The session or connection to query. The caller keeps its transaction.
-        since: Consider minutes that start at this aware datetime or later.
-        until: Consider minutes that start before this aware datetime.
-        limit: Return at most this many users and minutes, or all of them if None.
-        freshness: `"fresh"` equals the events at this moment, `"rolled_up"` as of the last run, and
-            `"raw"` is computed from them.
-
-    Raises:
-        ArgumentError: A bound is not an aware datetime, `since` is not before `until`, or the
-            limit is not a positive integer.
-        RollupError: No rollup can answer as of the last run, or events are needed that have been
-            expired.
+    A window is about when minutes start.
     """
+    place = _place(after, bucket="minute")
     if freshness == "rolled_up":
         statement = most_active_users_statement(since=since, until=until, limit=limit)
+        if place is not None:
+            order = _activity().order()
+            columns = dict(
+                zip(("user_id", "bucket", "events"), statement.selected_columns, strict=True)
+            )
+            statement = statement.having(place_after(order, columns, place))
         rows = executor_of(session).execute(statement)
         return [UserActivity(user_id, minute, events) for user_id, minute, events in rows]
-    _in_window(GithubEvent.created_at, since, until)
-    _limit(limit)
+    checked_window(since, until)
     since, until = (edge and _MINUTE.next_start(edge) for edge in (since, until))
     if since is not None and since == until:
         return []
-    answer = _activity().ask(session, since=since, until=until, limit=limit, freshness=freshness)
+    answer = _activity().ask(
+        session, since=since, until=until, limit=limit, after=place, freshness=freshness
+    )
     return [UserActivity(user_id, minute, events) for minute, user_id, events in answer]
 
 
@@ -367,16 +352,372 @@ def most_active_users_statement(
     until: datetime | None = None,
     limit: int | None = 5,
 ) -> Select[int | None, datetime | None, int]:
-    """Return the statement of `most_active_users`: rows of `user_id`, `minute` and `events`.
-
-    Raises:
-        ArgumentError: As `most_active_users` does.
-    """
+    """Return the statement of `most_active_users`: rows of `user_id`, `minute` and `events`."""
     in_window = _in_window(GithubRollup1Min.ingest_time, since, until)
     return _ACTIVE.where(*in_window).limit(_limit(limit))
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+@dataclass(frozen=True, slots=True)
+class EventsOfType:
+    """How many events of one type there were in one bucket.
+
+    Attributes:
+        bucket: The start of the bucket, None for the events without a time.
+        event_type: The type, None where it is not known.
+        events: The number of events.
+    """
+
+    bucket: datetime | None
+    event_type: str | None
+    events: int
+
+
+def events_by_type(
+    session: Executor,
+    *,
+    every: str = "1 hour",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    event_type: str | None = None,
+    freshness: Freshness = "fresh",
+) -> list[EventsOfType]:
+    """Return the events by type over time, in order of time and then of the type."""
+    asked = _Asked(every=every, by="event_type", event_type=event_type)
+    return [EventsOfType(*row) for row in asked.answer(session, since, until, freshness)]
+
+
+def events_by_type_statement(
+    *,
+    every: str = "1 hour",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    event_type: str | None = None,
+) -> Select[datetime | None, str | None, int]:
+    """Return the statement of `events_by_type`: rows of `bucket`, `event_type` and `events`."""
+    asked = _Asked(every=every, by="event_type", event_type=event_type)
+    return asked.statement(since, until)
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """How many events there were in one bucket.
+
+    Attributes:
+        bucket: The start of the bucket, None for the events without a time.
+        events: The number of events.
+    """
+
+    bucket: datetime | None
+    events: int
+
+
+def user_activity(
+    session: Executor,
+    user_id: int,
+    *,
+    every: str = "1 day",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    event_type: str | None = None,
+    freshness: Freshness = "fresh",
+) -> list[Activity]:
+    """Return the events of the user with this id over time, in order of time."""
+    asked = _Asked(every=every, user_id=user_id, event_type=event_type)
+    return [Activity(*row) for row in asked.answer(session, since, until, freshness)]
+
+
+def user_activity_statement(
+    user_id: int,
+    *,
+    every: str = "1 day",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    event_type: str | None = None,
+) -> Select[datetime | None, int]:
+    """Return the statement of `user_activity`: rows of `bucket` and `events`."""
+    asked = _Asked(every=every, user_id=user_id, event_type=event_type)
+    return asked.statement(since, until)
+
+
+def repository_activity(
+    session: Executor,
+    repo_id: int,
+    *,
+    every: str = "1 day",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    event_type: str | None = None,
+    freshness: Freshness = "fresh",
+) -> list[Activity]:
+    """Return the events on the repository with this id over time, in order of time."""
+    asked = _Asked(every=every, repo_id=repo_id, event_type=event_type)
+    return [Activity(*row) for row in asked.answer(session, since, until, freshness)]
+
+
+def repository_activity_statement(
+    repo_id: int,
+    *,
+    every: str = "1 day",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    event_type: str | None = None,
+) -> Select[datetime | None, int]:
+    """Return the statement of `repository_activity`: rows of `bucket` and `events`."""
+    asked = _Asked(every=every, repo_id=repo_id, event_type=event_type)
+    return asked.statement(since, until)
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveUsers:
+    """How many different users had events in one bucket.
+
+    Attributes:
+        bucket: The start of the bucket, None for the events without a time.
+        users: The number of users; events without a user do not count.
+    """
+
+    bucket: datetime | None
+    users: int
+
+
+def active_users(
+    session: Executor,
+    *,
+    every: str = "1 day",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    event_type: str | None = None,
+    freshness: Freshness = "fresh",
+) -> list[ActiveUsers]:
+    """Return how many different users were active over time, in order of time.
+
+    A user who is active in two buckets counts in both: the numbers of days do not add up to that
+    of a month, which is `every="1 month"`.
+    """
+    asked = _Asked("users", every=every, event_type=event_type)
+    return [ActiveUsers(*row) for row in asked.answer(session, since, until, freshness)]
+
+
+def active_users_statement(
+    *,
+    every: str = "1 day",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    event_type: str | None = None,
+) -> Select[datetime | None, int]:
+    """Return the statement of `active_users`: rows of `bucket` and `users`."""
+    return _Asked("users", every=every, event_type=event_type).statement(since, until)
+
+
+@dataclass(frozen=True, slots=True)
+class TrendingRepository:
+    """How many events of one type a repository had.
+
+    Attributes:
+        repo_id: GitHub's id of the repository, None for the events of no known one.
+        events: The number of events, at least 1.
+    """
+
+    repo_id: int | None
+    events: int
+
+
+def trending_repositories(
+    session: Executor,
+    *,
+    event_type: str = "WatchEvent",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int | None = 10,
+    after: TrendingRepository | None = None,
+    freshness: Freshness = "fresh",
+) -> list[TrendingRepository]:
+    """Return the repositories with the most events of a type, the greatest number first.
+
+    A `"WatchEvent"` is a star, a `"ForkEvent"` a fork. Equal numbers are in the order of the
+    repository's id, an unknown one last.
+    """
+    asked = _Asked(by="repo_id", ranked=True, event_type=event_type)
+    answer = asked.answer(session, since, until, freshness, limit, after)
+    return [TrendingRepository(*row) for row in answer]
+
+
+def trending_repositories_statement(
+    *,
+    event_type: str = "WatchEvent",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int | None = 10,
+) -> Select[int | None, int]:
+    """Return the statement of `trending_repositories`: rows of `repo_id` and `events`."""
+    asked = _Asked(by="repo_id", ranked=True, event_type=event_type)
+    return asked.statement(since, until, limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Contributor:
+    """How many events one user had on a repository.
+
+    Attributes:
+        user_id: GitHub's id of the user, None for the events of no known one.
+        events: The number of events, at least 1.
+    """
+
+    user_id: int | None
+    events: int
+
+
+def top_contributors(
+    session: Executor,
+    repo_id: int,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    event_type: str | None = None,
+    limit: int | None = 10,
+    after: Contributor | None = None,
+    freshness: Freshness = "fresh",
+) -> list[Contributor]:
+    """Return the users with the most events on the repository with this id, most events first.
+
+    Equal numbers are in the order of the user's id, an unknown one last.
+    """
+    asked = _Asked(by="user_id", ranked=True, repo_id=repo_id, event_type=event_type)
+    answer = asked.answer(session, since, until, freshness, limit, after)
+    return [Contributor(*row) for row in answer]
+
+
+def top_contributors_statement(
+    repo_id: int,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    event_type: str | None = None,
+    limit: int | None = 10,
+) -> Select[int | None, int]:
+    """Return the statement of `top_contributors`: rows of `user_id` and `events`."""
+    asked = _Asked(by="user_id", ranked=True, repo_id=repo_id, event_type=event_type)
+    return asked.statement(since, until, limit)
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMapCell:
+    """How many events there were in one hour of the day on one day of the week.
+
+    Attributes:
+        weekday: The day of the week, from 0 for Monday to 6 for Sunday, as Python counts them.
+        hour: The hour of the day that the clocks show, from 0 to 23.
+        events: The number of events, at least 1.
+    """
+
+    weekday: int
+    hour: int
+    events: int
+
+
+def heat_map(
+    session: Executor,
+    *,
+    time_zone: str = "UTC",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    event_type: str | None = None,
+    freshness: Freshness = "fresh",
+) -> list[HeatMapCell]:
+    """Return the events by weekday and hour, as the clocks of a time zone show them.
+
+    In the order of the weekday and the hour. Cells without an event are left out, and so are events
+    without a time, which no clock has shown.
+    """
+    zone = _zone(time_zone)
+    asked = _Asked(every=_hour_of(time_zone), event_type=event_type)
+    cells: dict[tuple[int, int], int] = defaultdict(int)
+    for bucket, events in asked.answer(session, since, until, freshness):
+        if bucket is not None:
+            shown: datetime = bucket.astimezone(zone)
+            cells[shown.weekday(), shown.hour] += events
+    return [HeatMapCell(*cell, events) for cell, events in sorted(cells.items())]
+
+
+def heat_map_statement(
+    *,
+    time_zone: str = "UTC",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    event_type: str | None = None,
+) -> Select[int, int, int]:
+    """Return the statement of `heat_map`: rows of `weekday`, `hour` and `events`."""
+    _zone(time_zone)
+    shown = func.timezone(_bound("time_zone", time_zone, Text()), GithubEvent.created_at)
+    weekday = cast(func.date_part(literal_column("'isodow'"), shown) - 1, Integer)
+    hour = cast(func.date_part(literal_column("'hour'"), shown), Integer)
+    statement = (
+        select(weekday.label("weekday"), hour.label("hour"), func.count().label("events"))
+        .where(func.isfinite(GithubEvent.created_at))
+        .where(*_in_window(GithubEvent.created_at, since, until))
+        .group_by(weekday, hour)
+        .order_by(text("weekday"), text("hour"))
+    )
+    return statement.where(*_equal(event_type=event_type))
+
+
+@dataclass(frozen=True, slots=True)
+class PushSizes:
+    """Percentiles of the number of distinct commits of a push.
+
+    Attributes:
+        pushes: How many pushes say how many commits they had.
+        p50: The median: half of those pushes have at most so many; None if there are no pushes.
+        p95: 95 % of the pushes have at most so many.
+        p99: 99 % of the pushes have at most so many.
+    """
+
+    pushes: int
+    p50: int | None
+    p95: int | None
+    p99: int | None
+
+
+def push_sizes(
+    session: Executor,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    freshness: Freshness = "fresh",
+) -> PushSizes:
+    """Return how many commits pushes have: exact percentiles, PostgreSQL's `percentile_disc`.
+
+    A push has the commits that `commits_per_hour` counts, and does not count if it does not say how
+    many these are.
+    """
+    rows = _Asked("sizes").answer(session, since, until, freshness)
+    known = sorted((commits, events) for commits, events in rows if commits is not None)
+    up_to = list(accumulate(events for _, events in known))
+    pushes = up_to[-1] if up_to else 0
+
+    def percentile(percent: int) -> int | None:
+        return known[bisect_left(up_to, -(-percent * pushes // 100))][0] if known else None
+
+    return PushSizes(pushes, percentile(50), percentile(95), percentile(99))
+
+
+def push_sizes_statement(
+    *, since: datetime | None = None, until: datetime | None = None
+) -> Select[int, int | None, int | None, int | None]:
+    """Return the statement of `push_sizes`: one row of `pushes`, `p50`, `p95` and `p99`."""
+
+    def percentile(fraction: str) -> Label[int | None]:
+        found = func.percentile_disc(literal_column(fraction)).within_group(DISTINCT_SIZE)
+        return found.label(f"p{fraction[2:]}")
+
+    pushes = func.count(DISTINCT_SIZE).label("pushes")
+    return (
+        select(pushes, percentile("0.50"), percentile("0.95"), percentile("0.99"))
+        .select_from(GithubEvent)
+        .where(_IS_PUSH, *_in_window(GithubEvent.created_at, since, until))
+    )
+
+
 _BEGINNING: Final[ColumnElement[Any]] = literal_column("'-infinity'")
 _END: Final[ColumnElement[Any]] = literal_column("'infinity'")
 
@@ -394,7 +735,7 @@ def _commits(time_zone: str) -> Question:
     return Question(
         GithubEvent,
         measures={"commits": total(COMMITS)},
-        every="1 hour" if time_zone == "UTC" else f"1 hour at {time_zone}",
+        every=_hour_of(time_zone),
         where=IS_PUSH,
     )
 
@@ -405,14 +746,15 @@ class _Creators(Question):
     def columns(self) -> list[Column[Any]]:
         return [Column("login", Text()), Column("repositories", BigInteger())]
 
-    def order_by(self, alias: str) -> list[str]:
-        return [f"{alias}repositories DESC", f'{alias}login COLLATE "C" ASC NULLS LAST']
+    def order(self) -> list[Order]:
+        return [Order(name="repositories", descending=True), Order(name="login", collation="C")]
 
-    def finish(self, query: str, schema: str | None) -> str:
+    def joined(self, rows: str, schema: str | None) -> str:
         users = qualify("github_users", schema)
         return (
-            "SELECT u.login, sum(q.repositories)::bigint AS repositories\n"
-            f"FROM (\n{query}\n) AS q JOIN {users} AS u ON q.user_id = u.user_id GROUP BY u.login"
+            "SELECT u.login, sum(q._rows)::bigint AS repositories\n"
+            f"FROM (\n{rows}\n) AS q JOIN {users} AS u ON q.user_id = u.user_id\n"
+            "GROUP BY u.login HAVING sum(q._rows) > 0"
         )
 
     def raw_statement(
@@ -447,31 +789,107 @@ def _activity() -> Question:
     )
 
 
+def _hour_of(time_zone: str) -> str:
+    return "1 hour" if time_zone == "UTC" else f"1 hour at {time_zone}"
+
+
+class _Asked:
+    """What is asked about the events whose columns have some values, where these are given."""
+
+    def __init__(
+        self,
+        measure: Literal["events", "users", "sizes"] = "events",
+        *,
+        every: str | None = None,
+        by: Literal["event_type", "repo_id", "user_id"] | None = None,
+        ranked: bool = False,
+        **equal: int | str | None,
+    ) -> None:
+        self._asked = (measure, every, by, ranked)
+        self._equal = {name: value for name, value in equal.items() if value is not None}
+
+    def answer(
+        self,
+        session: Executor,
+        since: datetime | None,
+        until: datetime | None,
+        freshness: Freshness,
+        limit: int | None = None,
+        after: TrendingRepository | Contributor | None = None,
+    ) -> Answer:
+        # The rollup of stars and forks serves what says that it is about these.
+        stars = self._equal.get("event_type") in ("WatchEvent", "ForkEvent")
+        question = _question(*self._asked, (*self._equal,), stars)
+        return question.ask(
+            session,
+            since=since,
+            until=until,
+            limit=limit,
+            after=_place(after),
+            freshness=freshness,
+            parameters=self._equal,
+        )
+
+    def statement(
+        self, since: datetime | None, until: datetime | None, limit: int | None = None
+    ) -> Select[*tuple[Any, ...]]:
+        """Return the statement over the events, whose values are bound under names of their own."""
+        statement = _question(*self._asked).raw_statement(since=since, until=until)
+        return statement.where(*_equal(**self._equal)).limit(_limit(limit))
+
+
+def _place(after: Any, **named: str) -> dict[str, Any] | None:
+    """Return the row of an answer that a result stands for, given other names of its columns."""
+    if after is None:
+        return None
+    if not is_dataclass(after) or isinstance(after, type):
+        raise ArgumentError(f"after must be a result of an earlier answer; found {after!r}")
+    found = asdict(after)
+    return found | {column: found.get(name) for column, name in named.items()}
+
+
+def _equal(**equal: int | str | None) -> list[ColumnElement[bool]]:
+    return [
+        getattr(GithubEvent, name) == _bound(name, value, getattr(GithubEvent, name).type)
+        for name, value in equal.items()
+        if value is not None
+    ]
+
+
+@lru_cache(maxsize=512)
+def _question(
+    measure: str,
+    every: str | None,
+    by: str | None,
+    ranked: bool,
+    equal: tuple[str, ...] = (),
+    stars: bool = False,
+) -> Question:
+    conditions: list[ColumnElement[bool]] = [
+        getattr(GithubEvent, name) == bindparam(name, type_=getattr(GithubEvent, name).type)
+        for name in equal
+    ]
+    if stars:
+        conditions.append(STARS_OR_FORKS)
+    if measure == "sizes":
+        conditions.append(COMMITS.is_not(None))
+    return Question(
+        GithubEvent,
+        measures={"users": distinct(GithubEvent.user_id)}
+        if measure == "users"
+        else {"events": count()},
+        by=[COMMITS] if measure == "sizes" else [getattr(GithubEvent, by)] if by else [],
+        every=every,
+        where=and_(*conditions) if conditions else None,
+        ranked="events" if ranked else None,
+    )
+
+
 def _in_window(
     time: InstrumentedAttribute[datetime | None], since: datetime | None, until: datetime | None
 ) -> list[ColumnElement[bool]]:
-    """Return the conditions that put `time` into `[since, until)`: ranges an index can serve.
-
-    Raises:
-        ArgumentError: A bound is not an aware datetime, or `since` is not before `until`.
-    """
-    for name, bound in (("since", since), ("until", until)):
-        if bound is None:
-            continue
-        if not isinstance(bound, datetime):
-            raise ArgumentError(f"{name} must be an aware datetime; found {bound!r}")
-        if bound.utcoffset() is None:
-            raise ArgumentError(
-                f"{name} must be an aware datetime; found {bound!r}, which has no time zone: "
-                f"pass {name}.replace(tzinfo=UTC), or the zone that it was meant in"
-            )
-    # Within one zone Python compares clock readings, which are wrong when summer time ends; and
-    # the first and last of its moments cannot be converted to another zone.
-    if since and until and since - _EPOCH >= until - _EPOCH:
-        raise ArgumentError(
-            f"the window [since, until) is empty: since is {since.isoformat()}, until is "
-            f"{until.isoformat()}; pass a since that is earlier than until"
-        )
+    """Return the conditions that put `time` into `[since, until)`: ranges an index can serve."""
+    since, until = checked_window(since, until)
     # Rows whose time is not finite are in no window.
     if since is None:
         return (

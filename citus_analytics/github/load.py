@@ -79,7 +79,7 @@ from citus_analytics.github.store import (
     without_timeouts,
 )
 from citus_analytics.schema import table_of
-from citus_analytics.sql import logger, qualify, schema_of
+from citus_analytics.sql import logger, qualify, schema_of, transaction_token
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -275,7 +275,8 @@ def _load_file(
         with transaction(engine) as connection:
             without_timeouts(connection)
             once = _OnceLoad(connection, table, opened, options, progress, force=force)
-            return once.run(in_batches=in_batches)
+            result = once.run(in_batches=in_batches)
+            return replace(result, token=transaction_token(connection))
 
     # A transaction for each attempt: where INSERT ... SELECT fails within a savepoint, Citus may
     # leave the transaction of a worker aborted.
@@ -321,10 +322,13 @@ def load_once(
     opened = connection_of(connection, table)
     read = open_source(source, block_size=options.buffers.block_size)
     once = _OnceLoad(opened, table, read, options, progress, force=force)
+    result = None
     if read.repeatable:
         with suppress(RejectedError):
-            return once.run(in_batches=False)
-    return once.run(in_batches=True)
+            result = once.run(in_batches=False)
+    if result is None:
+        result = once.run(in_batches=True)
+    return replace(result, token=transaction_token(opened))
 
 
 class _KnownError(Exception):
@@ -681,6 +685,7 @@ def load_outcomes(
         bytes=0,
         rejected=load.rejected + refused,
         duplicates=load.rows - stored - refused,
+        token=transaction_token(opened),
     )
 
 

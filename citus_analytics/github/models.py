@@ -251,6 +251,10 @@ CREATES_REPOSITORY = and_(
     GithubEvent.event_type == "CreateEvent",
     GithubEvent.payload.contains(literal_column("""'{"ref_type": "repository"}'""")),
 )
+STARS_OR_FORKS = GithubEvent.event_type.in_(["WatchEvent", "ForkEvent"])
+
+# Each of these can be left out, by its method `remove`. What each costs is in docs/rollups.md; all
+# of them together need five columns in the log of changes.
 
 GITHUB_USER_ACTIVITY = Rollup(
     "github_user_activity",
@@ -267,7 +271,8 @@ GITHUB_EVENTS_BY_TYPE = Rollup(
     "github_events_by_type",
     GithubEvent,
     time=GithubEvent.created_at,
-    every=["1 hour", "1 day"],
+    # Time zones consist of quarters of an hour.
+    every=["1 minute", "15 minutes", "1 hour", "1 day"],
     by=[GithubEvent.event_type],
     measures={
         "events": count(),
@@ -275,7 +280,7 @@ GITHUB_EVENTS_BY_TYPE = Rollup(
     },
     undated=True,
 )
-"""Events and commits by type, hour and day; events without a time are a group of their own."""
+"""Events and commits by type, from the minute to the day; events without a time are a group."""
 
 GITHUB_REPOSITORIES_CREATED = Rollup(
     "github_repositories_created",
@@ -286,3 +291,60 @@ GITHUB_REPOSITORIES_CREATED = Rollup(
     ranked="repositories",
 )
 """Repositories created, by user."""
+
+GITHUB_REPOSITORIES_CREATED_BY_DAY = Rollup(
+    "github_repositories_created_by_day",
+    GithubEvent,
+    time=GithubEvent.created_at,
+    every="1 day",
+    by=[GithubEvent.user_id],
+    measures={"repositories": count()},
+    where=CREATES_REPOSITORY,
+)
+"""Repositories created, by user and day: for windows of time."""
+
+GITHUB_ACTIVE_USERS = Rollup(
+    "github_active_users",
+    GithubEvent,
+    time=GithubEvent.created_at,
+    every=["1 hour", "1 day"],
+    by=[GithubEvent.user_id],
+    measures={"events": count()},
+    undated=True,
+)
+"""Events by user, hour and day: the groups of a bucket are the users who were active in it."""
+
+GITHUB_STARS = Rollup(
+    "github_stars",
+    GithubEvent,
+    time=GithubEvent.created_at,
+    every="1 day",
+    by=[GithubEvent.event_type, GithubEvent.repo_id],
+    measures={"events": count()},
+    where=STARS_OR_FORKS,
+    undated=True,
+    ranked="events",
+)
+"""Stars and forks, by repository and day."""
+
+GITHUB_REPOSITORY_ACTIVITY = Rollup(
+    "github_repository_activity",
+    GithubEvent,
+    time=GithubEvent.created_at,
+    every="1 hour",
+    by=[GithubEvent.repo_id],
+    measures={"events": count()},
+    undated=True,
+)
+"""Events by repository and hour."""
+
+GITHUB_PUSH_SIZES = Rollup(
+    "github_push_sizes",
+    GithubEvent,
+    time=GithubEvent.created_at,
+    every=["1 hour", "1 day"],
+    by=[COMMITS],
+    measures={"events": count()},
+    undated=True,
+)
+"""Pushes by their number of commits, which is NULL for other events, and for pushes without one."""

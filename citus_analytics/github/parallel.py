@@ -37,6 +37,7 @@ from citus_analytics.github.store import (
     lock_together,
     without_timeouts,
 )
+from citus_analytics.sql import transaction_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -174,6 +175,8 @@ class _ParallelLoad:
                 of_worker.record(content, self._source, worker.result, worker.parts)
             parts = keeper.parts if content.bytes else [Part(0, 0)]
             ledger.record(content, self._source, keeper.result, parts)
+            tokens = (transaction_token(worker.connection) for worker in workers)
+            result = replace(result, token=",".join(tokens))
             for worker in (*rest, keeper):
                 worker.connection.commit()
         self._show(result.rows, result.bytes)

@@ -20,11 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from psycopg.errors import InsufficientPrivilege, UndefinedColumn, UndefinedTable
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     Boolean,
     Column,
     ColumnElement,
@@ -38,8 +40,10 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    false,
     func,
     literal_column,
+    or_,
     select,
     text,
 )
@@ -92,12 +96,14 @@ from citus_analytics.sql import (
     qualify,
     quote,
     schema_of,
+    transaction_token,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Self
 
-    from sqlalchemy import Connection, Select, Table, TextualSelect
+    from sqlalchemy import Connection, Dialect, Select, Table, TextualSelect
     from sqlalchemy.types import TypeEngine
 
     from citus_analytics.rollups.declare import ExpressionLike
@@ -110,7 +116,13 @@ them as of the last run, and `"raw"` is computed from them."""
 Window: TypeAlias = "tuple[datetime | None, datetime | None]"
 """A half-open window of time, None for no bound."""
 
+AnswerRow: TypeAlias = "Row[*tuple[Any, ...]] | Mapping[str, Any]"
+"""A row of an answer, or its columns by name."""
+
 _BUCKET: Final = "bucket"
+# Limits that are written into a statement, and how many statements a question has of these.
+_SMALL: Final = 1000
+_MANY: Final = 200
 _LONGEST_TEXT: Final = 300
 _INFO: Final = "citus_analytics.ask"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -198,16 +210,119 @@ class Answer:
         rows: One for each group: `bucket`, if there are buckets, the groups and the measures, by
             name. In the order of the bucket and the groups, unless the question is ranked.
         plan: What was read.
+        question: What was asked; its `columns` are those of the rows, also where there are none.
     """
 
     rows: tuple[Row[*tuple[Any, ...]], ...]
     plan: Plan
+    question: Question = field(repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Row[*tuple[Any, ...]]]:
         return iter(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+class Stream:
+    """The rows that answer a question, one after the other, from a cursor of the server.
+
+    They are iterated over once. The cursor is closed at their end, by `close`, at the end of a
+    `with` block, and at that of the transaction.
+
+    Attributes:
+        plan: How the answer comes about.
+        question: What was asked; its `columns` are those of the rows.
+    """
+
+    def __init__(
+        self,
+        rows: Iterator[Row[*tuple[Any, ...]]],
+        plan: Plan,
+        question: Question,
+        close: Callable[[], object],
+    ) -> None:
+        self.plan = plan
+        self.question = question
+        self._rows = rows
+        self._close = close
+
+    def __iter__(self) -> Iterator[Row[*tuple[Any, ...]]]:
+        return self._rows
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the cursor. Rows that have not been read are lost."""
+        self._close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A column by which an answer is sorted, NULLs last."""
+
+    name: str
+    descending: bool = False
+    collation: str | None = None
+
+    def sql(self, alias: str) -> str:
+        """Return it as SQL, of a table whose alias ends in a dot."""
+        collation = f" COLLATE {quote(self.collation)}" if self.collation else ""
+        direction = "DESC" if self.descending else "ASC"
+        return f"{alias}{quote(self.name)}{collation} {direction} NULLS LAST"
+
+
+def place_after(
+    order: Sequence[Order],
+    columns: Mapping[str, ColumnElement[Any]],
+    place: Mapping[str, Any],
+) -> ColumnElement[bool]:
+    """Return the condition of a grouped statement for the rows that come after a place.
+
+    Args:
+        order: The order of the statement.
+        columns: The columns that it selects, by the names in the order.
+        place: The values of a row.
+    """
+    bare: dict[str, Any] = {
+        name: cast("Any", column).element if _is_label(column) else column
+        for name, column in columns.items()
+    }
+    values: dict[str, ColumnElement[Any]] = {
+        each.name: bindparam(
+            f"after_{each.name}", place[each.name], bare[each.name].type, unique=True
+        )
+        for each in order
+        if place[each.name] is not None
+    }
+    return _after(order, bare, values)
+
+
+def _after(
+    order: Sequence[Order],
+    columns: Mapping[str, ColumnElement[Any]],
+    values: Mapping[str, ColumnElement[Any]],
+) -> ColumnElement[bool]:
+    """Return the condition for what comes after some values, of which those of no column are NULL.
+
+    Nothing comes after NULL but what is equal so far, and comes after it by a further column.
+    """
+    found: list[ColumnElement[bool]] = []
+    same: list[ColumnElement[bool]] = []
+    for each in order:
+        column, value = columns[each.name], values.get(each.name)
+        if value is None:
+            same.append(column.is_(None))
+            continue
+        sorted_by = column.collate(each.collation) if each.collation else column
+        later = sorted_by < value if each.descending else sorted_by > value
+        found.append(and_(*same, or_(later, column.is_(None))))
+        same.append(column == value)
+    return or_(*found) if found else false()
 
 
 def commit_token(session: Executor) -> str:
@@ -221,7 +336,8 @@ def commit_token(session: Executor) -> str:
     """
     if isinstance(session, Session | scoped_session):
         session.flush()
-    return str(session.scalar(text("SELECT CAST(pg_current_xact_id() AS text)")))
+        return transaction_token(session.connection())
+    return transaction_token(session)
 
 
 def ask(
@@ -236,6 +352,7 @@ def ask(
     until: datetime | None = None,
     ranked: str | None = None,
     limit: int | None = None,
+    after: AnswerRow | None = None,
     freshness: Freshness = "fresh",
     max_staleness: timedelta | None = None,
     at_least: str | None = None,
@@ -254,6 +371,7 @@ def ask(
         since=since,
         until=until,
         limit=limit,
+        after=after,
         freshness=freshness,
         max_staleness=max_staleness,
         at_least=at_least,
@@ -354,6 +472,7 @@ class Question:
         since: datetime | None = None,
         until: datetime | None = None,
         limit: int | None = None,
+        after: AnswerRow | None = None,
         freshness: Freshness = "fresh",
         max_staleness: timedelta | None = None,
         at_least: str | None = None,
@@ -368,11 +487,14 @@ class Question:
             until: Before this aware datetime; to the end by default. Rows without a finite time
                 are in no answer that has a bound.
             limit: At most so many rows.
+            after: Only the rows that come after this one in the order of the answer, which is the
+                last row of an earlier one: the next page. Each page is as of its own moment.
             freshness: `"fresh"` equals the raw rows now, `"rolled_up"` as of the last run, and
                 `"raw"` is computed from them alone.
             max_staleness: With `"rolled_up"`: answer fresh if the last run is longer ago, and
                 something is pending.
-            at_least: A `commit_token`: what its transaction has written has to be in the answer.
+            at_least: A `commit_token`, or the `token` of what a load returns: what its transaction
+                has written has to be in the answer.
             parameters: Values of the bound parameters of `where`, by name.
 
         Raises:
@@ -381,7 +503,72 @@ class Question:
             RollupError: No rollup can serve what is asked for as `"rolled_up"`; raw rows are needed
                 that have been expired; or what `at_least` stands for is not visible here.
         """
-        window = _checked_window(since, until)
+        options = (limit, after, freshness, max_staleness, at_least, parameters)
+        answer = self._answer(session, checked_window(since, until), *options)
+        return Answer(tuple(answer), answer.plan, self)
+
+    def stream(
+        self,
+        session: Executor,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+        after: AnswerRow | None = None,
+        freshness: Freshness = "fresh",
+        max_staleness: timedelta | None = None,
+        at_least: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        batch: int = 1000,
+    ) -> Stream:
+        """Answer the question row by row, in constant memory, however many rows there are.
+
+            for row in question.stream(session, batch=5000):
+                ...
+
+        The rows come from a cursor of the server, in the order of the answer. All of them are as of
+        the moment of this call, whatever is written, run or migrated while they are read. The
+        cursor ends with the transaction of the session or connection. On a cluster of several
+        nodes, a fresh stream from a table that every node has a copy of keeps runs waiting until
+        the transaction ends.
+
+        With asyncio, the stream is read within `run_sync`: `await session.run_sync(write_rows)`,
+        where `write_rows` is a function of a session that has such a loop.
+
+        Args:
+            session: As for `ask`, and so are all other arguments.
+            since: From this aware datetime on.
+            until: Before this aware datetime.
+            limit: At most so many rows.
+            after: Only the rows that come after this one.
+            freshness: As of now, as of the last run, or from raw rows alone.
+            max_staleness: With `"rolled_up"`: how long ago the last run may be.
+            at_least: A `commit_token`.
+            parameters: Values of the bound parameters of `where`, by name.
+            batch: How many rows are fetched at a time.
+
+        Raises:
+            ArgumentError: As `ask` does; or the connection is in autocommit mode, in which a cursor
+                has no transaction to live in.
+            RollupError: As `ask` does.
+        """
+        if type(batch) is not int or batch < 1:
+            raise ArgumentError(f"batch must be a positive integer; found {batch!r}")
+        options = (limit, after, freshness, max_staleness, at_least, parameters)
+        return self._answer(session, checked_window(since, until), *options, batch)
+
+    def _answer(
+        self,
+        session: Executor,
+        window: Window,
+        limit: int | None,
+        after: AnswerRow | None,
+        freshness: Freshness,
+        max_staleness: timedelta | None,
+        at_least: str | None,
+        parameters: Mapping[str, Any] | None,
+        batch: int | None = None,
+    ) -> Stream:
         if window != (None, None) and self.time is None:
             raise ArgumentError(
                 f"a window needs to know when a row happened: pass time=..., the column of "
@@ -393,18 +580,28 @@ class Question:
             )
         if limit is not None and (type(limit) is not int or limit < 1):
             raise ArgumentError(f"limit must be a positive integer; found {limit!r}")
+        place = self._place(after)
         values = dict(parameters or {})
         entity = self._entity if isinstance(self._entity, type) else None
         connection = flushed_connection(session, self.source, entity)
         if at_least is not None:
             _require_visible(connection, at_least)
+        if batch is not None and _is_autocommit(connection):
+            raise ArgumentError(
+                "a stream needs a transaction for the cursor of the server to live in, and this "
+                "connection is in autocommit mode"
+            )
+
+        def from_raw(reasons: dict[str, str]) -> Stream:
+            return self._raw_answer(session, window, limit, place, values, reasons, batch)
+
         if freshness == "raw":
-            return self._raw_answer(session, window, limit, values, {})
+            return from_raw({})
         if isinstance(session, Session | scoped_session) and _hooks(session):
             hooked = "the session has do_orm_execute hooks, which may filter rows"
             if freshness == "rolled_up":
                 raise RollupError(f"{hooked}: ask with freshness='fresh' or 'raw'.")
-            return self._raw_answer(session, window, limit, values, {self.source.name: hooked})
+            return from_raw({self.source.name: hooked})
         if freshness == "rolled_up" and (max_staleness is not None or at_least is not None):
             known = _look(connection, self, again=True)
             if known is not None and known.pending:
@@ -417,12 +614,12 @@ class Question:
                 missing = {self.source.name: f"the database has no rollups of {self.source.name!r}"}
                 if freshness == "rolled_up":
                     raise RollupError(f"{missing[self.source.name]}: migrate it first.")
-                return self._raw_answer(session, window, limit, values, missing)
+                return from_raw(missing)
             if known.restricted:
                 secret = {self.source.name: "row level security hides rows from this role"}
                 if freshness == "rolled_up":
                     raise RollupError(f"{secret[self.source.name]}: ask for freshness='raw'.")
-                return self._raw_answer(session, window, limit, values, secret)
+                return from_raw(secret)
             prepared = self._prepare(known)
             long = any(
                 isinstance(value, str) and len(value.encode()) > _LONGEST_TEXT
@@ -471,9 +668,9 @@ class Question:
                         if waiting
                         else "has no whole bucket in the window"
                     )
-                return self._raw_answer(session, window, limit, values, reasons)
+                return from_raw(reasons)
             answer = self._rolled_answer(
-                connection, prepared, known, parts, limit, values, freshness=freshness
+                connection, prepared, known, parts, limit, place, values, freshness, batch
             )
             if answer is not None:
                 return answer
@@ -534,9 +731,13 @@ class Question:
         found += (Column(name, kind) for name, kind in self.needs.types.items())
         return found
 
-    def finish(self, query: str, schema: str | None) -> str:  # noqa: ARG002 - for joined tables
-        """Return the query for the answer over the one for its groups: itself."""
-        return query
+    def joined(self, rows: str, schema: str | None) -> str | None:  # noqa: ARG002
+        """Return the query for the answer over rows that are to be added up: `_rows` by group.
+
+        For questions whose answer needs a further table; None for those that are added up as they
+        are.
+        """
+        return None
 
     def raw_statement(
         self, *, since: datetime | None = None, until: datetime | None = None
@@ -546,7 +747,7 @@ class Question:
         It selects from what the question was given, a mapped class for example, so that an
         application's `do_orm_execute` hooks and `with_loader_criteria` apply to it.
         """
-        window = _checked_window(since, until)
+        window = checked_window(since, until)
         columns: list[ColumnElement[Any]] = []
         groups: list[ColumnElement[Any]] = []
         time = None if self.time is None else self.source.c[self.time]
@@ -571,43 +772,63 @@ class Question:
             )
         if groups:
             statement = statement.group_by(*groups)
-        return statement.order_by(*(text(each) for each in self.order_by("")))
+        return statement.order_by(*(text(each.sql("")) for each in self.order()))
 
-    def order_by(self, alias: str) -> list[str]:
-        """Return the order of the answer, over columns of a table whose alias ends in a dot."""
-        group = [*([_BUCKET] if self.every else []), *self.by]
-        order = [f"{alias}{quote(name)} ASC NULLS LAST" for name in group]
-        if self.ranked is not None:
-            order.insert(0, f"{alias}{quote(self.ranked)} DESC NULLS LAST")
-        return order if group else []
+    def order(self) -> list[Order]:
+        """Return the order of the answer, in which no two rows have the same place."""
+        found = [Order(name=name) for name in ([_BUCKET] if self.every else [])]
+        found += (Order(name=name) for name in self.by)
+        if found and self.ranked is not None:
+            found.insert(0, Order(name=self.ranked, descending=True))
+        return found
+
+    def _place(self, after: AnswerRow | None) -> dict[str, Any] | None:
+        """Return what says where a row is in the order of the answer."""
+        if after is None:
+            return None
+        names = [each.name for each in self.order()]
+        if not names:
+            raise ArgumentError("the answer has one row, and nothing comes after it")
+        row: Any = getattr(after, "_mapping", after)
+        if not isinstance(row, Mapping) or not {*names} <= {*row}:
+            raise ArgumentError(
+                f"after must be a row of an earlier answer, with {', '.join(names)}; found "
+                f"{after!r}"
+            )
+        return {name: row[name] for name in names}
 
     def _raw_answer(
         self,
         session: Executor,
         window: Window,
         limit: int | None,
+        place: dict[str, Any] | None,
         values: dict[str, Any],
         reasons: dict[str, str],
-    ) -> Answer:
+        batch: int | None,
+    ) -> Stream:
         since, until = window
-        statement = self.raw_statement(since=since, until=until).limit(limit)
-        rows = tuple(session.execute(statement, values))
+        statement = self.raw_statement(since=since, until=until)
+        if place is not None:
+            columns = dict(statement.selected_columns.items())
+            statement = statement.having(place_after(self.order(), columns, place))
+        statement = statement.limit(limit)
+        if batch is not None:
+            statement = statement.execution_options(yield_per=batch)
+        result = session.execute(statement, values)
         step = Step(
             table=self.source.name,
             windows=(window,) if self.time is not None else (),
             undated=self.undated and window == (None, None),
         )
-        suggestion = self.suggestion() if reasons else None
-        return Answer(
-            rows,
-            Plan(
-                freshness="raw",
-                steps=(step,),
-                reasons=reasons,
-                suggestion=suggestion,
-                sql=str(statement),
-            ),
+        plan = Plan(
+            freshness="raw",
+            steps=(step,),
+            reasons=reasons,
+            suggestion=self.suggestion() if reasons else None,
+            sql=str(statement),
         )
+        return Stream(iter(result), plan, self, result.close)
 
     def _prepare(self, known: _Known) -> _Prepared:
         # An application may declare further ones on a source of somebody else's.
@@ -624,33 +845,31 @@ class Question:
         known: _Known,
         parts: list[_Part],
         limit: int | None,
+        place: dict[str, Any] | None,
         values: dict[str, Any],
-        *,
         freshness: Freshness,
-    ) -> Answer | None:
+        batch: int | None,
+    ) -> Stream | None:
         """Return the answer, or None if what was known of the rollups has changed meanwhile."""
         fresh = freshness == "fresh"
-        statement, names, sql = prepared.statement(
-            parts, fresh=fresh, limited=limit is not None, alone=known.distributed
+        statement = prepared.statement(
+            parts, fresh=fresh, limit=limit, place=place, alone=known.distributed
         )
         edges = [edge for part in parts for each in part.windows for edge in each if edge]
-        arguments = {**dict(zip(names, edges, strict=True)), **values}
-        if limit is not None:
-            arguments["_limit"] = limit
+        arguments = {**dict(zip(statement.edges, edges, strict=True)), **values}
+        for number, value in enumerate((place or {}).values()):
+            arguments[f"_after{number}"] = value
+        arguments["_limit"] = limit
         unkeyed = any(part.candidate and not part.candidate.target.keyed for part in parts)
         try:
             if known.distributed:
-                with _no_run_commits(connection, self, needed=fresh and unkeyed):
-                    result = connection.execute(statement, arguments)
-                    rows: tuple[Any, ...] = tuple(result)
+                needed = fresh and unkeyed
+                with _no_run_commits(connection, self, needed=needed, kept=batch is not None):
+                    # Citus has all rows when it has the first.
+                    _, rows, close = statement.execute(connection, arguments, batch)
                 found = _state_now(connection, known)
             else:
-                result = connection.execute(statement, arguments)
-                marked = result.all()
-                found = (marked[0][1], marked[0][2])
-                shown = SimpleResultMetaData([*result.keys()][3:])
-                kept = iter([row[3:] for row in marked if row[0]])
-                rows = tuple(IteratorResult(shown, kept))
+                found, rows, close = statement.execute(connection, arguments, batch)
         except ProgrammingError as error:
             if isinstance(error.orig, UndefinedTable | UndefinedColumn | InsufficientPrivilege):
                 connection.info.pop(_INFO, None)
@@ -658,6 +877,7 @@ class Question:
         state, pending = found
         now = known.refreshed(state, pending)
         if now.signature != known.signature:
+            close()
             connection.info.setdefault(_INFO, {})[known.key] = now
             return None
         used = [part.candidate for part in parts if part.candidate is not None]
@@ -670,9 +890,9 @@ class Question:
             as_of=None if fresh else min((run for run in runs if run), default=None),
             pending=pending,
             reasons={t: why for t, why in prepared.reasons.items() if t not in read},
-            sql=sql,
+            sql=statement.sql,
         )
-        return Answer(rows, plan)
+        return Stream(rows, plan, self, close)
 
 
 # What a question needs of a table.
@@ -804,7 +1024,8 @@ class _Prepared:
         self.reasons: dict[str, str] = {}
         self.candidates: list[_Candidate] = []
         self.fixed: dict[str, tuple[Any, TypeEngine[Any] | None]] = {}
-        self._statements: dict[Any, tuple[TextualSelect, list[str], str]] = {}
+        self._statements: dict[Any, _Statement] = {}
+        self._usable: tuple[Any, list[tuple[_Candidate, datetime | None]]] | None = None
         for rollup in question.rollups:
             own = rollup.spec()
             for level, table in rollup.targets.items():
@@ -979,15 +1200,18 @@ class _Prepared:
         """Return what is taken from which table: from the cheapest first."""
         parts: dict[int, _Part] = {}
         everything = window == (None, None) and self.question.undated
-        usable = [
-            (candidate, since)
-            for candidate in self.candidates
-            if candidate.target.table in known.readable
-            and not (long and candidate.touches_long)
-            and (since := known.complete_since(candidate)) != _NEVER
-            and (candidate.level is not None or (everything and since is None))
-        ]
-        usable.sort(key=lambda each: each[0].cost(known))
+        key = (known, everything, long)
+        if self._usable is None or self._usable[0] != key:
+            found = [
+                (candidate, since)
+                for candidate in self.candidates
+                if candidate.target.table in known.readable
+                and not (long and candidate.touches_long)
+                and (since := known.complete_since(candidate)) != _NEVER
+                and (candidate.level is not None or (everything and since is None))
+            ]
+            self._usable = (key, sorted(found, key=lambda each: each[0].cost(known)))
+        usable = self._usable[1]
         raw = _Part(None, [])
 
         def take(since: datetime | None, until: datetime | None, first: int) -> None:
@@ -1016,8 +1240,8 @@ class _Prepared:
         if self.question.time is None:
             # Without a time there is one window, and every row is in it.
             raw.undated = bool(raw.windows)
-        found = [parts[number] for number in sorted(parts)]
-        return [*found, raw] if raw.windows or raw.undated else found
+        ordered = [parts[number] for number in sorted(parts)]
+        return [*ordered, raw] if raw.windows or raw.undated else ordered
 
     def _raw_is_nearer(self, candidate: _Candidate, known: _Known, window: Window) -> bool:
         """Whether raw rows of a short window are found by time, and a table has to be searched."""
@@ -1033,13 +1257,23 @@ class _Prepared:
     # The statement.
 
     def statement(
-        self, parts: list[_Part], *, fresh: bool, limited: bool, alone: bool
-    ) -> tuple[TextualSelect, list[str], str]:
-        """Return the statement, the names of the edges of its windows, and its SQL.
+        self,
+        parts: list[_Part],
+        *,
+        fresh: bool,
+        limit: int | None,
+        place: Mapping[str, Any] | None,
+        alone: bool,
+    ) -> _Statement:
+        """Return the statement.
 
         Where it does not stand alone, three columns are in front: whether there is a row, what is
         known of the rollups, and how many changes are pending.
         """
+        limited = "" if limit is None else "\0_limit\0"
+        if limit is not None and limit <= _SMALL and len(self._statements) < _MANY:
+            # PostgreSQL keeps the plan of a statement if it knows how few rows are wanted.
+            limited = str(limit)
         shape = (
             tuple(
                 (
@@ -1051,23 +1285,33 @@ class _Prepared:
             ),
             fresh,
             limited,
+            None if place is None else tuple(value is None for value in place.values()),
             alone,
         )
-        if shape not in self._statements:
-            self._statements[shape] = self._build(parts, fresh=fresh, limited=limited, alone=alone)
-        return self._statements[shape]
+        found = self._statements.get(shape)
+        if found is None:
+            found = self._build(parts, fresh=fresh, limit=limited, place=place, alone=alone)
+            self._statements[shape] = found
+        return found
 
     def _build(
-        self, parts: list[_Part], *, fresh: bool, limited: bool, alone: bool
-    ) -> tuple[TextualSelect, list[str], str]:
+        self,
+        parts: list[_Part],
+        *,
+        fresh: bool,
+        limit: str,
+        place: Mapping[str, Any] | None,
+        alone: bool,
+    ) -> _Statement:
         question, spec = self.question, self.spec
         names: list[str] = []
         legs: list[str] = []
         groups = [*([_BUCKET] if question.every else []), *question.by]
         used = [part.candidate for part in parts if part.candidate is not None]
         keyed = spec.key is not None and all(each.target.keyed for each in used)
+        edges: list[tuple[str | None, str | None]] = []
         for part in parts:
-            edges: list[tuple[str | None, str | None]] = []
+            edges = []
             for window in part.windows:
                 pair = []
                 for edge in window:
@@ -1083,23 +1327,30 @@ class _Prepared:
                 # coordinator: sums, and no rows.
                 found = (self._added_up(leg, keyed) for leg in found)
             legs += found
-        best = self._best(parts, fresh=fresh) if limited else None
-        query = best or self._grouped(
-            "\n    UNION ALL ".join(legs), [quote(each) for each in groups]
-        )
-        query = question.finish(query, spec.schema)
-        order = ", ".join(question.order_by("r."))
-        order = f"\nORDER BY {order}" if order else ""
-        order += "\nLIMIT \0_limit\0" if limited else ""
+        rows = "\n    UNION ALL ".join(legs)
+        query = (
+            (self._best(parts, edges, place, fresh=fresh) if limit else None)
+            or question.joined(rows, spec.schema)
+            or self._grouped(rows, [quote(each) for each in groups])
+        ).replace(":limit\0", limit)
+        sorted_by = ", ".join(each.sql("r.") for each in question.order())
+        order = f"\nORDER BY {sorted_by}" if sorted_by else ""
+        order += f"\nLIMIT {limit}" if limit else ""
         columns = question.columns()
+        if place is not None:
+            query = f"SELECT p.* FROM (\n{query}\n) AS p WHERE {self._beyond('p', place)}"
         if alone:
             query = f"SELECT r.* FROM (\n{query}\n) AS r{order}"
         else:
             # One row is there even if there is no group.
             listed = ", ".join(f"r.{quote(column.name)}" for column in columns)
             state, pending = _state_sql(spec), _pending_sql(spec)
+            # What is known is long, and enough of it is in the first row.
+            known = "s._state"
+            if sorted_by and not limit:
+                known = f"CASE WHEN row_number() OVER (ORDER BY {sorted_by}) = 1 THEN {known} END"
             query = (
-                f"SELECT r._row, s._state, s._pending, {listed}\n"
+                f"SELECT r._row, {known} AS _state, s._pending, {listed}\n"
                 f"FROM (SELECT {state} AS _state, {pending} AS _pending) AS s\n"
                 f"LEFT JOIN (SELECT true AS _row, q.* FROM (\n{query}\n) AS q) AS r ON true{order}"
             )
@@ -1111,21 +1362,48 @@ class _Prepared:
             ]
         sql = query.replace("\0", "")
         named = set(re.findall(r"\0(\w+)\0", query))
+        types = {column.name: column.type for column in columns}
+        fixed = dict(self.fixed)
+        for number, name in enumerate(place or ()):
+            fixed[f"_after{number}"] = (None, types[name])
         clause = text(re.sub("\0(\\w+)\0", r":\1", query.replace(":", "\\:")))
         clause = clause.bindparams(
             *(
                 bindparam(name, value, kind) if kind is not None else bindparam(name, value)
-                for name, (value, kind) in self.fixed.items()
+                for name, (value, kind) in fixed.items()
                 if name in named
             )
         )
-        return clause.columns(*columns), names, sql
+        return _Statement(clause.columns(*columns), columns, names, sql, alone=alone)
 
-    def _best(self, parts: list[_Part], *, fresh: bool) -> str | None:
+    def _beyond(
+        self, alias: str, place: Mapping[str, Any], names: Sequence[str] | None = None
+    ) -> str:
+        """Return the condition for what comes after a place, over the columns of an alias."""
+        order = self.question.order()
+        columns: dict[str, ColumnElement[Any]] = {
+            each.name: literal_column(f"{alias}.{quote(name)}")
+            for each, name in zip(order, names or place, strict=True)
+        }
+        values: dict[str, ColumnElement[Any]] = {
+            name: literal_column(f"\0_after{number}\0")
+            for number, (name, value) in enumerate(place.items())
+            if value is not None
+        }
+        return f"({_after(order, columns, values).compile(dialect=DIALECT)})"
+
+    def _best(
+        self,
+        parts: list[_Part],
+        edges: list[tuple[str | None, str | None]],
+        place: Mapping[str, Any] | None,
+        *,
+        fresh: bool,
+    ) -> str | None:
         """Return the query that reads the greatest groups by the ranking of a rollup, if it can."""
         question = self.question
-        candidate, windows = parts[0].candidate, parts[0].windows
-        if len(parts) > 1 or candidate is None or windows != [(None, None)]:
+        candidate = parts[0].candidate
+        if len(parts) > 1 or candidate is None or len(edges) > 1:
             return None
         rollup, target = candidate.rollup, candidate.target
         if rollup.ranked is None or question.ranked is None or len(question.measures) > 1:
@@ -1142,9 +1420,10 @@ class _Prepared:
         if (
             not same
             or candidate.table.where
-            or set(labels) != set(rollup.dimensions)
+            # In this order, which decides between equal ones.
+            or labels != [*rollup.dimensions]
             or question.every != candidate.level
-            or parts[0].undated != target.undated
+            or (edges == [(None, None)] and parts[0].undated != target.undated)
         ):
             return None
         columns = [
@@ -1154,13 +1433,24 @@ class _Prepared:
         if question.every is not None:
             columns.insert(0, f"b.{quote(target.bucket or '')} AS {_BUCKET}")
         columns.append(f"b.{quote(rollup.ranked)} AS {quote(question.ranked)}")
+        of_table, of_log = [], []
+        if edges != [(None, None)]:
+            of_table.append(_within(f"t.{quote(target.bucket or '')}", edges))
+            of_log.append(_within("l.at", edges))
+        if place is not None:
+            bucket = [target.bucket] if target.bucket is not None else []
+            of_table.append(self._beyond("t", place, [rollup.ranked, *bucket, *rollup.dimensions]))
+            if value is None:
+                # The index is read from here on.
+                of_table.append(f"t.{quote(rollup.ranked)} <= \0_after0\0")
         if fresh:
-            query = best_query(self.spec, target, rollup.ranked).replace(":limit\0", "\0_limit\0")
-            query += "\nLIMIT \0_limit\0"
+            query = best_query(self.spec, target, rollup.ranked, of_table=of_table, of_log=of_log)
+            query += "" if place is not None else "\nLIMIT :limit\0"
         else:
             table = qualify(target.table, self.spec.schema)
+            where = f" WHERE {' AND '.join(of_table)}" if of_table else ""
             order = best_order(target, rollup.ranked)
-            query = f"SELECT * FROM {table} AS t ORDER BY {order} LIMIT \0_limit\0"
+            query = f"SELECT * FROM {table} AS t{where} ORDER BY {order} LIMIT :limit\0"
         return f"SELECT {', '.join(columns)} FROM (\n{query}\n) AS b"
 
     def _legs(
@@ -1307,6 +1597,101 @@ class _Prepared:
             wanted=needs.types,
             empty=not groups,
         )
+
+
+class _Statement:
+    """A statement that answers a question, and how it is executed.
+
+    SQLAlchemy finds what it has compiled by walking through a statement at each execution, which
+    takes longer than many an answer. So it is compiled once, and sent as it is.
+    """
+
+    def __init__(
+        self,
+        clause: TextualSelect,
+        columns: Sequence[Column[Any]],
+        edges: list[str],
+        sql: str,
+        *,
+        alone: bool,
+    ) -> None:
+        self.edges = edges
+        self.sql = sql
+        self._clause = clause
+        self._columns = columns
+        self._alone = alone
+        names = [column.name for column in columns]
+        self._names = SimpleResultMetaData(names if alone else names[3:])
+        self._compiled: dict[Dialect, Callable[..., list[Any]]] = {}
+
+    def execute(
+        self, connection: Connection, arguments: Mapping[str, Any], batch: int | None
+    ) -> tuple[tuple[str, int], Iterator[Row[*tuple[Any, ...]]], Callable[[], object]]:
+        """Execute it; with a batch, so many rows are fetched at a time.
+
+        Returns:
+            What the database says of the rollups and how much is pending (where it does not stand
+            alone), the rows, and what closes the cursor.
+        """
+        rows: Iterator[Any]
+        close: Callable[[], object] = _nothing
+        if batch is None:
+            fetch = self._compiled.get(connection.dialect)
+            if fetch is None:
+                fetch = self._compiled[connection.dialect] = self._fetching(connection.dialect)
+            rows = iter(fetch(connection, arguments))
+        else:
+            options = {"yield_per": batch}
+            parts = visitors.iterate(self._clause)
+            wanted = {each.key for each in parts if isinstance(each, BindParameter)}
+            named = {name: value for name, value in arguments.items() if name in wanted}
+            result = connection.execute(self._clause, named, execution_options=options)
+            rows, close = iter(result), result.close
+        first = next(rows, None)
+        found = ("", 0)
+        if not self._alone and first is not None:
+            # There is one row even if there is no group.
+            found = (first[1], first[2])
+            first = first if first[0] else None
+        if first is not None:
+            rows = chain((first,), rows)
+        if not self._alone:
+            rows = (row[3:] for row in rows)
+        return found, iter(IteratorResult(self._names, rows)), close
+
+    def _fetching(self, dialect: Dialect) -> Callable[[Connection, Mapping[str, Any]], list[Any]]:
+        """Return the function that executes the statement and fetches its rows."""
+        compiled = self._clause.compile(dialect=dialect)
+        sql, given = str(compiled), compiled.params
+        binds = {
+            name: bind.type.dialect_impl(dialect).bind_processor(dialect)
+            for name, bind in compiled.binds.items()
+        }
+        converted = {name: each for name, each in binds.items() if each is not None}
+        results: dict[tuple[Any, ...], list[tuple[int, Callable[[Any], Any]]]] = {}
+
+        def fetch(connection: Connection, arguments: Mapping[str, Any]) -> list[Any]:
+            values = {name: arguments.get(name, value) for name, value in given.items()}
+            for name, processor in converted.items():
+                values[name] = processor(values[name])
+            result = connection.exec_driver_sql(sql, values)
+            cursor: Any = result.cursor
+            types = tuple(each[1] for each in cursor.description)
+            processors = results.get(types)
+            if processors is None:
+                made = (
+                    column.type.dialect_impl(dialect).result_processor(dialect, kind)
+                    for column, kind in zip(self._columns, types, strict=True)
+                )
+                processors = [(n, convert) for n, convert in enumerate(made) if convert is not None]
+                results[types] = processors
+            rows: list[Any] = cursor.fetchall()
+            result.close()
+            for number, convert in processors:
+                rows = [(*r[:number], convert(r[number]), *r[number + 1 :]) for r in rows]
+            return rows
+
+        return fetch
 
 
 # What the database has.
@@ -1485,15 +1870,23 @@ def _look(connection: Connection, question: Question, *, again: bool) -> _Known 
 
 
 @contextmanager
-def _no_run_commits(connection: Connection, question: Question, *, needed: bool) -> Iterator[None]:
-    """Keep runs from committing on the nodes meanwhile: a reader could see half of it."""
+def _no_run_commits(
+    connection: Connection, question: Question, *, needed: bool, kept: bool = False
+) -> Iterator[None]:
+    """Keep runs from committing on the nodes meanwhile: a reader could see half of it.
+
+    If it is to be kept, until the end of the transaction.
+    """
     if not needed:
         yield
         return
     source = literal(qualify(question.source.name, schema_of(connection, question.source)))
     key = f"(hashtext('citus_analytics.rollups'), {source}::regclass::oid::integer)"
-    driver: Any = connection.connection.dbapi_connection
-    if driver is not None and driver.autocommit:
+    if kept:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared{key}".replace("%", "%%"))
+        yield
+        return
+    if _is_autocommit(connection):
         connection.exec_driver_sql(f"SELECT pg_advisory_lock_shared{key}".replace("%", "%%"))
         try:
             yield
@@ -1509,13 +1902,26 @@ def _no_run_commits(connection: Connection, question: Question, *, needed: bool)
         savepoint.rollback()
 
 
+def _is_autocommit(connection: Connection) -> bool:
+    driver: Any = connection.connection.dbapi_connection
+    return driver is not None and bool(driver.autocommit)
+
+
+def _nothing() -> None:
+    """Close what needs no closing."""
+
+
 def _require_visible(connection: Connection, token: str) -> None:
-    if not re.fullmatch(r"\d{1,20}", str(token)):
-        raise ArgumentError(f"at_least must be what commit_token() has returned, got {token!r}.")
+    # A load over several connections has several transactions.
+    if not re.fullmatch(r"\d{1,20}(,\d{1,20})*", str(token)):
+        raise ArgumentError(
+            f"at_least must be what commit_token() or a load has returned, got {token!r}."
+        )
     seen = connection.scalar(
         text(
-            "SELECT pg_visible_in_snapshot(CAST(:token AS xid8), pg_current_snapshot()) "
-            "OR CAST(:token AS xid8) IS NOT DISTINCT FROM pg_current_xact_id_if_assigned()"
+            "SELECT bool_and(pg_visible_in_snapshot(CAST(one AS xid8), pg_current_snapshot()) "
+            "OR CAST(one AS xid8) IS NOT DISTINCT FROM pg_current_xact_id_if_assigned()) "
+            "FROM unnest(string_to_array(:token, ',')) AS one"
         ),
         {"token": token},
     )
@@ -1638,7 +2044,12 @@ def _resolved(spec: RollupSpec, target: TargetSpec) -> object:
 # Windows.
 
 
-def _checked_window(since: datetime | None, until: datetime | None) -> Window:
+def checked_window(since: datetime | None, until: datetime | None) -> Window:
+    """Return a half-open window of time.
+
+    Raises:
+        ArgumentError: A bound is not an aware datetime, or `since` is not before `until`.
+    """
     for name, edge in (("since", since), ("until", until)):
         if edge is not None and not isinstance(edge, datetime):
             raise ArgumentError(f"{name} must be an aware datetime; found {edge!r}")

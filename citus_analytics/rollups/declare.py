@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cache
+from functools import cache, reduce
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from zoneinfo import ZoneInfo
 
@@ -382,6 +382,7 @@ class Rollup:
         value_tables: The tables of what does not add up, by the width of their buckets and the
             measure.
         late: What becomes of rows that come for time that has been expired.
+        target: The table that it was given to hold the aggregates, None if it has made its own.
     """
 
     name: str
@@ -398,6 +399,7 @@ class Rollup:
     ranked: str | None
     value_tables: Mapping[tuple[Every | None, str], Table]
     late: Late
+    target: Table | None
 
     def __init__(
         self,
@@ -524,6 +526,7 @@ class Rollup:
             "ranked": ranked,
             "late": late,
             "value_tables": {},
+            "target": None if target is None else table_of(target),
         }
         for attribute, value in attributes.items():
             object.__setattr__(self, attribute, value)
@@ -541,8 +544,8 @@ class Rollup:
         targets: dict[Every | None, Table] = {}
         tables: dict[tuple[Every | None, str], Table] = {}
         for width in widths:
-            if target is not None:
-                targets[width] = self._check_target(table_of(target))
+            if self.target is not None:
+                targets[width] = self._check_target(self.target)
                 continue
             suffix = "" if len(widths) == 1 else "_" + re.sub(r"\W+", "_", str(width)).lower()
             targets[width] = self._make_target(f"{name}{suffix}", width)
@@ -553,6 +556,30 @@ class Rollup:
         object.__setattr__(self, "targets", targets)
         object.__setattr__(self, "value_tables", tables)
         _declare(self)
+
+    def remove(self) -> None:
+        """Take the rollup and the tables that it has made out of its metadata.
+
+        As `MetaData.remove` does for a table: for a rollup of somebody else's that an application
+        does not want, to be called before Alembic or a question looks at the metadata. The next
+        `alembic revision --autogenerate` writes the migration that drops it from the database. A
+        `target` and a `state` that it was given stay declared, and are kept no longer.
+
+        Raises:
+            DeclarationError: It is not declared in its metadata: it has been removed.
+        """
+        metadata = self.source.metadata
+        declarations, frozen = _declarations(metadata), _frozen(metadata)
+        if declarations.get(self.name) is not self:
+            raise DeclarationError(f"there is no rollup {self.name!r} in the metadata any more.")
+        del declarations[self.name]
+        left = [each.spec() for each in declarations.values() if each.source is self.source]
+        del frozen[self.source.key]
+        if left:
+            frozen[self.source.key] = reduce(RollupSpec.merged, left)
+        for table in self.tables:
+            if table is not self.target:
+                metadata.remove(table)
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -645,7 +672,10 @@ class Rollup:
             Index(f"{name}_key", *ordered, unique=True, postgresql_nulls_not_distinct=True)
         )
         if self.ranked is not None and values_of is None:
-            items.append(Index(f"{name}_rank", text(f"{quote(self.ranked)} DESC NULLS LAST")))
+            # In the order of `best`: by the measure, then by the group.
+            rest = sorted(group, key=lambda column: column != self.bucket)
+            rank = text(f"{quote(self.ranked)} DESC NULLS LAST")
+            items.append(Index(f"{name}_rank", rank, *(c for c in rest if c != TOTAL)))
         for item in items:
             if isinstance(item, Column) and len(item.name.encode()) > LONGEST_NAME:
                 raise DeclarationError(

@@ -2750,11 +2750,25 @@ def best_order(target: TargetSpec, measure: str) -> str:
     return f"{quote(measure)} DESC NULLS LAST{rest}"
 
 
-def best_query(spec: RollupSpec, target: TargetSpec, measure: str) -> str:
+def best_query(
+    spec: RollupSpec,
+    target: TargetSpec,
+    measure: str,
+    *,
+    of_table: Sequence[str] = (),
+    of_log: Sequence[str] = (),
+) -> str:
     """Return the query for the groups of a table in the order of a measure, fresh.
 
     The groups that have changes pending are added up; the others are read by the table's ranking.
     Its columns are the dimensions, the bucket and the measure.
+
+    Args:
+        spec: The rollups of the source.
+        target: The table.
+        measure: The measure.
+        of_table: Conditions for groups without changes, of the table `t`.
+        of_log: Conditions for changes, of the log `l`: for whole groups.
     """
     part = _Target(spec, target)
     log, table = qualify(spec.log, spec.schema), qualify(target.table, spec.schema)
@@ -2770,8 +2784,10 @@ def best_query(spec: RollupSpec, target: TargetSpec, measure: str) -> str:
         [*(f"u.{c}" for c in part.group), *(f"sum(u.{c})" for c in part.additive)], columns
     )
     of_target = _listed(f"t.{c}" for c in columns)
+    counts = " AND ".join([part.counts, *of_log])
+    others = " AND ".join(of_table and ["", *of_table])
     return f"""WITH changed AS (
-  SELECT {_named([*part.groups, *part.weights], columns)} FROM {log} AS l WHERE {part.counts}
+  SELECT {_named([*part.groups, *part.weights], columns)} FROM {log} AS l WHERE {counts}
 ), pending AS (
   SELECT DISTINCT {group} FROM changed
 ), added AS (
@@ -2785,7 +2801,7 @@ def best_query(spec: RollupSpec, target: TargetSpec, measure: str) -> str:
   HAVING sum(u.{quote(target.rows)}) > 0
 ), others AS (
   SELECT {_listed(f"t.{c}" for c in part.group)}, t.{rank} FROM {table} AS t
-  WHERE NOT EXISTS (SELECT 1 FROM pending AS p WHERE {same})
+  WHERE NOT EXISTS (SELECT 1 FROM pending AS p WHERE {same}){others}
   ORDER BY {best_order(target, measure)} LIMIT :limit\0
 )
 SELECT * FROM (

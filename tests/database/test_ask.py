@@ -170,12 +170,14 @@ class Asked:
     until: datetime | None = None
     where: tuple[str, ...] = ()
     freshness: Freshness = "fresh"
+    ranked: bool = False
 
     def question(self, table: Table) -> Question:
-        """Return it."""
+        """Return it; if it is ranked, by its first measure."""
         found = None
         for name in self.where:
             found = condition(table, name) if found is None else found & condition(table, name)
+        first = {"p": "p99", "q": "q50"}.get(self.measures[0], self.measures[0])
         return Question(
             table,
             measures={name: measure(table, name) for name in self.measures},
@@ -183,6 +185,7 @@ class Asked:
             every=self.every,
             where=found,
             time="at",
+            ranked=first if self.ranked else None,
         )
 
     def of_rows(self, rows: list[Row], names: list[str]) -> dict[Any, tuple[Any, ...]]:
@@ -258,6 +261,7 @@ def questions(draw: st.DrawFn, declared: list[Declared]) -> Asked:
         until,
         tuple(sorted(where)),
         draw(st.sampled_from(["fresh", "fresh", "rolled_up", "raw"])),
+        draw(st.booleans()),
     )
 
 
@@ -335,6 +339,17 @@ def assert_answer(
         group = tuple(v.astimezone(UTC) if isinstance(v, datetime) else v for v in row[:width])
         found[group] = tuple(row[width:])
     assert len(found) == len(answer)
+    if answer.rows and question.order():
+        # What comes after a row, and row by row.
+        whole = [repr(tuple(row)) for row in answer]
+        middle = len(whole) // 2
+        rest = question.ask(
+            connection, freshness=asked.freshness, after=answer.rows[middle], **options
+        )
+        assert [repr(tuple(row)) for row in rest] == whole[middle + 1 :], answer.plan
+        limit = middle + 1
+        stream = question.stream(connection, freshness=asked.freshness, limit=limit, **options)
+        assert [repr(tuple(row)) for row in stream] == whole[:limit]
     assert found.keys() == wanted.keys(), (asked, answer.plan)
     for key, values in wanted.items():
         for name, value, got in zip(names[width:], values, found[key], strict=True):

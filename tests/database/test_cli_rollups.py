@@ -35,9 +35,18 @@ ROOT = Path(citus_analytics.__file__).parents[1]
 TABLES = {
     "github_rollup_1min",
     "github_user_activity",
+    "github_events_by_type_1_minute",
+    "github_events_by_type_15_minutes",
     "github_events_by_type_1_hour",
     "github_events_by_type_1_day",
     "github_repositories_created",
+    "github_repositories_created_by_day",
+    "github_active_users_1_hour",
+    "github_active_users_1_day",
+    "github_stars",
+    "github_repository_activity",
+    "github_push_sizes_1_hour",
+    "github_push_sizes_1_day",
 }
 
 

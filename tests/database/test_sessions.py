@@ -45,12 +45,18 @@ EVERYBODY: dict[str, Answer] = {
     "commits_per_hour": [(NOON, 111)],
     "top_repository_creators": [("ada", 1), ("bob", 1)],
     "most_active_users": [(2, NOON, 3), (1, NOON, 2)],
+    "top_contributors": [(2, 3), (1, 2)],
+    "active_users": [(NOON, 2)],
+    "push_sizes": [(3, 10, 100, 100)],
 }
 ADA: dict[str, Answer] = {
     "count_events": [(2,)],
     "commits_per_hour": [(NOON, 1)],
     "top_repository_creators": [("ada", 1)],
     "most_active_users": [(1, NOON, 2)],
+    "top_contributors": [(1, 2)],
+    "active_users": [(NOON, 1)],
+    "push_sizes": [(1, 1, 1, 1)],
 }
 
 
@@ -65,6 +71,9 @@ def answers(session: Executor) -> dict[str, Answer]:
         "commits_per_hour": tuples(analytics.commits_per_hour(session)),
         "top_repository_creators": tuples(analytics.top_repository_creators(session)),
         "most_active_users": tuples(analytics.most_active_users(session)),
+        "top_contributors": tuples(analytics.top_contributors(session, 7)),
+        "active_users": tuples(analytics.active_users(session, every="1 hour")),
+        "push_sizes": tuples([analytics.push_sizes(session)]),
     }
 
 
@@ -75,6 +84,9 @@ def executed(session: Executor) -> dict[str, Answer]:
         "commits_per_hour": analytics.commits_per_hour_statement(),
         "top_repository_creators": analytics.top_repository_creators_statement(),
         "most_active_users": analytics.most_active_users_statement(),
+        "top_contributors": analytics.top_contributors_statement(7),
+        "active_users": analytics.active_users_statement(every="1 hour"),
+        "push_sizes": analytics.push_sizes_statement(),
     }
     return {
         name: [tuple(row) for row in session.execute(statement)]
@@ -96,7 +108,7 @@ def two_users(session: Session | Connection) -> None:
         insert(GithubEvent),
         [
             {"event_id": n, "user_id": user, "event_type": kind, "payload": payload}
-            | {"created_at": NOON}
+            | {"created_at": NOON, "repo_id": 7}
             for n, (user, kind, payload) in enumerate(events)
         ],
     )

@@ -149,13 +149,23 @@ def test_the_tutorials_indexes_are_there(
     assert names == [
         "CREATE INDEX created_at_index",
         "CREATE INDEX github_repositories_created_rank",
+        "CREATE INDEX github_stars_rank",
         "CREATE INDEX github_user_activity_rank",
         "CREATE UNIQUE INDEX followed_feeds_pkey",
+        "CREATE UNIQUE INDEX github_active_users_1_day_key",
+        "CREATE UNIQUE INDEX github_active_users_1_hour_key",
+        "CREATE UNIQUE INDEX github_events_by_type_15_minutes_key",
         "CREATE UNIQUE INDEX github_events_by_type_1_day_key",
         "CREATE UNIQUE INDEX github_events_by_type_1_hour_key",
+        "CREATE UNIQUE INDEX github_events_by_type_1_minute_key",
         "CREATE UNIQUE INDEX github_events_rollups_pkey",
+        "CREATE UNIQUE INDEX github_push_sizes_1_day_key",
+        "CREATE UNIQUE INDEX github_push_sizes_1_hour_key",
+        "CREATE UNIQUE INDEX github_repositories_created_by_day_key",
         "CREATE UNIQUE INDEX github_repositories_created_key",
+        "CREATE UNIQUE INDEX github_repository_activity_key",
         "CREATE UNIQUE INDEX github_rollup_1min_group_index",
+        "CREATE UNIQUE INDEX github_stars_key",
         "CREATE UNIQUE INDEX github_user_activity_key",
         "CREATE UNIQUE INDEX github_user_origins_pkey",
         "CREATE UNIQUE INDEX github_users_key",
@@ -190,9 +200,18 @@ def test_users_of_whom_there_are_two_are_refused_and_can_be_told(empty_database:
 @ON_CITUS_ONLY
 def test_the_tables_of_a_user_are_colocated(database: URL) -> None:
     found = {name: (column, group) for name, column, group in distributed(database)}
-    of_types = {"github_events_by_type_1_day", "github_events_by_type_1_hour"}
-    assert {name: found.pop(name)[0] for name in of_types} == dict.fromkeys(of_types, "<none>")
-    internal = {"github_events_log", *(f"{name}_outbox" for name in of_types)}
+    everywhere = {
+        "github_events_by_type_15_minutes",
+        "github_events_by_type_1_day",
+        "github_events_by_type_1_hour",
+        "github_events_by_type_1_minute",
+        "github_push_sizes_1_day",
+        "github_push_sizes_1_hour",
+        "github_repository_activity",
+        "github_stars",
+    }
+    assert {name: found.pop(name)[0] for name in everywhere} == dict.fromkeys(everywhere, "<none>")
+    internal = {"github_events_log", *(f"{name}_outbox" for name in everywhere)}
     tables = {name: found[name] for name in found if name not in internal}
     assert set(tables) == {
         "github_events",
@@ -201,6 +220,9 @@ def test_the_tables_of_a_user_are_colocated(database: URL) -> None:
         "github_rollup_1min",
         "github_user_activity",
         "github_repositories_created",
+        "github_repositories_created_by_day",
+        "github_active_users_1_day",
+        "github_active_users_1_hour",
     }
     assert {column for column, _ in tables.values()} == {"user_id"}
     assert len({group for _, group in found.values()}) == 1

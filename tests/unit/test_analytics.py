@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -24,17 +25,33 @@ NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 LATER = NOON + timedelta(hours=3)
 BERLIN = ZoneInfo("Europe/Berlin")
 
-BUILDERS = [
+BUILDERS: list[Callable[..., Any]] = [
     analytics.count_events_statement,
     analytics.commits_per_hour_statement,
     analytics.top_repository_creators_statement,
     analytics.most_active_users_statement,
+    analytics.events_by_type_statement,
+    partial(analytics.user_activity_statement, 7),
+    partial(analytics.repository_activity_statement, 7, event_type="PushEvent"),
+    analytics.active_users_statement,
+    analytics.trending_repositories_statement,
+    partial(analytics.top_contributors_statement, 7),
+    analytics.heat_map_statement,
+    analytics.push_sizes_statement,
 ]
-FUNCTIONS = [
+FUNCTIONS: list[Callable[..., Any]] = [
     analytics.count_events,
     analytics.commits_per_hour,
     analytics.top_repository_creators,
     analytics.most_active_users,
+    analytics.events_by_type,
+    partial(analytics.user_activity, user_id=7),
+    partial(analytics.repository_activity, repo_id=7),
+    analytics.active_users,
+    analytics.trending_repositories,
+    partial(analytics.top_contributors, repo_id=7),
+    analytics.heat_map,
+    analytics.push_sizes,
 ]
 
 
@@ -46,7 +63,12 @@ def with_csv(session: Any) -> object:
     return load_csv(session, github_users, [b""])
 
 
-LIMITED = [analytics.top_repository_creators_statement, analytics.most_active_users_statement]
+LIMITED: list[Callable[..., Any]] = [
+    analytics.top_repository_creators_statement,
+    analytics.most_active_users_statement,
+    analytics.trending_repositories_statement,
+    partial(analytics.top_contributors_statement, 7),
+]
 
 
 def sql_of(statement: Select[*tuple[Any, ...]]) -> str:
@@ -173,3 +195,6 @@ def test_statements_combine_without_mixing_their_values() -> None:
     ]
     parameters = union_all(*days).compile().params
     assert sorted(parameters.values()) == [NOON, LATER, LATER]
+    users = [analytics.top_contributors_statement(each, limit=each + 1) for each in (3, 5)]
+    parameters = union_all(*(each.subquery().select() for each in users)).compile().params
+    assert sorted(parameters.values()) == [3, 4, 5, 6]

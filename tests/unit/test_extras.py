@@ -1,4 +1,4 @@
-"""What works without the extra `github`, and what is said where it is needed."""
+"""What works without extras, and what is said where it is needed."""
 
 from __future__ import annotations
 
@@ -51,3 +51,30 @@ def test_the_extra_is_named_where_it_is_missing(call: str, package: str) -> None
     said = run(WITHOUT + program)
     assert f"{package}, which is not installed" in said
     assert "pip install 'citus_analytics[github]'" in said
+
+
+@pytest.mark.parametrize(
+    ("call", "package", "extra"),
+    [
+        ("to_arrow([], of=UserActivity)", "pyarrow", "arrow"),
+        ("to_arrow_batches([], of=UserActivity)", "pyarrow", "arrow"),
+        ("to_polars([], of=UserActivity)", "polars", "polars"),
+        ("to_pandas([], of=UserActivity)", "pandas", "pandas"),
+    ],
+)
+def test_a_frame_names_the_extra_that_it_needs(call: str, package: str, extra: str) -> None:
+    program = (
+        "import sys\n"
+        f"sys.modules[{package!r}] = None\n"
+        "from citus_analytics import MissingPackageError, UserActivity\n"
+        "from citus_analytics.frames import to_arrow, to_arrow_batches, to_pandas, to_polars\n"
+        "assert not {'pyarrow', 'polars', 'pandas'} & {n for n in sys.modules if sys.modules[n]}\n"
+        "try:\n"
+        f"    {call}\n"
+        "except MissingPackageError as error:\n"
+        "    assert isinstance(error, ImportError)\n"
+        "    print(error)\n"
+    )
+    said = run(program)
+    assert f"{package}, which is not installed" in said
+    assert f"pip install 'citus_analytics[{extra}]'" in said

@@ -23,7 +23,7 @@ LEVELS = (
     ("sql",),
     ("schema", "server"),
     ("rollups",),
-    ("catalog", "copy", "lint"),
+    ("catalog", "copy", "frames", "grafana", "lint"),
     ("migrations",),
     ("cli",),
     ("github",),
