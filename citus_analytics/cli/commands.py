@@ -61,14 +61,14 @@ from citus_analytics.lint import RULES, lint_metadata, lint_migrations
 from citus_analytics.rollups.declare import rollups_of
 from citus_analytics.rollups.run import (
     AuditedWindow,
-    RollupRun,
+    RollupBatch,
     audit,
     backfill,
     expire,
     record_failure,
     repair,
     rollup_status,
-    run_rollup,
+    run_batch,
     verify,
 )
 from citus_analytics.sql import qualify
@@ -336,10 +336,9 @@ def rollups_run(arguments: Namespace) -> None:
             if run is None:
                 busy.append(source)
                 continue
-            run = RollupRun(changes=changes)
             runs.append({"source": source, "changes": changes, "seconds": watch.seconds})
             if not arguments.json:
-                write(f"{source}: {rolled_up(run, watch.seconds)}")
+                write(f"{source}: {rolled_up(changes, watch.seconds)}")
     if busy:
         raise ExitError(
             f"another run of {', '.join(busy)} is in progress; this one changed nothing there.",
@@ -357,11 +356,11 @@ def rollups_run(arguments: Namespace) -> None:
     )
 
 
-def _run_batch(engine: Engine, rollup: Rollup, page: int, *, wait: bool) -> RollupRun | None:
+def _run_batch(engine: Engine, rollup: Rollup, page: int, *, wait: bool) -> RollupBatch | None:
     """Run a batch in a transaction of its own, and note in the database if that fails."""
     try:
         with engine.begin() as connection:
-            return run_rollup(connection, rollup, wait=wait, page=page)
+            return run_batch(connection, rollup, page, wait=wait)
     except EXPECTED as error:
         if not was_interrupted(error):
             # The database may be what has failed, or have no such rollup.
@@ -370,12 +369,12 @@ def _run_batch(engine: Engine, rollup: Rollup, page: int, *, wait: bool) -> Roll
         raise
 
 
-def rolled_up(run: RollupRun, seconds: float) -> str:
-    """Return what a run of a rollup did."""
-    if not run.changes and run.next_page is None:
+def rolled_up(changes: int, seconds: float, *, more: bool = False) -> str:
+    """Return what a run of a rollup did, and whether there is more to do."""
+    if not changes and not more:
         return f"nothing has changed since the last run ({duration(seconds)})."
-    more = "" if run.next_page is None else " There are more."
-    return f"{plural(run.changes, 'change')} added up, in {duration(seconds)}.{more}"
+    rest = " There are more." if more else ""
+    return f"{plural(changes, 'change')} added up, in {duration(seconds)}.{rest}"
 
 
 # After errors a service waits twice as long each time, up to so many seconds.
@@ -434,7 +433,8 @@ def _serve(arguments: Namespace, sources: Mapping[str, Rollup]) -> None:
                 elif run is None:
                     write(f"{at:%F %T %Z} {source}: another run is in progress.")
                 else:
-                    write(f"{at:%F %T %Z} {source}: {rolled_up(run, seconds)}")
+                    more = run.next_page is not None
+                    write(f"{at:%F %T %Z} {source}: {rolled_up(run.changes, seconds, more=more)}")
                 # Whoever reads along, through a pipe or in a file, sees it now.
                 sys.stdout.flush()
         except KeyboardInterrupt:
@@ -461,7 +461,7 @@ class Metrics:
         self._values = {source: dict.fromkeys(self._HELP, 0.0) for source in sources}
 
     def add(
-        self, source: str, run: RollupRun | None, *, at: datetime, seconds: float, failed: bool
+        self, source: str, run: RollupBatch | None, *, at: datetime, seconds: float, failed: bool
     ) -> None:
         """Count a run of a source, or that there was none because another one was in progress."""
         values = self._values[source].copy()

@@ -569,7 +569,7 @@ def follow_feed(arguments: Namespace) -> None:
                 else:
                     write(*map(printable, _poll_lines(poll)))
                     if run is not None:
-                        write(f"  Rollup: {rolled_up(run, watch.seconds)}")
+                        write(f"  Rollup: {rolled_up(run.changes, watch.seconds)}")
                 # Whoever reads along, through a pipe or in a file, sees it now.
                 sys.stdout.flush()
         except KeyboardInterrupt:

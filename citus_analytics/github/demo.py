@@ -350,7 +350,7 @@ class _Story:
             case LoadResult() as load:
                 self.say(f"{name}: {loaded(load, watch.seconds)}")
             case RollupRun() as run:
-                self.say(f"{name}: {commands.rolled_up(run, watch.seconds)}")
+                self.say(f"{name}: {commands.rolled_up(run.changes, watch.seconds)}")
             case int(number):
                 self.say(f"{name}: {number:,} ({took}).")
             case other:

@@ -8,7 +8,7 @@ time; the functions that end in `_window` are one of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 def _transaction(engine: Engine) -> AbstractContextManager[Connection]:
     if not isinstance(engine, Engine):
         raise ArgumentError(
-            f"an Engine is needed, got {type(engine).__name__}. With asyncio, call catch_up's "
-            "run_rollup, or the function that ends in _window, again and again through run_sync."
+            f"an Engine is needed, got {type(engine).__name__}. With asyncio, call "
+            "run_batch, or the function that ends in _window, again and again through run_sync."
         )
     return engine.begin()
 
@@ -44,28 +44,33 @@ class RollupRun:
 
     Attributes:
         changes: How many changed rows of the source were added up.
-        next_page: Where the next batch starts, if this was one and not the last.
     """
 
     changes: int
-    next_page: int | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollupBatch:
+    """What one batch of a run did.
+
+    Attributes:
+        changes: How many changed rows of the source were added up.
+        next_page: The page of the log where the next batch starts; None if this was the last.
+    """
+
+    changes: int
+    next_page: int | None
 
 
 @overload
-def run_rollup(
-    session: Executor, rollup: Rollup, *, wait: Literal[True] = True, page: int | None = None
-) -> RollupRun: ...
+def run_rollup(session: Executor, rollup: Rollup, *, wait: Literal[True] = True) -> RollupRun: ...
 
 
 @overload
-def run_rollup(
-    session: Executor, rollup: Rollup, *, wait: bool, page: int | None = None
-) -> RollupRun | None: ...
+def run_rollup(session: Executor, rollup: Rollup, *, wait: bool) -> RollupRun | None: ...
 
 
-def run_rollup(
-    session: Executor, rollup: Rollup, *, wait: bool = True, page: int | None = None
-) -> RollupRun | None:
+def run_rollup(session: Executor, rollup: Rollup, *, wait: bool = True) -> RollupRun | None:
     """Bring all rollups of a rollup's source up to date, in the caller's transaction.
 
     Every change of the source that was committed before the call is in the rollups after it, and
@@ -76,8 +81,6 @@ def run_rollup(
         session: A session or connection; nothing is committed.
         rollup: A rollup of the source, such as `citus_analytics.GITHUB_ROLLUP_1MIN`.
         wait: Whether to wait for another run that is under way.
-        page: Add up one batch, some 100,000 changes, from this page of the log on: 0 for the first,
-            then what `next_page` of the batch before says. See `catch_up`.
 
     Returns:
         What was done, or None if `wait` is false and another run is under way.
@@ -85,16 +88,46 @@ def run_rollup(
     Raises:
         RollupError: The database has no such rollup.
     """
-    if page is None:
-        row = _call(session, rollup, "run", ":wait", wait=wait)
-    else:
-        row = _call(session, rollup, "run_batch", ":page, :wait", page=page, wait=wait)
-    changes: int | None = row.changes
-    next_page: int | None = None if page is None else row.next_page
-    return None if changes is None else RollupRun(changes=changes, next_page=next_page)
+    row = _call(session, rollup, "run", ":wait", wait=wait)
+    return None if row.changes is None else RollupRun(changes=row.changes)
 
 
-def catch_up(engine: Engine, rollup: Rollup) -> Iterator[RollupRun]:
+@overload
+def run_batch(
+    session: Executor, rollup: Rollup, page: int = 0, *, wait: Literal[True] = True
+) -> RollupBatch: ...
+
+
+@overload
+def run_batch(
+    session: Executor, rollup: Rollup, page: int = 0, *, wait: bool
+) -> RollupBatch | None: ...
+
+
+def run_batch(
+    session: Executor, rollup: Rollup, page: int = 0, *, wait: bool = True
+) -> RollupBatch | None:
+    """Add up a part of a long log, some 100,000 changes; see `catch_up`, which adds up all of it.
+
+    Args:
+        session: A session or connection; nothing is committed.
+        rollup: A rollup of the source.
+        page: The page of the log to start from: 0, then the `next_page` of the batch before.
+        wait: Whether to wait for another run that is under way.
+
+    Returns:
+        What was done, or None if `wait` is false and another run is under way.
+
+    Raises:
+        RollupError: The database has no such rollup, or it cannot be run in batches.
+    """
+    row = _call(session, rollup, "run_batch", ":page, :wait", page=page, wait=wait)
+    if row.changes is None:
+        return None
+    return RollupBatch(changes=row.changes, next_page=row.next_page)
+
+
+def catch_up(engine: Engine, rollup: Rollup) -> Iterator[RollupBatch]:
     """Bring all rollups of a rollup's source up to date in batches, each in its own transaction.
 
     After a million changes, one run is a long transaction; this can be stopped between batches,
@@ -110,9 +143,9 @@ def catch_up(engine: Engine, rollup: Rollup) -> Iterator[RollupRun]:
     page: int | None = 0
     while page is not None:
         with _transaction(engine) as connection:
-            run = run_rollup(connection, rollup, page=page)
-        page = run.next_page
-        yield run
+            batch = run_batch(connection, rollup, page)
+        page = batch.next_page
+        yield batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from citus_analytics.rollups.declare import (
     specs_of,
     total,
 )
-from citus_analytics.rollups.run import RollupRun, catch_up, run_rollup
+from citus_analytics.rollups.run import RollupBatch, catch_up, run_batch, run_rollup
 from tests import rollup_lab
 from tests.rollup_lab import Torture, Writer, assert_verified, build, run, run_sql, write
 from tests.servers import ON_EVERY_SERVER, ON_POSTGRESQL_ONLY
@@ -160,7 +160,7 @@ def test_others_write_and_run_meanwhile(server: DatabaseServer, lab: Engine) -> 
                 assert_verified(connection, TABLES)
             if number % 2:
                 with lab.begin() as connection:
-                    run_rollup(connection, PER_USER, page=1)
+                    run_batch(connection, PER_USER, 1)
     finally:
         job.until = time.monotonic()
         job.finish()
@@ -214,11 +214,11 @@ def test_a_timeout_that_a_batch_meets(lab: Engine) -> None:
     fill(lab, 5 * ROWS, inserts=True)
     durations: list[float] = []
 
-    def timed(page: int | None, milliseconds: int = 0) -> RollupRun:
+    def timed(page: int, milliseconds: int = 0) -> RollupBatch:
         with lab.begin() as connection:
             run_sql(connection, f"SET LOCAL statement_timeout = {milliseconds}")
             start = time.monotonic()
-            found = run_rollup(connection, PER_USER, page=page)
+            found = run_batch(connection, PER_USER, page)
             durations.append(time.monotonic() - start)
             return found
 
@@ -226,8 +226,10 @@ def test_a_timeout_that_a_batch_meets(lab: Engine) -> None:
     first = timed(0)
     assert first.next_page is not None
     limit = int(durations[0] * 2_500) + 100
-    with pytest.raises(DBAPIError, match="statement timeout"):
-        timed(None, limit)
+    with lab.connect() as connection:
+        run_sql(connection, f"SET LOCAL statement_timeout = {limit}")
+        with pytest.raises(DBAPIError, match="statement timeout"):
+            run_rollup(connection, PER_USER)
     page: int | None = first.next_page
     while page is not None:
         page = timed(page, limit).next_page
@@ -244,13 +246,13 @@ def test_batches_of_a_log_that_is_small_or_empty(server: DatabaseServer, lab: En
         for _ in range(8):
             write(writer, 2)
             with lab.begin() as other:
-                found: list[Any] = [run_rollup(other, PER_USER, page=page) for page in (0, 0, 99)]
+                found: list[Any] = [run_batch(other, PER_USER, page) for page in (0, 0, 99)]
                 assert [each.changes for each in found[1:]] == [0, 0]
                 assert {each.next_page for each in found} == {None}
                 assert_at_rest(other)
     with lab.begin() as connection, lab.begin() as other:
-        run_rollup(connection, PER_USER, page=0)
-        assert run_rollup(other, PER_USER, wait=False, page=0) is None
+        run_batch(connection, PER_USER, 0)
+        assert run_batch(other, PER_USER, 0, wait=False) is None
 
 
 @ON_EVERY_SERVER

@@ -44,7 +44,15 @@ from citus_analytics.rollups.declare import (
     stddev,
     total,
 )
-from citus_analytics.rollups.run import audit, expire, repair, rollup_status, run_rollup, verify
+from citus_analytics.rollups.run import (
+    audit,
+    expire,
+    repair,
+    rollup_status,
+    run_batch,
+    run_rollup,
+    verify,
+)
 from citus_analytics.rollups.sql import drop
 from citus_analytics.schema import Distributed
 from tests.rollup_lab import run_sql
@@ -330,11 +338,11 @@ def test_a_run_whose_trigger_does_not_fire(engine: Engine, how: str) -> None:
         "disabled": "ALTER TABLE visits_log DISABLE TRIGGER ALL",
         "dropped": "DROP TRIGGER visits_absorb ON visits_log",
     }[how]
-    for page in (None, 0):
+    for move in (run_rollup, run_batch):
         with engine.connect() as connection:
             run_sql(connection, spoil)
             with pytest.raises(DBAPIError, match="cannot be added up"):
-                run_rollup(connection, rollup, page=page)
+                move(connection, rollup)
     with engine.begin() as connection:
         assert [status.pending for status in rollup_status(connection, rollup)] == [1]
     assert run(engine, rollup) == 1

@@ -37,7 +37,7 @@ from citus_analytics.rollups.declare import (
     specs_of,
     total,
 )
-from citus_analytics.rollups.run import run_rollup, verify
+from citus_analytics.rollups.run import run_batch, run_rollup, verify
 from citus_analytics.schema import Distributed
 from tests.rollup_lab import build, percentile, run_sql
 from tests.servers import ON_EVERY_SERVER, ON_POSTGRESQL_ONLY
@@ -382,12 +382,12 @@ def test_what_cannot_be_ranked() -> None:
 def test_the_log_is_rewritten_between_batches(orders: Engine) -> None:
     order(orders, 500)
     with orders.begin() as connection:
-        run_rollup(connection, SALES, page=0)
+        run_batch(connection, SALES, 0)
     order(orders, 500, 1000)
     with orders.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         run_sql(connection, "VACUUM FULL orders_log")
     with orders.begin() as connection:
-        assert run_rollup(connection, SALES, page=0).changes == 500
+        assert run_batch(connection, SALES, 0).changes == 500
     assert_adds_up(orders)
 
 

@@ -18,7 +18,6 @@ from citus_analytics.__main__ import main
 from citus_analytics.cli.commands import add_rollups, rolled_up
 from citus_analytics.cli.main import add_command, printable, run
 from citus_analytics.cli.output import duration, size
-from citus_analytics.rollups.run import RollupRun
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -269,7 +268,7 @@ def test_sizes(number: float, words: str) -> None:
 
 
 def test_what_a_run_did() -> None:
-    words = rolled_up(RollupRun(changes=1234), 0.045)
+    words = rolled_up(1234, 0.045)
     for part in ("1,234", "45 ms"):
         assert part in words
-    assert "nothing has changed" in rolled_up(RollupRun(changes=0), 0.001)
+    assert "nothing has changed" in rolled_up(0, 0.001)
