@@ -8,6 +8,7 @@ tutorial. Everything else is imported from its package:
 - `citus_analytics.catalog`: the state of a cluster;
 - `citus_analytics.lint`: what Citus would refuse, found in models and migrations;
 - `citus_analytics.server`: a PostgreSQL for development;
+- `citus_analytics.testing`: servers, databases and assertions for an application's own tests;
 - `citus_analytics.github.load`, `.follow` and `.sample`: GitHub's events from files, live, made up.
 """
 
@@ -17,6 +18,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from citus_analytics.cluster import (
+        Shape,
+        ShapeKind,
+        Task,
+        consistent_snapshot,
+        explain_shape,
+    )
     from citus_analytics.errors import (
         ArgumentError,
         CitusAnalyticsError,
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
         OperationError,
         RollupError,
         ServerError,
+        SnapshotError,
     )
     from citus_analytics.github.analytics import (
         HourlyCommits,
@@ -136,6 +145,12 @@ __all__ = [
     "Step",
     "ask",
     "commit_token",
+    # On a cluster
+    "Shape",
+    "ShapeKind",
+    "Task",
+    "consistent_snapshot",
+    "explain_shape",
     # Questions about GitHub's events
     "HourlyCommits",
     "RepositoryCreator",
@@ -156,6 +171,7 @@ __all__ = [
     "OperationError",
     "RollupError",
     "ServerError",
+    "SnapshotError",
 ]
 
 # Where the names are, the light modules first.
@@ -165,6 +181,7 @@ _MODULES = (
     "rollups.declare",
     "rollups.run",
     "rollups.ask",
+    "cluster",
     "github.models",
     "github.analytics",
 )
