@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, overload
 
+import psycopg
 from psycopg.errors import (
     FeatureNotSupported,
     IdleInTransactionSessionTimeout,
@@ -157,11 +158,10 @@ def explain_shape(
                 **({} if isinstance(statement, str | type) else {"clause": statement}),
             }
         )
-    values: Any
     if isinstance(statement, str):
         if parameters:
             raise ArgumentError("SQL as a string has no parameters: use sqlalchemy.text(...).")
-        sql, values = statement.replace("%", "%%"), ()
+        sql = statement
     else:
         if isinstance(statement, type | Table):
             statement = select(statement)
@@ -170,13 +170,13 @@ def explain_shape(
                 "a statement of SQLAlchemy's, a table, a mapped class or a string of SQL is "
                 f"needed, got {statement!r}."
             )
-        sql, values = _as_sent(session, connection, statement, parameters)
+        sql = _as_sent(session, connection, statement, parameters)
     citus = citus_version(connection) is not None
     driver: Any = connection.connection.dbapi_connection
     # Whatever the server says of the statement, the caller's transaction goes on.
     savepoint = None if driver is None or driver.autocommit else connection.begin_nested()
     try:
-        plan = connection.exec_driver_sql(_EXPLAIN + sql, values).scalar_one()
+        plan = connection.exec_driver_sql(_EXPLAIN + sql.replace("%", "%%")).scalar_one()
     except DBAPIError as error:
         cause = error.orig
         refused = isinstance(cause, FeatureNotSupported) or (
@@ -202,8 +202,8 @@ def explain_shape(
     return _shape(connection, plan)
 
 
-class _Sent(BaseException):
-    """What is about to be sent; no error, and nobody's to catch."""
+class _Sent(Exception):  # noqa: N818 - no error
+    """What is about to be sent."""
 
     def __init__(self, sql: str, parameters: Any) -> None:
         super().__init__(sql)
@@ -215,8 +215,11 @@ def _as_sent(
     connection: Connection,
     statement: Executable,
     parameters: Mapping[str, Any] | None,
-) -> tuple[str, Any]:
-    """Return the SQL and the parameters that a session would send to the driver."""
+) -> str:
+    """Return the SQL that a session would send to the driver, with its values.
+
+    Citus cannot explain every statement that it can execute with parameters.
+    """
 
     def stop(*arguments: Any) -> None:
         _, _, sql, values, context, _ = arguments
@@ -236,7 +239,12 @@ def _as_sent(
                 bind_arguments={"bind": connection},
             )
     except _Sent as sent:
-        return sent.sql, sent.parameters
+        driver = connection.connection.driver_connection
+        if isinstance(driver, psycopg.AsyncConnection):
+            return psycopg.AsyncClientCursor(driver).mogrify(sent.sql, sent.parameters)
+        if isinstance(driver, psycopg.Connection):
+            return psycopg.ClientCursor(driver).mogrify(sent.sql, sent.parameters)
+        raise ArgumentError("statements are explained through psycopg 3.") from None
     finally:
         event.remove(connection, "before_cursor_execute", stop)
     raise ArgumentError("the session did not send the statement: a hook of it has answered.")
