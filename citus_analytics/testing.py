@@ -569,7 +569,7 @@ def assert_exact(session: Executor, rollup: Rollup) -> None:
             why = "is not complete" if not known.complete else "has had raw rows expired"
             raise RollupError(f"{table.name} {why}: there is nothing to compare it with.")
         pending = connection.scalar(
-            text(f"SELECT EXISTS (SELECT FROM {qualify(spec.log, schema)})")  # noqa: S608
+            text(f"SELECT count(*) > 0 FROM {qualify(spec.log, schema)}")  # noqa: S608
         )
         every = None if width is None else str(width)
         group = [*([rollup.bucket] if width is not None else []), *rollup.dimensions]
@@ -592,7 +592,9 @@ def assert_exact(session: Executor, rollup: Rollup) -> None:
                     freshness="rolled_up",
                 )
             expected = _aggregates(
-                connection, _raw_query(rollup, spec, target, width, minus_log=not fresh), group
+                connection,
+                _raw_query(rollup, spec, target, width, minus_log=bool(pending) and not fresh),
+                group,
             )
             found = _aggregates(connection, statement, group)
             if not group and not any(row.get(n) for row in found.values() for n in names):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -71,6 +71,7 @@ from citus_analytics.rollups.declare import (
     rollups_of,
     width_of,
 )
+from citus_analytics.rollups.run import _runs_held
 from citus_analytics.rollups.sql import (
     VALUE,
     RollupSpec,
@@ -640,7 +641,8 @@ class Question:
         unkeyed = any(part.candidate and not part.candidate.target.keyed for part in parts)
         try:
             if known.distributed:
-                with _no_run_commits(connection, self, needed=fresh and unkeyed):
+                # A reader could see half of what a run commits on the nodes.
+                with _runs_held(connection, self.source) if fresh and unkeyed else nullcontext():
                     result = connection.execute(statement, arguments)
                     rows: tuple[Any, ...] = tuple(result)
                 found = _state_now(connection, known)
@@ -1482,31 +1484,6 @@ def _look(connection: Connection, question: Question, *, again: bool) -> _Known 
     )
     remembered[key] = known
     return known
-
-
-@contextmanager
-def _no_run_commits(connection: Connection, question: Question, *, needed: bool) -> Iterator[None]:
-    """Keep runs from committing on the nodes meanwhile: a reader could see half of it."""
-    if not needed:
-        yield
-        return
-    source = literal(qualify(question.source.name, schema_of(connection, question.source)))
-    key = f"(hashtext('citus_analytics.rollups'), {source}::regclass::oid::integer)"
-    driver: Any = connection.connection.dbapi_connection
-    if driver is not None and driver.autocommit:
-        connection.exec_driver_sql(f"SELECT pg_advisory_lock_shared{key}".replace("%", "%%"))
-        try:
-            yield
-        finally:
-            connection.exec_driver_sql(f"SELECT pg_advisory_unlock_shared{key}".replace("%", "%%"))
-        return
-    # Not until the end of the transaction: runs would wait for that.
-    savepoint = connection.begin_nested()
-    try:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared{key}".replace("%", "%%"))
-        yield
-    finally:
-        savepoint.rollback()
 
 
 def _require_visible(connection: Connection, token: str) -> None:

@@ -51,3 +51,15 @@ def test_the_extra_is_named_where_it_is_missing(call: str, package: str) -> None
     said = run(WITHOUT + program)
     assert f"{package}, which is not installed" in said
     assert "pip install 'citus_analytics[github]'" in said
+
+
+def test_the_fixtures_name_the_extra_that_they_need() -> None:
+    program = (
+        "import sys\n"
+        "sys.modules.update(pytest=None)\n"
+        "try:\n"
+        "    import citus_analytics.testing\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    assert "pip install 'citus_analytics[testing]'" in run(program)
