@@ -62,7 +62,17 @@ def failure(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> s
         (),
         *(
             (name,)
-            for name in ("demo", "migrate", "load", "follow", "rollups", "query", "status", "lint")
+            for name in (
+                "demo",
+                "migrate",
+                "load",
+                "follow",
+                "rollups",
+                "query",
+                "status",
+                "explain",
+                "lint",
+            )
         ),
         *(
             ("rollups", name)
