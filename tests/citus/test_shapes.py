@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -35,6 +36,7 @@ from sqlalchemy.orm import (
 )
 
 from citus_analytics import ArgumentError, explain_shape
+from citus_analytics.__main__ import main
 from citus_analytics.testing import assert_pushdown, assert_router
 from tests.servers import ON_CITUS_ONLY, ON_EVERY_SERVER, ON_POSTGRESQL_ONLY, SHARD_COUNT, execute
 
@@ -240,6 +242,30 @@ def test_what_a_shape_says(engine: Engine) -> None:
         assert explain_shape(connection, select(Product).where(Product.name == mere)).kind == (
             "reference"
         )
+
+
+@ON_CITUS_ONLY
+def test_what_is_not_known_is_not_guessed(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SET citus.explain_distributed_queries = off")
+        shape = explain_shape(connection, Order)
+        assert shape.kind == "unknown"
+        assert "citus.explain_distributed_queries" in shape.reason
+        connection.rollback()
+        connection.exec_driver_sql("SET citus.explain_distributed_queries = on")
+        connection.exec_driver_sql("SET citus.explain_all_tasks = on")
+        assert len(explain_shape(connection, Order).tasks) == SHARD_COUNT
+
+
+@ON_CITUS_ONLY
+def test_the_command(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    statement = "SELECT count(*) FROM orders WHERE tenant_id = 7 AND amount % 2 = 0"
+    assert main(["explain", statement, "--database-url", url]) == 0
+    assert capsys.readouterr().out.startswith("router: one node has all the shards")
+    assert main(["explain", statement, "--json", "--database-url", url]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "router"
+    assert main(["explain", "SELECT nonesuch", "--database-url", url]) == 1
 
 
 @ON_CITUS_ONLY

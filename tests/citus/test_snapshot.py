@@ -25,7 +25,15 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from citus_analytics import ArgumentError, SnapshotError, consistent_snapshot
+from citus_analytics import (
+    GITHUB_ROLLUP_1MIN,
+    ArgumentError,
+    SnapshotError,
+    consistent_snapshot,
+    run_rollup,
+)
+from citus_analytics.github.models import GITHUB_EVENTS_BY_TYPE
+from tests.rollups import add, event
 from tests.servers import ON_CITUS_ONLY, ON_EVERY_SERVER, ON_POSTGRESQL_ONLY, execute
 
 if TYPE_CHECKING:
@@ -224,6 +232,44 @@ def test_a_transaction_that_ends_is_noticed(engines: list[Engine]) -> None:
             leave(end)
     with pytest.raises(ZeroDivisionError):
         leave(lambda _: 1 // 0)
+
+
+@ON_EVERY_SERVER
+def test_rollups_equal_raw_while_runs_commit(engine: Engine) -> None:
+    """Also those of which every node has a copy, by statements that do not wait for runs."""
+    done = threading.Event()
+
+    def keep(work: Callable[[Connection, int], object]) -> None:
+        for number in range(1 << 30):
+            if done.is_set():
+                return
+            with engine.begin() as connection:
+                work(connection, number)
+
+    def insert(connection: Connection, number: int) -> None:
+        add(connection, *(event(7 * number + n) for n in range(5)))
+
+    threads = [
+        threading.Thread(target=keep, args=(work,), daemon=True)
+        for work in (insert, lambda connection, _: run_rollup(connection, GITHUB_ROLLUP_1MIN))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(6):
+            time.sleep(0.2)
+            with consistent_snapshot(engine) as connection:
+                raw = connection.scalar(text("SELECT count(*) FROM github_events"))
+                by_type = GITHUB_EVENTS_BY_TYPE.fresh("1 hour")
+                assert connection.scalar(select(func.sum(by_type.c.events))) == raw
+                assert connection.scalar(GITHUB_EVENTS_BY_TYPE.select(measures=["events"])) == raw
+                of_users = GITHUB_ROLLUP_1MIN.select(measures=["total_events"])
+                assert connection.scalar(of_users) == raw
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(30)
+    assert raw > 0
 
 
 @ON_CITUS_ONLY
