@@ -53,7 +53,9 @@ ShapeKind: TypeAlias = Literal[
 ]
 """How a statement is executed; see `Shape`."""
 
-_EXPLAIN: Final = "EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) "
+# With a parameter, if only in a comment, the server takes one statement, and none behind it: that
+# would be executed.
+_EXPLAIN: Final = "EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) /* %s */ "
 _OPTION: Final = "citus_analytics_explain"
 _INSERT_SELECT: Final = "INSERT/SELECT method"
 
@@ -131,7 +133,8 @@ def explain_shape(
 
     The statement is the one that the session would send, with its `do_orm_execute` hooks and its
     `schema_translate_map`. Pending objects of a session are flushed first, if `autoflush` is on.
-    Nodes are asked for their plans; no row is read or written.
+    Nodes are asked for their plans; no row is read or written. (To find the shard of a row that is
+    inserted, Citus computes its values, and a sequence may go on.)
 
     Args:
         session: A session or connection to any node.
@@ -176,7 +179,7 @@ def explain_shape(
     # Whatever the server says of the statement, the caller's transaction goes on.
     savepoint = None if driver is None or driver.autocommit else connection.begin_nested()
     try:
-        plan = connection.exec_driver_sql(_EXPLAIN + sql.replace("%", "%%")).scalar_one()
+        plan = connection.exec_driver_sql(_EXPLAIN + sql.replace("%", "%%"), (1,)).scalar_one()
     except DBAPIError as error:
         cause = error.orig
         refused = isinstance(cause, FeatureNotSupported) or (

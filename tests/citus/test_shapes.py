@@ -330,6 +330,23 @@ def test_the_session_s_own_filters_and_objects(server: DatabaseServer, engine: E
 
 
 @ON_EVERY_SERVER
+def test_nothing_is_executed(engine: Engine) -> None:
+    change = "UPDATE orders SET amount = 7"
+    with engine.begin() as connection:
+        connection.execute(insert(Order).values(tenant_id=1, id=1, product_id=1, amount=1))
+    for level in ("AUTOCOMMIT", "READ COMMITTED"):
+        with engine.connect().execution_options(isolation_level=level) as connection:
+            explain_shape(connection, change)
+            explain_shape(connection, f"WITH changed AS ({change} RETURNING *) TABLE changed")
+            for both in (f"SELECT 1; COMMIT; {change}; COMMIT", f"{change}; {change}"):
+                for statement in (both, text(both)):
+                    with pytest.raises(ProgrammingError, match="multiple commands"):
+                        explain_shape(connection, statement)
+    with engine.connect() as connection:
+        assert connection.scalar(select(Order.amount)) == 1
+
+
+@ON_EVERY_SERVER
 def test_errors_leave_the_transaction_usable(engine: Engine) -> None:
     with engine.connect() as connection:
         with pytest.raises(ProgrammingError, match="nonesuch"):
