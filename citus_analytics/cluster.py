@@ -473,23 +473,28 @@ GROUP BY n.nspname, c.relname, c.relkind
 ORDER BY c.relkind = 'p', count(*), n.nspname, c.relname
 """)
 
-# On each node: how many transactions it has begun itself that concern other nodes, and, of the
-# connections of this session, whether each has read a table, the oldest first. The session itself
-# is none of them.
+# On each node: how many transactions it has begun itself that concern other nodes; of the
+# connections of this session (which is none of them) whether each has read a table, the oldest
+# first; and whether a transaction is in doubt that was so when the first of them began, under the
+# lock.
 _CONNECTIONS: Final = """
+WITH mine AS MATERIALIZED (
+  SELECT a.pid, a.xact_start FROM pg_catalog.pg_stat_activity AS a
+  WHERE a.application_name = 'citus_internal gpid={backend}' AND a.xact_start IS NOT NULL
+    AND a.pid <> pg_catalog.pg_backend_pid())
 SELECT json_build_object(
   'group', (SELECT groupid FROM pg_catalog.pg_dist_local_group),
   'begun', (SELECT count(*) FROM pg_catalog.pg_dist_transaction),
-  'read', (SELECT coalesce(json_agg(c.has_read ORDER BY c.xact_start), '[]') FROM (
-    SELECT a.xact_start, EXISTS (
+  'read', (SELECT coalesce(json_agg(EXISTS (
       SELECT FROM pg_catalog.pg_locks AS l
-      WHERE l.pid = a.pid AND l.locktype = 'relation'
+      WHERE l.pid = m.pid AND l.locktype = 'relation'
         AND l.relation >= 16384 AND l.relation NOT IN (
           SELECT oid FROM pg_catalog.pg_class WHERE relnamespace = 'pg_catalog'::regnamespace)
-    ) AS has_read
-    FROM pg_catalog.pg_stat_activity AS a
-    WHERE a.application_name = 'citus_internal gpid={backend}' AND a.xact_start IS NOT NULL
-      AND a.pid <> pg_catalog.pg_backend_pid()) AS c))
+    ) ORDER BY m.xact_start), '[]') FROM mine AS m),
+  'in_doubt', EXISTS (
+    SELECT FROM pg_catalog.pg_prepared_xacts AS p
+    WHERE p.database = current_database() AND p.gid LIKE 'citus\\_%'
+      AND p.prepared < (SELECT min(m.xact_start) FROM mine AS m)))
 """
 _OWN_GROUP: Final = "SELECT groupid FROM pg_catalog.pg_dist_local_group"
 _LOCK: Final = "LOCK TABLE pg_catalog.pg_dist_transaction IN EXCLUSIVE MODE"
@@ -551,8 +556,9 @@ def consistent_snapshot(
     Raises:
         ArgumentError: The engine is none, or the timeout is not positive.
         SnapshotError: The snapshots could not be taken in time, or by this role; a node that is not
-            among the writers writes to several nodes; or, at the end, the transaction was ended in
-            the block, or Citus has opened a connection that read something at another moment.
+            among the writers writes to several nodes; a transaction is in doubt; or, at the end,
+            the transaction was ended in the block, or Citus has opened a connection that read
+            something at another moment.
     """
     if timeout <= timedelta():
         raise ArgumentError(f"timeout must be positive, got {timeout!r}.")
@@ -668,6 +674,13 @@ def _take(connection: Connection, timeout: timedelta, writers: Sequence[Engine])
         raise SnapshotError(
             f"node {unlocked[0]} writes to several nodes itself, and was not kept from it: pass an "
             "engine for it among writers=..., or write through the node that is read from."
+        )
+    in_doubt = [node for node, each in answers.items() if each["in_doubt"]]
+    if in_doubt:
+        raise SnapshotError(
+            f"node {in_doubt[0]} has prepared a transaction that others may have committed "
+            "already, because a node has failed meanwhile: Citus decides it within a minute, and "
+            "SELECT recover_prepared_transactions() at once. Try again then."
         )
     begun = {node: len(each["read"]) for node, each in answers.items()}
     return _Taken(connection.get_transaction(), situation.backend, begun)

@@ -292,6 +292,24 @@ def test_a_further_connection_is_noticed(engines: list[Engine]) -> None:
 
 
 @ON_CITUS_ONLY
+def test_a_transaction_in_doubt_is_noticed(engines: list[Engine]) -> None:
+    """As a coordinator leaves it behind that fails before it has told a node to commit."""
+    with engines[2].connect() as worker:
+        worker.execute(text("CREATE TABLE left_behind ()"))
+        worker.execute(text("PREPARE TRANSACTION 'citus_0_1_1_1'"))
+    try:
+        with (
+            pytest.raises(SnapshotError, match="recover_prepared_transactions"),
+            consistent_snapshot(engines[0]),
+        ):
+            pass
+    finally:
+        execute(engines[2].url, "ROLLBACK PREPARED 'citus_0_1_1_1'")
+    with consistent_snapshot(engines[0]) as connection:
+        assert connection.scalar(TOTAL) == 0
+
+
+@ON_CITUS_ONLY
 def test_it_does_not_wait_for_long(engines: list[Engine]) -> None:
     half = timedelta(seconds=0.5)
     with engines[0].connect() as busy:
