@@ -634,8 +634,10 @@ def _take(connection: Connection, timeout: timedelta, writers: Sequence[Engine])
                 # Of an AsyncEngine too: we are below its run_sync then.
                 holder = stack.enter_context(getattr(locking, "sync_engine", locking).connect())
                 holder = holder.execution_options(isolation_level="READ COMMITTED")
-                locked.add(holder.exec_driver_sql(_OWN_GROUP).scalar_one())
-                holders.append(holder)
+                group = holder.exec_driver_sql(_OWN_GROUP).scalar_one()
+                if group not in locked:
+                    locked.add(group)
+                    holders.append(holder)
             # Whatever becomes of us, the lock does not outlive the timeout. Who commits on several
             # nodes holds a lock that is in its way, from before the first of them has prepared
             # until the last one has committed.

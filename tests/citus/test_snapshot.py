@@ -235,8 +235,10 @@ def test_a_transaction_that_ends_is_noticed(engines: list[Engine]) -> None:
 
 
 @ON_EVERY_SERVER
-def test_rollups_equal_raw_while_runs_commit(engine: Engine) -> None:
-    """Also those of which every node has a copy, by statements that do not wait for runs."""
+def test_rollups_equal_raw_while_runs_commit(server: DatabaseServer, engine: Engine) -> None:
+    """Also those of which every node has a copy, through a worker, without a wait for runs."""
+    assert engine.url.database is not None
+    last = create_engine(server.nodes[-1].url_for(engine.url.database), poolclass=NullPool)
     done = threading.Event()
 
     def keep(work: Callable[[Connection, int], object]) -> None:
@@ -256,9 +258,10 @@ def test_rollups_equal_raw_while_runs_commit(engine: Engine) -> None:
     for thread in threads:
         thread.start()
     try:
-        for _ in range(6):
-            time.sleep(0.2)
-            with consistent_snapshot(engine) as connection:
+        for number in range(8):
+            time.sleep(0.1)
+            through, others = ((engine, []), (last, [engine]))[number % 2]
+            with consistent_snapshot(through, writers=others) as connection:
                 raw = connection.scalar(text("SELECT count(*) FROM github_events"))
                 by_type = GITHUB_EVENTS_BY_TYPE.fresh("1 hour")
                 assert connection.scalar(select(func.sum(by_type.c.events))) == raw
