@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,6 +26,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -327,6 +329,22 @@ def test_the_session_s_own_filters_and_objects(server: DatabaseServer, engine: E
         translated = connection.execution_options(schema_translate_map={None: "nonesuch"})
         with pytest.raises(ProgrammingError, match="nonesuch"):
             explain_shape(translated, select(Order))
+
+
+@ON_EVERY_SERVER
+def test_asyncio(server: DatabaseServer, engine: Engine) -> None:
+    async def explain() -> list[str]:
+        statement = select(Order).where(Order.tenant_id == 7)
+        async_engine = create_async_engine(engine.url, poolclass=NullPool)
+        async with AsyncSession(async_engine) as session:
+            of_session = await session.run_sync(explain_shape, statement)
+        async with async_engine.connect() as connection:
+            of_connection = await connection.run_sync(explain_shape, statement)
+        await async_engine.dispose()
+        return [of_session.kind, of_connection.kind]
+
+    kind = "router" if server.kind == "citus" else "not_distributed"
+    assert asyncio.run(explain()) == [kind, kind]
 
 
 @ON_EVERY_SERVER
