@@ -10,6 +10,7 @@ tutorial and more. Everything else is imported from its package:
 - `citus_analytics.grafana`: a dashboard of the rollups for Grafana;
 - `citus_analytics.lint`: what Citus would refuse, found in models and migrations;
 - `citus_analytics.server`: a PostgreSQL for development;
+- `citus_analytics.testing`: servers, databases and assertions for an application's own tests;
 - `citus_analytics.github.load`, `.follow` and `.sample`: GitHub's events from files, live, made up.
 """
 
@@ -19,6 +20,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from citus_analytics.cluster import (
+        Shape,
+        ShapeKind,
+        Task,
+        consistent_snapshot,
+        explain_shape,
+    )
     from citus_analytics.errors import (
         ArgumentError,
         CitusAnalyticsError,
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
         OperationError,
         RollupError,
         ServerError,
+        SnapshotError,
     )
     from citus_analytics.github.analytics import (
         ActiveUsers,
@@ -188,6 +197,12 @@ __all__ = [
     "Stream",
     "ask",
     "commit_token",
+    # On a cluster
+    "Shape",
+    "ShapeKind",
+    "Task",
+    "consistent_snapshot",
+    "explain_shape",
     # Questions about GitHub's events
     "ActiveUsers",
     "Activity",
@@ -232,6 +247,7 @@ __all__ = [
     "OperationError",
     "RollupError",
     "ServerError",
+    "SnapshotError",
 ]
 
 # Where the names are, the light modules first.
@@ -241,6 +257,7 @@ _MODULES = (
     "rollups.declare",
     "rollups.run",
     "rollups.ask",
+    "cluster",
     "github.models",
     "github.analytics",
 )

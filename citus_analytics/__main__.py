@@ -25,7 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Here, because they take a moment, in which Ctrl-C ends the program without a traceback.
         from citus_analytics import __version__
-        from citus_analytics.cli.commands import add_grafana, add_lint, add_rollups, add_status
+        from citus_analytics.cli.commands import (
+            add_explain,
+            add_grafana,
+            add_lint,
+            add_rollups,
+            add_status,
+        )
         from citus_analytics.cli.main import run
         from citus_analytics.github.cli import add_follow, add_load, add_migrate, add_query
         from citus_analytics.github.demo import add_demo
@@ -42,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 add_query,
                 add_status,
                 partial(add_grafana, metadata="citus_analytics.github.models:Base"),
+                add_explain,
                 add_lint,
             ),
         )

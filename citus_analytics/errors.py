@@ -49,3 +49,7 @@ class RollupError(CitusAnalyticsError):
 
 class ServerError(CitusAnalyticsError):
     """The embedded PostgreSQL cannot be found, created, started or stopped."""
+
+
+class SnapshotError(CitusAnalyticsError):
+    """All nodes cannot be read, or have not been read, as of one moment."""

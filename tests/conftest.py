@@ -16,14 +16,13 @@ from sqlalchemy.orm import Session
 from tests.autogenerate import Application
 from tests.citus_report import REPORT, CitusReport
 from tests.github_api import GitHub, playing
-from tests.servers import citus_binaries, one_node_of, running_citus, running_postgres
+from tests.servers import citus_binaries, running
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from sqlalchemy import URL, Connection, Engine
 
-    from citus_analytics.server import Binaries
     from tests.servers import DatabaseServer
 
 
@@ -57,26 +56,24 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def postgres(home: Path) -> Iterator[DatabaseServer]:
     """A plain PostgreSQL."""
-    with running_postgres(home) as server:
+    with running("postgresql", home) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def citus_programs(pytestconfig: pytest.Config) -> Binaries:
-    """A PostgreSQL with Citus. Skips where there is none."""
-    binaries = citus_binaries()
-    if binaries is None:
+def citus_programs(pytestconfig: pytest.Config) -> None:
+    """Skips where no PostgreSQL has Citus."""
+    if citus_binaries() is None:
         pytestconfig.stash[REPORT].unavailable = True
         pytest.skip("no PostgreSQL of this machine has the extension citus")
-    return binaries
 
 
 @pytest.fixture(scope="session")
 def citus(
-    citus_programs: Binaries, home: Path, pytestconfig: pytest.Config
+    citus_programs: None, home: Path, pytestconfig: pytest.Config
 ) -> Iterator[DatabaseServer]:
     """A Citus cluster: a coordinator and two workers."""
-    with running_citus(citus_programs, home) as server:
+    with running("citus", home) as server:
         pytestconfig.stash[REPORT].version = server.version
         yield server
 
@@ -84,18 +81,18 @@ def citus(
 @pytest.fixture(scope="session")
 def single_node_citus(citus: DatabaseServer) -> Iterator[DatabaseServer]:
     """A Citus of one node: a coordinator that has the shards itself."""
-    with one_node_of(citus) as server:
+    with citus.one_node() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def breakable_citus(
-    citus_programs: Binaries,
+    citus_programs: None,
     tmp_path_factory: pytest.TempPathFactory,
     pytestconfig: pytest.Config,
 ) -> Iterator[DatabaseServer]:
     """A cluster like `citus` that no other process uses, for tests that kill its nodes."""
-    with running_citus(citus_programs, tmp_path_factory.mktemp("breakable")) as server:
+    with running("citus", tmp_path_factory.mktemp("breakable")) as server:
         pytestconfig.stash[REPORT].version = server.version
         yield server
 

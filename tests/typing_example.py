@@ -33,7 +33,7 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -414,6 +414,23 @@ def following(engine: Engine, stop: threading.Event) -> None:
 
 
 # The state of a cluster
+
+
+def on_a_cluster(engine: Engine, session: Session) -> None:
+    shape = ca.explain_shape(session, PageView, {})
+    assert_type(shape, ca.Shape)
+    assert_type(shape.kind, ca.ShapeKind)
+    assert_type(shape.tasks, tuple[ca.Task, ...])
+    ca.explain_shape(session, page_views)
+    ca.explain_shape(session, select(PageView))
+    with ca.consistent_snapshot(engine, timeout=timedelta(seconds=2)) as connection:
+        assert_type(connection, Connection)
+
+
+async def on_a_cluster_from_asyncio(engine: AsyncEngine) -> None:
+    async with ca.consistent_snapshot(engine) as connection:
+        assert_type(connection, AsyncConnection)
+        assert_type(await connection.run_sync(ca.explain_shape, "SELECT 1"), ca.Shape)
 
 
 def state_of_a_cluster(connection: Connection) -> None:

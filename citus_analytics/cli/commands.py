@@ -54,6 +54,7 @@ from citus_analytics.cli.output import (
     write,
     write_json,
 )
+from citus_analytics.cluster import explain_shape
 from citus_analytics.errors import ArgumentError, RollupError
 from citus_analytics.grafana import PASSWORD_VARIABLE
 from citus_analytics.grafana import write as write_grafana
@@ -875,6 +876,31 @@ def status(arguments: Namespace) -> None:
         for finding in found.findings:
             screen.warn(f"- {finding.message}")
     screen.note("Python: citus_analytics.catalog.cluster_status(connection)")
+
+
+def add_explain(commands: Commands) -> None:
+    """Add `explain`."""
+    parser = add_command(
+        commands,
+        "explain",
+        explain_statement,
+        "say how Citus executes a statement",
+        "Say whether Citus sends a statement to one node, executes it on all shards beside the "
+        "data, or moves rows to do it. The statement is not executed.",
+    )
+    parser.add_argument("statement", metavar="SQL", help="the statement")
+    add_database_url(parser)
+    add_json(parser)
+
+
+def explain_statement(arguments: Namespace) -> None:
+    """Say how Citus executes a statement."""
+    with engine_of(arguments).connect() as connection:
+        shape = explain_shape(connection, arguments.statement)
+    if arguments.json:
+        write_json(asdict(shape))
+    else:
+        write(printable(str(shape)))
 
 
 def _show_nodes(screen: Screen, found: ClusterStatus) -> None:

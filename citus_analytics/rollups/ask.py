@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -75,6 +75,7 @@ from citus_analytics.rollups.declare import (
     rollups_of,
     width_of,
 )
+from citus_analytics.rollups.run import _runs_held
 from citus_analytics.rollups.sql import (
     VALUE,
     RollupSpec,
@@ -101,6 +102,7 @@ from citus_analytics.sql import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from sqlalchemy import Connection, Dialect, Select, Table, TextualSelect
@@ -863,8 +865,11 @@ class Question:
         unkeyed = any(part.candidate and not part.candidate.target.keyed for part in parts)
         try:
             if known.distributed:
-                needed = fresh and unkeyed
-                with _no_run_commits(connection, self, needed=needed, kept=batch is not None):
+                # A reader could see half of what a run commits on the nodes.
+                held: AbstractContextManager[None] = nullcontext()
+                if fresh and unkeyed:
+                    held = _runs_held(connection, self.source, kept=batch is not None)
+                with held:
                     # Citus has all rows when it has the first.
                     _, rows, close = statement.execute(connection, arguments, batch)
                 found = _state_now(connection, known)
@@ -1867,39 +1872,6 @@ def _look(connection: Connection, question: Question, *, again: bool) -> _Known 
     )
     remembered[key] = known
     return known
-
-
-@contextmanager
-def _no_run_commits(
-    connection: Connection, question: Question, *, needed: bool, kept: bool = False
-) -> Iterator[None]:
-    """Keep runs from committing on the nodes meanwhile: a reader could see half of it.
-
-    If it is to be kept, until the end of the transaction.
-    """
-    if not needed:
-        yield
-        return
-    source = literal(qualify(question.source.name, schema_of(connection, question.source)))
-    key = f"(hashtext('citus_analytics.rollups'), {source}::regclass::oid::integer)"
-    if kept:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared{key}".replace("%", "%%"))
-        yield
-        return
-    if _is_autocommit(connection):
-        connection.exec_driver_sql(f"SELECT pg_advisory_lock_shared{key}".replace("%", "%%"))
-        try:
-            yield
-        finally:
-            connection.exec_driver_sql(f"SELECT pg_advisory_unlock_shared{key}".replace("%", "%%"))
-        return
-    # Not until the end of the transaction: runs would wait for that.
-    savepoint = connection.begin_nested()
-    try:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared{key}".replace("%", "%%"))
-        yield
-    finally:
-        savepoint.rollback()
 
 
 def _is_autocommit(connection: Connection) -> bool:

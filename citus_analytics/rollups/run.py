@@ -8,6 +8,7 @@ time; the functions that end in `_window` are one of them.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
@@ -18,15 +19,69 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from citus_analytics.errors import ArgumentError, RollupError
-from citus_analytics.sql import Executor, flushed_connection, qualify, schema_of
+from citus_analytics.sql import Executor, flushed_connection, literal, qualify, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection, Row, Table
 
     from citus_analytics.rollups.declare import Rollup
+
+
+@contextmanager
+def hold_runs(session: Executor, rollup: Rollup) -> Iterator[None]:
+    """Keep runs of a rollup's source from committing while its body reads.
+
+    On a cluster of several nodes, a read of a rollup that has a copy on every node could otherwise
+    see half of what a run commits. Its fresh views see to it themselves, and so does `ask`; what
+    `Rollup.select` and `Rollup.best` return does not:
+
+        with hold_runs(session, COUNTRIES):
+            countries = session.execute(COUNTRIES.select(by=["country"])).all()
+
+    It waits for a run that is under way, and runs wait for its body; writers do not. In the body
+    nothing can be written. Where nothing can be seen by halves, on one server, it does no harm.
+
+    Args:
+        session: A session or connection to the coordinator; a session is flushed.
+        rollup: A rollup of the source.
+    """
+    connection = flushed_connection(session, rollup.source)
+    with _runs_held(connection, rollup.source, read_only=True):
+        yield
+
+
+@contextmanager
+def _runs_held(
+    connection: Connection, source: Table, *, read_only: bool = False, kept: bool = False
+) -> Iterator[None]:
+    """Keep runs from committing on the nodes; if that is kept, until the transaction ends."""
+    name = literal(qualify(source.name, schema_of(connection, source))).replace("%", "%%")
+    key = f"(hashtext('citus_analytics.rollups'), {name}::regclass::oid::integer)"
+    if kept:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared{key}")
+        yield
+        return
+    driver: Any = connection.connection.dbapi_connection
+    if driver is not None and driver.autocommit:
+        connection.exec_driver_sql(f"SELECT pg_advisory_lock_shared{key}")
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql(f"SELECT pg_advisory_unlock_shared{key}")
+        return
+    # Not until the end of the transaction: runs would wait for that.
+    savepoint = connection.begin_nested()
+    try:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared{key}")
+        if read_only:
+            # What is written would be lost with the savepoint.
+            connection.exec_driver_sql("SET LOCAL transaction_read_only = on")
+        yield
+    finally:
+        savepoint.rollback()
 
 
 def _transaction(engine: Engine) -> AbstractContextManager[Connection]:

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +23,7 @@ from sqlalchemy import Engine, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.migrations import AlterDistributedTableOp
-from citus_analytics.rollups.run import backfill
+from citus_analytics.rollups.run import backfill, hold_runs
 from tests.rollup_lab import (
     ALL_EVENTS,
     Torture,
@@ -208,6 +209,40 @@ def test_reference_tables_are_fresh_while_runs_commit(engines: list[Engine], nod
 
     job.start("insert", insert)
     job.start("look", look)
+    job.runner(1)
+    job.finish()
+    settle(engines)
+
+
+@pytest.mark.faults
+@ON_CITUS_ONLY
+def test_selects_are_fresh_while_runs_are_held(engines: list[Engine]) -> None:
+    """Only insertions: what is read lies between the counts before and after."""
+    build(engines[0], citus=True)
+    job = Torture(engines[0], 6, 1)
+    numbers = iter(range(1 << 40))
+
+    def insert() -> None:
+        with engines[0].begin() as connection:
+            for _ in range(5):
+                number = next(numbers)
+                run_sql(
+                    connection,
+                    f"INSERT INTO events (id, user_id, at) VALUES ({number}, {number % 12}, "
+                    "'2026-03-28 22:00Z')",
+                )
+
+    def look(level: Any) -> None:
+        with engines[0].connect().execution_options(isolation_level=level) as connection:
+            before = run_sql(connection, "SELECT count(*) FROM events").scalar_one()
+            with hold_runs(connection, ALL_EVENTS):
+                found = connection.scalar(ALL_EVENTS.select(measures=["n"]))
+            after = run_sql(connection, "SELECT count(*) FROM events").scalar_one()
+        assert before <= (found or 0) <= after
+
+    job.start("insert", insert)
+    for level in ("AUTOCOMMIT", "READ COMMITTED"):
+        job.start(f"look {level}", partial(look, level))
     job.runner(1)
     job.finish()
     settle(engines)

@@ -41,12 +41,13 @@ from citus_analytics.rollups.run import (
     Difference,
     backfill,
     expire,
+    hold_runs,
     repair,
     rollup_status,
     verify,
 )
 from tests import autogenerate
-from tests.servers import ON_POSTGRESQL_ONLY
+from tests.servers import ON_EVERY_SERVER, ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -169,6 +170,36 @@ def assert_adds_up(engine: Engine) -> None:
             assert rows == sorted(sql(connection, wanted), key=repr), table
         for rollup in ROLLUPS:
             assert set(groups(connection, rollup).values()) == {0}
+
+
+# Reads beside runs.
+
+
+@ON_EVERY_SERVER
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "READ COMMITTED"])
+def test_runs_wait_for_a_reader_who_holds_them(visited: Engine, level: Any) -> None:
+    with (
+        visited.connect().execution_options(isolation_level=level) as reader,
+        visited.connect() as runner,
+    ):
+        with hold_runs(reader, BY_SITE):
+            assert run_rollup(runner, BY_SITE, wait=False) is None
+            runner.rollback()
+            # Writers do not wait.
+            visit(visited, 1100, 1110)
+        assert run_rollup(runner, BY_SITE, wait=False) is not None
+        runner.commit()
+        with pytest.raises(ZeroDivisionError), hold_runs(reader, BY_SITE):
+            raise ZeroDivisionError
+        assert run_rollup(runner, BY_SITE, wait=False) is not None
+
+
+def test_nothing_is_written_in_what_would_be_rolled_back(visited: Engine) -> None:
+    with visited.connect() as connection:
+        with pytest.raises(DBAPIError, match="read-only"), hold_runs(connection, BY_SITE):
+            connection.execute(VISITS.delete())
+        # The transaction goes on, and may write.
+        assert connection.execute(VISITS.delete()).rowcount > 0
 
 
 # Verify and repair.

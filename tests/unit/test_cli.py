@@ -70,6 +70,7 @@ def failure(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> s
                 "query",
                 "status",
                 "grafana",
+                "explain",
                 "lint",
             )
         ),

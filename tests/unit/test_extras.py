@@ -78,3 +78,15 @@ def test_a_frame_names_the_extra_that_it_needs(call: str, package: str, extra: s
     said = run(program)
     assert f"{package}, which is not installed" in said
     assert f"pip install 'citus_analytics[{extra}]'" in said
+
+
+def test_the_fixtures_name_the_extra_that_they_need() -> None:
+    program = (
+        "import sys\n"
+        "sys.modules.update(pytest=None)\n"
+        "try:\n"
+        "    import citus_analytics.testing\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    assert "pip install 'citus_analytics[testing]'" in run(program)

@@ -1,0 +1,213 @@
+"""`citus_analytics.testing`, used as an application's tests would use it."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Engine,
+    MetaData,
+    NullPool,
+    PrimaryKeyConstraint,
+    Table,
+    create_engine,
+    text,
+)
+from sqlalchemy.orm import Session
+
+from citus_analytics import Distributed, Rollup, RollupError, count, run_rollup
+from citus_analytics.testing import assert_exact
+from tests.rollup_lab import ALL_EVENTS, BY_KIND, PER_USER, build, events, row
+from tests.servers import ON_EVERY_SERVER, citus_binaries
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import URL, Connection
+
+    from tests.servers import DatabaseServer
+
+ROLLUPS = (PER_USER, BY_KIND, ALL_EVENTS)
+
+
+@pytest.fixture
+def built(server: DatabaseServer, empty_database: URL) -> Engine:
+    engine = create_engine(empty_database, poolclass=NullPool)
+    build(engine, citus=server.kind == "citus")
+    return engine
+
+
+def write(connection: Connection, seed: int) -> None:
+    rng = random.Random(seed)
+    numbers = range(seed * 200, seed * 200 + 150)
+    connection.execute(events.insert(), [row(rng, number) for number in numbers])
+    connection.execute(text("UPDATE events SET ms = ms + 1, kind = 'b' WHERE id % 7 = 3"))
+    connection.execute(text("DELETE FROM events WHERE id % 5 = 1"))
+
+
+@ON_EVERY_SERVER
+def test_what_adds_up_is_exact(built: Engine) -> None:
+    """Rollups of every kind: empty, with changes pending, after a run, and with more of them."""
+    with Session(built) as session:
+        for rollup in ROLLUPS:
+            assert_exact(session, rollup)
+    for seed in (1, 2):
+        with built.begin() as connection:
+            write(connection, seed)
+            for rollup in ROLLUPS:
+                assert_exact(connection, rollup)
+        with built.begin() as connection:
+            run_rollup(connection, PER_USER)
+            for rollup in ROLLUPS:
+                assert_exact(connection, rollup)
+
+
+def failure(connection: Connection, rollup: Rollup) -> str:
+    with pytest.raises(pytest.fail.Exception) as failed:
+        assert_exact(connection, rollup)
+    return str(failed.value)
+
+
+def test_what_does_not_add_up_is_named(built: Engine) -> None:
+    with built.begin() as connection:
+        write(connection, 1)
+        run_rollup(connection, PER_USER)
+        write(connection, 2)
+    with built.connect() as connection:
+        # A line of the log says something else than the row.
+        connection.execute(text("INSERT INTO events (id, user_id, kind) VALUES (-1, 3, 'lost')"))
+        connection.execute(text("UPDATE events_log SET kind = 'found' WHERE kind = 'lost'"))
+        said = failure(connection, BY_KIND)
+        assert "by_kind_fresh of rollup 'by_kind' differs from the raw rows in 2 groups" in said
+        assert "bucket=None, kind=lost, country=None: the rollup has no such group" in said
+        assert "bucket=None, kind=found, country=None: the raw rows have no such group" in said
+        # It has no time, and so is in no bucket of the other one.
+        assert_exact(connection, PER_USER)
+        connection.rollback()
+        # A number is changed by hand.
+        connection.execute(text("UPDATE all_events SET n = n + 1"))
+        assert re.search(
+            r"all rows: n is \d+, and \d+ in the raw rows", failure(connection, ALL_EVENTS)
+        )
+
+
+def test_a_table_is_compared_without_what_is_pending(built: Engine) -> None:
+    with built.connect() as connection:
+        write(connection, 1)
+        run_rollup(connection, PER_USER)
+        write(connection, 2)
+        connection.commit()
+        assert_exact(connection, PER_USER)
+        connection.execute(text("UPDATE per_user_1_hour SET n = n + 5 WHERE user_id = 3"))
+        said = failure(connection, PER_USER)
+        assert "per_user_1_hour_fresh of rollup 'per_user'" in said
+        assert "user_id=3" in said
+        assert " in the raw rows" in said
+        connection.rollback()
+        # The log has a row that has never been, and the table is short of it: as if a run had taken
+        # too much. The fresh view has both.
+        write(connection, 3)
+        connection.execute(text("UPDATE all_events SET n = n - 1"))
+        connection.execute(text("INSERT INTO events_log (n, key) VALUES (1, 3)"))
+        said = failure(connection, ALL_EVENTS)
+        assert "all_events of rollup 'all_events' differs from the raw rows without what is" in said
+
+
+source = Table(
+    "orders",
+    MetaData(),
+    Column("tenant_id", BigInteger),
+    Column("id", BigInteger),
+    PrimaryKeyConstraint("tenant_id", "id"),
+    Distributed("tenant_id"),
+)
+ORDERS = Rollup("orders_by_tenant", source, by=["tenant_id"], measures={"orders": count()})
+
+
+def test_what_cannot_be_compared_is_refused(built: Engine) -> None:
+    with built.connect() as connection:
+        with pytest.raises(RollupError, match="has no rollup 'orders_by_tenant'"):
+            assert_exact(connection, ORDERS)
+        connection.execute(text("UPDATE events_rollups SET horizon = now()"))
+        with pytest.raises(RollupError, match="has had raw rows expired"):
+            assert_exact(connection, PER_USER)
+        connection.execute(text("UPDATE events_rollups SET horizon = NULL, complete_since = now()"))
+        with pytest.raises(RollupError, match="is not complete"):
+            assert_exact(connection, PER_USER)
+
+
+CONFTEST = """
+import pytest
+from citus_analytics.github.migrate import upgrade
+
+pytest_plugins = ["citus_analytics.testing"]
+
+
+@pytest.fixture(scope="session")
+def analytics_migrate():
+    def migrate(url):
+        with open("migrated", "a") as file:
+            file.write("once\\n")
+        upgrade(url)
+
+    return migrate
+"""
+
+TESTS = """
+import pytest
+from sqlalchemy import func, insert, select
+from citus_analytics import GITHUB_ROLLUP_1MIN, GithubEvent
+from citus_analytics.testing import assert_exact, assert_pushdown, assert_router
+
+EVENT = {"event_id": 1, "user_id": 1, "event_type": "PushEvent", "repo_id": 1}
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_database_of_ones_own(analytics_session, number):
+    assert analytics_session.scalar(select(func.count()).select_from(GithubEvent)) == 0
+    analytics_session.execute(insert(GithubEvent).values(EVENT))
+    analytics_session.commit()
+    assert_exact(analytics_session, GITHUB_ROLLUP_1MIN)
+
+
+def test_the_shape(analytics_session):
+    assert_pushdown(analytics_session, GithubEvent)
+    assert_router(analytics_session, select(GithubEvent).where(GithubEvent.user_id == 1))
+
+
+@pytest.mark.parametrize("analytics_server", ["postgresql"], indirect=True)
+def test_without_citus(analytics_server, analytics_session):
+    assert analytics_server.kind == "postgresql"
+    assert_pushdown(analytics_session, GithubEvent)
+"""
+
+
+def test_the_fixtures(tmp_path: Path) -> None:
+    """A suite of somebody else's, in two processes."""
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_application.py").write_text(TESTS)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"),
+            *("-n", "2", "--dist=worksteal", "-W", "error", str(tmp_path)),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    clusters = citus_binaries() is not None
+    passed = "5 passed, 1 skipped" if clusters else "4 passed, 2 skipped"
+    assert passed in done.stdout, done.stdout
+    assert "does not have Citus: nothing is pushed down" in done.stdout
+    # Each server's template is migrated by one of the processes.
+    assert (tmp_path / "migrated").read_text() == "once\n" * (2 if clusters else 1)
