@@ -11,8 +11,10 @@ demo: $(INSTALLED)
 # More processes than cores: the tests wait for their servers more than they compute.
 PYTEST := $(BIN)/python -m pytest --numprocesses=3 --dist=worksteal
 
+MARKS := not faults and not endurance
+
 test: $(INSTALLED)
-	$(PYTEST) -m 'not faults and not endurance'
+	$(PYTEST) -m '$(MARKS)'
 
 # Slow tests of kills and races.
 test-faults: $(INSTALLED)
