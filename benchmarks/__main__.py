@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeAlias
 
-from benchmarks import linting, loading, query_overhead, rollup_cost
+from benchmarks import fresh_answers, linting, loading, query_overhead, rollup_cost
 from benchmarks.harness import as_table, embedded_database, migrated, say
 from citus_analytics.errors import CitusAnalyticsError
 from citus_analytics.migrations import database_url
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Benchmark: TypeAlias = Callable[[Engine, int], list[Figure]]
 
 BENCHMARKS: dict[str, Benchmark] = {
+    "fresh_answers": fresh_answers.measure,
     "query_overhead": query_overhead.measure,
     "capture_cost": loading.capture_cost,
     "loading": loading.loading,
