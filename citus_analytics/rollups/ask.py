@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from psycopg.errors import InsufficientPrivilege, UndefinedColumn, UndefinedTable
 from sqlalchemy import (
     BigInteger,
-    BindParameter,
     Boolean,
     Column,
     ColumnElement,
@@ -103,7 +102,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Self
 
-    from sqlalchemy import Connection, Dialect, Select, Table, TextualSelect
+    from sqlalchemy import Connection, Select, Table, TextualSelect
     from sqlalchemy.types import TypeEngine
 
     from citus_analytics.rollups.declare import ExpressionLike
@@ -1592,10 +1591,10 @@ class _Prepared:
 
 
 class _Statement:
-    """A statement that answers a question, and how it is executed.
+    """A statement that answers a question, and what is in its rows.
 
-    SQLAlchemy finds what it has compiled by walking through a statement at each execution, which
-    takes longer than many an answer. So it is compiled once, and sent as it is.
+    Where it does not stand alone, three columns are in front: whether there is a row, what is known
+    of the rollups, and how many changes are pending.
     """
 
     def __init__(
@@ -1610,80 +1609,28 @@ class _Statement:
         self.edges = edges
         self.sql = sql
         self._clause = clause
-        self._columns = columns
         self._alone = alone
-        names = [column.name for column in columns]
-        self._names = SimpleResultMetaData(names if alone else names[3:])
-        self._compiled: dict[Dialect, Callable[..., list[Any]]] = {}
+        self._names = SimpleResultMetaData([column.name for column in columns][0 if alone else 3 :])
 
     def execute(
         self, connection: Connection, arguments: Mapping[str, Any], batch: int | None
     ) -> tuple[tuple[str, int], Iterator[Row[*tuple[Any, ...]]], Callable[[], object]]:
-        """Execute it; with a batch, so many rows are fetched at a time.
+        """Execute it; with a batch, its rows are fetched so many at a time.
 
         Returns:
-            What the database says of the rollups and how much is pending (where it does not stand
-            alone), the rows, and what closes the cursor.
+            What the database says of the rollups and how many changes are pending, where it does
+            not stand alone; the rows; and what closes the cursor.
         """
-        rows: Iterator[Any]
-        close: Callable[[], object] = _nothing
-        if batch is None:
-            fetch = self._compiled.get(connection.dialect)
-            if fetch is None:
-                fetch = self._compiled[connection.dialect] = self._fetching(connection.dialect)
-            rows = iter(fetch(connection, arguments))
-        else:
-            options = {"yield_per": batch}
-            parts = visitors.iterate(self._clause)
-            wanted = {each.key for each in parts if isinstance(each, BindParameter)}
-            named = {name: value for name, value in arguments.items() if name in wanted}
-            result = connection.execute(self._clause, named, execution_options=options)
-            rows, close = iter(result), result.close
-        first = next(rows, None)
-        found = ("", 0)
-        if not self._alone and first is not None:
-            # There is one row even if there is no group.
-            found = (first[1], first[2])
-            first = first if first[0] else None
-        if first is not None:
-            rows = chain((first,), rows)
-        if not self._alone:
-            rows = (row[3:] for row in rows)
-        return found, iter(IteratorResult(self._names, rows)), close
-
-    def _fetching(self, dialect: Dialect) -> Callable[[Connection, Mapping[str, Any]], list[Any]]:
-        """Return the function that executes the statement and fetches its rows."""
-        compiled = self._clause.compile(dialect=dialect)
-        sql, given = str(compiled), compiled.params
-        binds = {
-            name: bind.type.dialect_impl(dialect).bind_processor(dialect)
-            for name, bind in compiled.binds.items()
-        }
-        converted = {name: each for name, each in binds.items() if each is not None}
-        results: dict[tuple[Any, ...], list[tuple[int, Callable[[Any], Any]]]] = {}
-
-        def fetch(connection: Connection, arguments: Mapping[str, Any]) -> list[Any]:
-            values = {name: arguments.get(name, value) for name, value in given.items()}
-            for name, processor in converted.items():
-                values[name] = processor(values[name])
-            result = connection.exec_driver_sql(sql, values)
-            cursor: Any = result.cursor
-            types = tuple(each[1] for each in cursor.description)
-            processors = results.get(types)
-            if processors is None:
-                made = (
-                    column.type.dialect_impl(dialect).result_processor(dialect, kind)
-                    for column, kind in zip(self._columns, types, strict=True)
-                )
-                processors = [(n, convert) for n, convert in enumerate(made) if convert is not None]
-                results[types] = processors
-            rows: list[Any] = cursor.fetchall()
-            result.close()
-            for number, convert in processors:
-                rows = [(*r[:number], convert(r[number]), *r[number + 1 :]) for r in rows]
-            return rows
-
-        return fetch
+        options = {} if batch is None else {"yield_per": batch}
+        result = connection.execute(self._clause, arguments, execution_options=options)
+        if self._alone:
+            return ("", 0), iter(result if batch else result.all()), result.close
+        rows = iter(result if batch else result.all())
+        # There is one row even if there is no group.
+        first = next(rows)
+        found = (first[1], first[2])
+        kept = (row[3:] for row in chain((first,) if first[0] else (), rows))
+        return found, iter(IteratorResult(self._names, kept)), result.close
 
 
 # What the database has.
@@ -1897,10 +1844,6 @@ def _no_run_commits(
 def _is_autocommit(connection: Connection) -> bool:
     driver: Any = connection.connection.dbapi_connection
     return driver is not None and bool(driver.autocommit)
-
-
-def _nothing() -> None:
-    """Close what needs no closing."""
 
 
 def _require_visible(connection: Connection, token: str) -> None:
