@@ -616,7 +616,7 @@ class Question:
                 isinstance(value, str) and len(value.encode()) > _LONGEST_TEXT
                 for value in values.values()
             )
-            parts = prepared.compose(known, window, long=long)
+            parts = prepared.compose(known, window, long=long, limited=limit is not None)
             raw_only = all(part.candidate is None for part in parts)
             if raw_only and prepared.candidates and not again:
                 # They may be complete by now.
@@ -856,7 +856,6 @@ class Question:
             if known.distributed:
                 needed = fresh and unkeyed
                 with _no_run_commits(connection, self, needed=needed, kept=batch is not None):
-                    # Citus has all rows when it has the first.
                     _, rows, close = statement.execute(connection, arguments, batch)
                 found = _state_now(connection, known)
             else:
@@ -970,6 +969,8 @@ class _Candidate:
     # Of each measure by values: the table that has them, or none if a dimension is the value.
     tables: list[TargetSpec | None]
     touches_long: bool
+    # Whether its ranking has the groups in the order of the answer.
+    ranked: bool = False
 
     def cost(self, known: _Known) -> float:
         """Estimate how many rows it has."""
@@ -1021,9 +1022,12 @@ class _Prepared:
             own = rollup.spec()
             for level, table in rollup.targets.items():
                 try:
-                    self.candidates.append(self._match(rollup, own, level, table.name))
+                    candidate = self._match(rollup, own, level, table.name)
                 except _NoMatchError as reason:
                     self.reasons[table.name] = str(reason)
+                    continue
+                candidate.ranked = self._is_ranked(candidate)
+                self.candidates.append(candidate)
 
     def _match(
         self, rollup: Rollup, own: RollupSpec, level: Every | None, table: str
@@ -1187,8 +1191,12 @@ class _Prepared:
 
     # Which tables serve a window.
 
-    def compose(self, known: _Known, window: Window, *, long: bool) -> list[_Part]:
-        """Return what is taken from which table: from the cheapest first."""
+    def compose(self, known: _Known, window: Window, *, long: bool, limited: bool) -> list[_Part]:
+        """Return what is taken from which table: from the cheapest first.
+
+        That is one that has the greatest groups by its ranking, if only some are wanted, or one
+        that has few rows.
+        """
         parts: dict[int, _Part] = {}
         everything = window == (None, None) and self.question.undated
         key = (known, everything, long)
@@ -1203,6 +1211,15 @@ class _Prepared:
             ]
             self._usable = (key, sorted(found, key=lambda each: each[0].cost(known)))
         usable = self._usable[1]
+        if limited:
+            best = [
+                (candidate, complete)
+                for candidate, complete in usable
+                if candidate.ranked
+                and _whole(candidate.level, window, complete) == window
+                and (window != (None, None) or self.question.undated == candidate.target.undated)
+            ]
+            usable = [*best, *(each for each in usable if each not in best)]
         raw = _Part(None, [])
 
         def take(since: datetime | None, until: datetime | None, first: int) -> None:
@@ -1383,6 +1400,25 @@ class _Prepared:
         }
         return f"({_after(order, columns, values).compile(dialect=DIALECT)})"
 
+    def _is_ranked(self, candidate: _Candidate) -> bool:
+        """Whether the ranking of a rollup has the groups in the order of the answer."""
+        question, rollup = self.question, candidate.rollup
+        if rollup.ranked is None or question.ranked is None or len(question.measures) > 1:
+            return False
+        measure, value = rollup.measures[rollup.ranked]
+        asked, asked_value = question.measures[question.ranked]
+        sql = None if asked_value is None else _key_of(question.source, asked_value)
+        same = value is None if asked_value is None else _is_value(question.source, value, sql)
+        dimensions = [_key_of(question.source, each) for each in rollup.dimensions.values()]
+        return (
+            measure.aggregate == asked.aggregate
+            and same
+            and not candidate.table.where
+            and question.every == candidate.level
+            # In this order, which decides between equal ones.
+            and dimensions == [_key_of(question.source, each) for each in question.by.values()]
+        )
+
     def _best(
         self,
         parts: list[_Part],
@@ -1394,53 +1430,42 @@ class _Prepared:
         """Return the query that reads the greatest groups by the ranking of a rollup, if it can."""
         question = self.question
         candidate = parts[0].candidate
-        if len(parts) > 1 or candidate is None or len(edges) > 1:
-            return None
-        rollup, target = candidate.rollup, candidate.target
-        if rollup.ranked is None or question.ranked is None or len(question.measures) > 1:
-            return None
-        measure, value = rollup.measures[rollup.ranked]
-        asked, asked_value = question.measures[question.ranked]
-        source = question.source
-        same = measure.aggregate == asked.aggregate and (
-            (value is None and asked_value is None)
-            or (asked_value is not None and _is_value(source, value, _key_of(source, asked_value)))
-        )
-        dimensions = {_key_of(source, e): label for label, e in rollup.dimensions.items()}
-        labels = [dimensions.get(_key_of(source, element)) for element in question.by.values()]
         if (
-            not same
-            or candidate.table.where
-            # In this order, which decides between equal ones.
-            or labels != [*rollup.dimensions]
-            or question.every != candidate.level
-            or (edges == [(None, None)] and parts[0].undated != target.undated)
+            question.ranked is None
+            or len(parts) > 1
+            or candidate is None
+            or len(edges) > 1
+            or not candidate.ranked
+            or (edges == [(None, None)] and parts[0].undated != candidate.target.undated)
         ):
             return None
+        rollup, target = candidate.rollup, candidate.target
+        ranked = str(rollup.ranked)
+        value = rollup.measures[ranked][1]
         columns = [
-            f"b.{quote(str(label))} AS {quote(name)}"
-            for label, name in zip(labels, question.by, strict=True)
+            f"b.{quote(label)} AS {quote(name)}"
+            for label, name in zip(rollup.dimensions, question.by, strict=True)
         ]
         if question.every is not None:
             columns.insert(0, f"b.{quote(target.bucket or '')} AS {_BUCKET}")
-        columns.append(f"b.{quote(rollup.ranked)} AS {quote(question.ranked)}")
+        columns.append(f"b.{quote(ranked)} AS {quote(question.ranked)}")
         of_table, of_log = [], []
         if edges != [(None, None)]:
             of_table.append(_within(f"t.{quote(target.bucket or '')}", edges))
             of_log.append(_within("l.at", edges))
         if place is not None:
             bucket = [target.bucket] if target.bucket is not None else []
-            of_table.append(self._beyond("t", place, [rollup.ranked, *bucket, *rollup.dimensions]))
+            of_table.append(self._beyond("t", place, [ranked, *bucket, *rollup.dimensions]))
             if value is None:
                 # The index is read from here on.
-                of_table.append(f"t.{quote(rollup.ranked)} <= \0_after0\0")
+                of_table.append(f"t.{quote(ranked)} <= \0_after0\0")
         if fresh:
-            query = best_query(self.spec, target, rollup.ranked, of_table=of_table, of_log=of_log)
+            query = best_query(self.spec, target, ranked, of_table=of_table, of_log=of_log)
             query += "" if place is not None else "\nLIMIT :limit\0"
         else:
             table = qualify(target.table, self.spec.schema)
             where = f" WHERE {' AND '.join(of_table)}" if of_table else ""
-            order = best_order(target, rollup.ranked)
+            order = best_order(target, ranked)
             query = f"SELECT * FROM {table} AS t{where} ORDER BY {order} LIMIT :limit\0"
         return f"SELECT {', '.join(columns)} FROM (\n{query}\n) AS b"
 
@@ -1623,11 +1648,12 @@ class _Statement:
         """
         options = {} if batch is None else {"yield_per": batch}
         result = connection.execute(self._clause, arguments, execution_options=options)
-        if self._alone:
-            return ("", 0), iter(result if batch else result.all()), result.close
         rows = iter(result if batch else result.all())
+        # A cursor of Citus has read everything as soon as it has been asked for a row.
+        first = next(rows, None)
+        if self._alone or first is None:
+            return ("", 0), chain(() if first is None else (first,), rows), result.close
         # There is one row even if there is no group.
-        first = next(rows)
         found = (first[1], first[2])
         kept = (row[3:] for row in chain((first,) if first[0] else (), rows))
         return found, iter(IteratorResult(self._names, kept)), result.close
