@@ -856,6 +856,7 @@ class Question:
             if known.distributed:
                 needed = fresh and unkeyed
                 with _no_run_commits(connection, self, needed=needed, kept=batch is not None):
+                    # Citus has all rows when it has the first.
                     _, rows, close = statement.execute(connection, arguments, batch)
                 found = _state_now(connection, known)
             else:
