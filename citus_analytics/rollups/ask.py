@@ -628,6 +628,13 @@ class Question:
                     "subtracted from the smallest and largest values of raw rows, which are needed "
                     "for rows without a time, or at the edges of the window. Ask for 'fresh'."
                 )
+            undated = any(part.candidate is None and part.undated for part in parts)
+            if freshness == "rolled_up" and undated and not (raw_only or prepared.logs_undated):
+                raise RollupError(
+                    "no rollup can answer that as of the last run: none has the rows without a "
+                    "time, so that nothing says which of them have come since. Ask for 'fresh', or "
+                    "declare a rollup with undated=True."
+                )
             if raw_only and freshness == "rolled_up":
                 raise RollupError(
                     "no rollup can answer that: "
@@ -1029,6 +1036,10 @@ class _Prepared:
                     continue
                 candidate.ranked = self._is_ranked(candidate)
                 self.candidates.append(candidate)
+        # Whether the log has changes of rows without a time: those that some rollup counts.
+        self.logs_undated = any(
+            target.undated and target.where is None for target in spec.targets
+        ) or any(candidate.target.undated for candidate in self.candidates)
 
     def _match(
         self, rollup: Rollup, own: RollupSpec, level: Every | None, table: str
