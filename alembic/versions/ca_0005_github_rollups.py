@@ -442,7 +442,7 @@ def upgrade() -> None:
     op.create_index(
         "github_repository_activity_key",
         "github_repository_activity",
-        ["bucket", "repo_id"],
+        ["repo_id", "bucket"],
         unique=True,
         postgresql_nulls_not_distinct=True,
     )

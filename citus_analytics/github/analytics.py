@@ -67,6 +67,7 @@ from citus_analytics.github.models import (
     COMMITS,
     CREATES_REPOSITORY,
     DISTINCT_SIZE,
+    GITHUB_ROLLUP_1MIN,
     IS_PUSH,
     STARS_OR_FORKS,
     GithubEvent,
@@ -326,7 +327,7 @@ def most_active_users(
     A window is about when minutes start.
     """
     place = _place(after, bucket="minute")
-    if freshness == "rolled_up":
+    if freshness == "rolled_up" and GITHUB_ROLLUP_1MIN in _activity().rollups:
         statement = most_active_users_statement(since=since, until=until, limit=limit)
         if place is not None:
             order = _activity().order()

@@ -335,6 +335,7 @@ GITHUB_REPOSITORY_ACTIVITY = Rollup(
     by=[GithubEvent.repo_id],
     measures={"events": count()},
     undated=True,
+    lookup=[GithubEvent.repo_id],
 )
 """Events by repository and hour."""
 

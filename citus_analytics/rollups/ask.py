@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from psycopg.errors import InsufficientPrivilege, UndefinedColumn, UndefinedTable
 from sqlalchemy import (
     BigInteger,
-    BindParameter,
     Boolean,
     Column,
     ColumnElement,
@@ -105,7 +104,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Self
 
-    from sqlalchemy import Connection, Dialect, Select, Table, TextualSelect
+    from sqlalchemy import Connection, Select, Table, TextualSelect
     from sqlalchemy.types import TypeEngine
 
     from citus_analytics.rollups.declare import ExpressionLike
@@ -627,7 +626,7 @@ class Question:
                 isinstance(value, str) and len(value.encode()) > _LONGEST_TEXT
                 for value in values.values()
             )
-            parts = prepared.compose(known, window, long=long)
+            parts = prepared.compose(known, window, long=long, limited=limit is not None)
             raw_only = all(part.candidate is None for part in parts)
             if raw_only and prepared.candidates and not again:
                 # They may be complete by now.
@@ -638,6 +637,13 @@ class Question:
                     "no rollup can answer that as of the last run: what is pending cannot be "
                     "subtracted from the smallest and largest values of raw rows, which are needed "
                     "for rows without a time, or at the edges of the window. Ask for 'fresh'."
+                )
+            undated = any(part.candidate is None and part.undated for part in parts)
+            if freshness == "rolled_up" and undated and not (raw_only or prepared.logs_undated):
+                raise RollupError(
+                    "no rollup can answer that as of the last run: none has the rows without a "
+                    "time, so that nothing says which of them have come since. Ask for 'fresh', or "
+                    "declare a rollup with undated=True."
                 )
             if raw_only and freshness == "rolled_up":
                 raise RollupError(
@@ -984,6 +990,8 @@ class _Candidate:
     # Of each measure by values: the table that has them, or none if a dimension is the value.
     tables: list[TargetSpec | None]
     touches_long: bool
+    # Whether its ranking has the groups in the order of the answer.
+    ranked: bool = False
 
     def cost(self, known: _Known) -> float:
         """Estimate how many rows it has."""
@@ -1035,9 +1043,16 @@ class _Prepared:
             own = rollup.spec()
             for level, table in rollup.targets.items():
                 try:
-                    self.candidates.append(self._match(rollup, own, level, table.name))
+                    candidate = self._match(rollup, own, level, table.name)
                 except _NoMatchError as reason:
                     self.reasons[table.name] = str(reason)
+                    continue
+                candidate.ranked = self._is_ranked(candidate)
+                self.candidates.append(candidate)
+        # Whether the log has changes of rows without a time: those that some rollup counts.
+        self.logs_undated = any(
+            target.undated and target.where is None for target in spec.targets
+        ) or any(candidate.target.undated for candidate in self.candidates)
 
     def _match(
         self, rollup: Rollup, own: RollupSpec, level: Every | None, table: str
@@ -1201,8 +1216,12 @@ class _Prepared:
 
     # Which tables serve a window.
 
-    def compose(self, known: _Known, window: Window, *, long: bool) -> list[_Part]:
-        """Return what is taken from which table: from the cheapest first."""
+    def compose(self, known: _Known, window: Window, *, long: bool, limited: bool) -> list[_Part]:
+        """Return what is taken from which table: from the cheapest first.
+
+        That is one that has the greatest groups by its ranking, if only some are wanted, or one
+        that has few rows.
+        """
         parts: dict[int, _Part] = {}
         everything = window == (None, None) and self.question.undated
         key = (known, everything, long)
@@ -1217,6 +1236,15 @@ class _Prepared:
             ]
             self._usable = (key, sorted(found, key=lambda each: each[0].cost(known)))
         usable = self._usable[1]
+        if limited:
+            best = [
+                (candidate, complete)
+                for candidate, complete in usable
+                if candidate.ranked
+                and _whole(candidate.level, window, complete) == window
+                and (window != (None, None) or self.question.undated == candidate.target.undated)
+            ]
+            usable = [*best, *(each for each in usable if each not in best)]
         raw = _Part(None, [])
 
         def take(since: datetime | None, until: datetime | None, first: int) -> None:
@@ -1397,6 +1425,25 @@ class _Prepared:
         }
         return f"({_after(order, columns, values).compile(dialect=DIALECT)})"
 
+    def _is_ranked(self, candidate: _Candidate) -> bool:
+        """Whether the ranking of a rollup has the groups in the order of the answer."""
+        question, rollup = self.question, candidate.rollup
+        if rollup.ranked is None or question.ranked is None or len(question.measures) > 1:
+            return False
+        measure, value = rollup.measures[rollup.ranked]
+        asked, asked_value = question.measures[question.ranked]
+        sql = None if asked_value is None else _key_of(question.source, asked_value)
+        same = value is None if asked_value is None else _is_value(question.source, value, sql)
+        dimensions = [_key_of(question.source, each) for each in rollup.dimensions.values()]
+        return (
+            measure.aggregate == asked.aggregate
+            and same
+            and not candidate.table.where
+            and question.every == candidate.level
+            # In this order, which decides between equal ones.
+            and dimensions == [_key_of(question.source, each) for each in question.by.values()]
+        )
+
     def _best(
         self,
         parts: list[_Part],
@@ -1408,53 +1455,42 @@ class _Prepared:
         """Return the query that reads the greatest groups by the ranking of a rollup, if it can."""
         question = self.question
         candidate = parts[0].candidate
-        if len(parts) > 1 or candidate is None or len(edges) > 1:
-            return None
-        rollup, target = candidate.rollup, candidate.target
-        if rollup.ranked is None or question.ranked is None or len(question.measures) > 1:
-            return None
-        measure, value = rollup.measures[rollup.ranked]
-        asked, asked_value = question.measures[question.ranked]
-        source = question.source
-        same = measure.aggregate == asked.aggregate and (
-            (value is None and asked_value is None)
-            or (asked_value is not None and _is_value(source, value, _key_of(source, asked_value)))
-        )
-        dimensions = {_key_of(source, e): label for label, e in rollup.dimensions.items()}
-        labels = [dimensions.get(_key_of(source, element)) for element in question.by.values()]
         if (
-            not same
-            or candidate.table.where
-            # In this order, which decides between equal ones.
-            or labels != [*rollup.dimensions]
-            or question.every != candidate.level
-            or (edges == [(None, None)] and parts[0].undated != target.undated)
+            question.ranked is None
+            or len(parts) > 1
+            or candidate is None
+            or len(edges) > 1
+            or not candidate.ranked
+            or (edges == [(None, None)] and parts[0].undated != candidate.target.undated)
         ):
             return None
+        rollup, target = candidate.rollup, candidate.target
+        ranked = str(rollup.ranked)
+        value = rollup.measures[ranked][1]
         columns = [
-            f"b.{quote(str(label))} AS {quote(name)}"
-            for label, name in zip(labels, question.by, strict=True)
+            f"b.{quote(label)} AS {quote(name)}"
+            for label, name in zip(rollup.dimensions, question.by, strict=True)
         ]
         if question.every is not None:
             columns.insert(0, f"b.{quote(target.bucket or '')} AS {_BUCKET}")
-        columns.append(f"b.{quote(rollup.ranked)} AS {quote(question.ranked)}")
+        columns.append(f"b.{quote(ranked)} AS {quote(question.ranked)}")
         of_table, of_log = [], []
         if edges != [(None, None)]:
             of_table.append(_within(f"t.{quote(target.bucket or '')}", edges))
             of_log.append(_within("l.at", edges))
         if place is not None:
             bucket = [target.bucket] if target.bucket is not None else []
-            of_table.append(self._beyond("t", place, [rollup.ranked, *bucket, *rollup.dimensions]))
+            of_table.append(self._beyond("t", place, [ranked, *bucket, *rollup.dimensions]))
             if value is None:
                 # The index is read from here on.
-                of_table.append(f"t.{quote(rollup.ranked)} <= \0_after0\0")
+                of_table.append(f"t.{quote(ranked)} <= \0_after0\0")
         if fresh:
-            query = best_query(self.spec, target, rollup.ranked, of_table=of_table, of_log=of_log)
+            query = best_query(self.spec, target, ranked, of_table=of_table, of_log=of_log)
             query += "" if place is not None else "\nLIMIT :limit\0"
         else:
             table = qualify(target.table, self.spec.schema)
             where = f" WHERE {' AND '.join(of_table)}" if of_table else ""
-            order = best_order(target, rollup.ranked)
+            order = best_order(target, ranked)
             query = f"SELECT * FROM {table} AS t{where} ORDER BY {order} LIMIT :limit\0"
         return f"SELECT {', '.join(columns)} FROM (\n{query}\n) AS b"
 
@@ -1605,10 +1641,10 @@ class _Prepared:
 
 
 class _Statement:
-    """A statement that answers a question, and how it is executed.
+    """A statement that answers a question, and what is in its rows.
 
-    SQLAlchemy finds what it has compiled by walking through a statement at each execution, which
-    takes longer than many an answer. So it is compiled once, and sent as it is.
+    Where it does not stand alone, three columns are in front: whether there is a row, what is known
+    of the rollups, and how many changes are pending.
     """
 
     def __init__(
@@ -1623,80 +1659,29 @@ class _Statement:
         self.edges = edges
         self.sql = sql
         self._clause = clause
-        self._columns = columns
         self._alone = alone
-        names = [column.name for column in columns]
-        self._names = SimpleResultMetaData(names if alone else names[3:])
-        self._compiled: dict[Dialect, Callable[..., list[Any]]] = {}
+        self._names = SimpleResultMetaData([column.name for column in columns][0 if alone else 3 :])
 
     def execute(
         self, connection: Connection, arguments: Mapping[str, Any], batch: int | None
     ) -> tuple[tuple[str, int], Iterator[Row[*tuple[Any, ...]]], Callable[[], object]]:
-        """Execute it; with a batch, so many rows are fetched at a time.
+        """Execute it; with a batch, its rows are fetched so many at a time.
 
         Returns:
-            What the database says of the rollups and how much is pending (where it does not stand
-            alone), the rows, and what closes the cursor.
+            What the database says of the rollups and how many changes are pending, where it does
+            not stand alone; the rows; and what closes the cursor.
         """
-        rows: Iterator[Any]
-        close: Callable[[], object] = _nothing
-        if batch is None:
-            fetch = self._compiled.get(connection.dialect)
-            if fetch is None:
-                fetch = self._compiled[connection.dialect] = self._fetching(connection.dialect)
-            rows = iter(fetch(connection, arguments))
-        else:
-            options = {"yield_per": batch}
-            parts = visitors.iterate(self._clause)
-            wanted = {each.key for each in parts if isinstance(each, BindParameter)}
-            named = {name: value for name, value in arguments.items() if name in wanted}
-            result = connection.execute(self._clause, named, execution_options=options)
-            rows, close = iter(result), result.close
+        options = {} if batch is None else {"yield_per": batch}
+        result = connection.execute(self._clause, arguments, execution_options=options)
+        rows = iter(result if batch else result.all())
+        # A cursor of Citus has read everything as soon as it has been asked for a row.
         first = next(rows, None)
-        found = ("", 0)
-        if not self._alone and first is not None:
-            # There is one row even if there is no group.
-            found = (first[1], first[2])
-            first = first if first[0] else None
-        if first is not None:
-            rows = chain((first,), rows)
-        if not self._alone:
-            rows = (row[3:] for row in rows)
-        return found, iter(IteratorResult(self._names, rows)), close
-
-    def _fetching(self, dialect: Dialect) -> Callable[[Connection, Mapping[str, Any]], list[Any]]:
-        """Return the function that executes the statement and fetches its rows."""
-        compiled = self._clause.compile(dialect=dialect)
-        sql, given = str(compiled), compiled.params
-        binds = {
-            name: bind.type.dialect_impl(dialect).bind_processor(dialect)
-            for name, bind in compiled.binds.items()
-        }
-        converted = {name: each for name, each in binds.items() if each is not None}
-        results: dict[tuple[Any, ...], list[tuple[int, Callable[[Any], Any]]]] = {}
-
-        def fetch(connection: Connection, arguments: Mapping[str, Any]) -> list[Any]:
-            values = {name: arguments.get(name, value) for name, value in given.items()}
-            for name, processor in converted.items():
-                values[name] = processor(values[name])
-            result = connection.exec_driver_sql(sql, values)
-            cursor: Any = result.cursor
-            types = tuple(each[1] for each in cursor.description)
-            processors = results.get(types)
-            if processors is None:
-                made = (
-                    column.type.dialect_impl(dialect).result_processor(dialect, kind)
-                    for column, kind in zip(self._columns, types, strict=True)
-                )
-                processors = [(n, convert) for n, convert in enumerate(made) if convert is not None]
-                results[types] = processors
-            rows: list[Any] = cursor.fetchall()
-            result.close()
-            for number, convert in processors:
-                rows = [(*r[:number], convert(r[number]), *r[number + 1 :]) for r in rows]
-            return rows
-
-        return fetch
+        if self._alone or first is None:
+            return ("", 0), chain(() if first is None else (first,), rows), result.close
+        # There is one row even if there is no group.
+        found = (first[1], first[2])
+        kept = (row[3:] for row in chain((first,) if first[0] else (), rows))
+        return found, iter(IteratorResult(self._names, kept)), result.close
 
 
 # What the database has.
@@ -1877,10 +1862,6 @@ def _look(connection: Connection, question: Question, *, again: bool) -> _Known 
 def _is_autocommit(connection: Connection) -> bool:
     driver: Any = connection.connection.dbapi_connection
     return driver is not None and bool(driver.autocommit)
-
-
-def _nothing() -> None:
-    """Close what needs no closing."""
 
 
 def _require_visible(connection: Connection, token: str) -> None:

@@ -379,6 +379,7 @@ class Rollup:
         measures: The measures by name, with the value that each aggregates.
         bucket: The column that holds the start of the bucket.
         ranked: The measure by which the tables are indexed.
+        lookup: The dimensions by which groups are looked up.
         value_tables: The tables of what does not add up, by the width of their buckets and the
             measure.
         late: What becomes of rows that come for time that has been expired.
@@ -397,6 +398,7 @@ class Rollup:
     measures: Mapping[str, tuple[Measure, ColumnElement[Any] | None]]
     bucket: str
     ranked: str | None
+    lookup: tuple[str, ...]
     value_tables: Mapping[tuple[Every | None, str], Table]
     late: Late
     target: Table | None
@@ -415,6 +417,7 @@ class Rollup:
         target: TableLike | None = None,
         bucket: str = "bucket",
         ranked: str | None = None,
+        lookup: Sequence[ColumnLike] = (),
         function: str | None = None,
         state: TableLike | None = None,
         late: Late = "add",
@@ -439,6 +442,9 @@ class Rollup:
             bucket: The name of the column that holds the start of the bucket.
             ranked: A measure by which the tables are indexed, so that the groups with the greatest
                 are found at once.
+            lookup: The dimensions by which groups are looked up, over all time: the index of the
+                tables begins with them. By default it begins with the distribution column, if
+                that is a dimension, and the bucket.
             function: The name of a function without arguments that runs the rollup from SQL.
             state: A table of one timestamp that is told the minute of the last run.
             late: What becomes of rows that come, or go, for time that has been expired: `"add"`
@@ -512,6 +518,13 @@ class Rollup:
             )
         if time is not None:
             _require_time_zone(table, column_name(time))
+        found_by = [column_name(column) for column in lookup]
+        unknown = [each for each in found_by if each not in dimensions]
+        if unknown:
+            raise DeclarationError(
+                f"rollup {name!r} looks groups up by {unknown[0]!r}, which is not one of its "
+                f"dimensions: {', '.join(dimensions)}."
+            )
         attributes: dict[str, Any] = {
             "name": name,
             "source": table,
@@ -524,6 +537,7 @@ class Rollup:
             "measures": values,
             "bucket": bucket,
             "ranked": ranked,
+            "lookup": tuple(found_by),
             "late": late,
             "value_tables": {},
             "target": None if target is None else table_of(target),
@@ -659,7 +673,8 @@ class Rollup:
                     )
                 )
         key = self.key
-        ordered = sorted(group, key=lambda column: (column != key, column != self.bucket))
+        first = [*self.lookup, *([] if key is None else [key]), self.bucket]
+        ordered = sorted(group, key=lambda c: first.index(c) if c in first else len(first))
         items: list[Any] = [*columns, *additive.values(), *visible]
         distribution = declared_distribution(source)
         if isinstance(distribution, Distributed):

@@ -21,11 +21,13 @@ from citus_analytics.github import analytics
 from citus_analytics.github.models import (
     GITHUB_ROLLUP_1MIN,
     Base,
+    GithubEvent,
     github_rollup_1min,
     github_users,
 )
 from citus_analytics.migrations import DropRollupsOp
-from citus_analytics.rollups.declare import specs_of
+from citus_analytics.rollups.ask import Question
+from citus_analytics.rollups.declare import count, specs_of
 from citus_analytics.rollups.run import run_rollup
 from tests.database.analytics_data import (
     CLOCK_CHANGES,
@@ -348,6 +350,30 @@ def test_fresh_answers_equal_raw_ones(session: Session) -> None:
         assert answers(session, freshness="fresh", **each) == raw
         if len(each) == 1:
             assert answers(session, freshness="rolled_up", **each) == raw
+
+
+def test_the_most_active_are_found_by_their_ranking(session: Session) -> None:
+    """However few rows another table that could serve has."""
+    rows = "SELECT 1, timestamptz '2026-01-01Z' + n * interval '1 minute', 1"
+    session.execute(
+        text(f"INSERT INTO github_user_activity {rows} FROM generate_series(1, 500) AS n")
+    )
+    session.execute(text("ANALYZE github_user_activity, github_rollup_1min"))
+    question = Question(
+        GithubEvent,
+        measures={"events": count()},
+        by=[GithubEvent.user_id],
+        every="1 minute",
+        ranked="events",
+        undated=False,
+    )
+    minute = datetime(2026, 1, 1, tzinfo=UTC)
+    windows: list[dict[str, Any]] = [{}, {"since": minute}]
+    windows.append({"since": minute, "until": minute + timedelta(hours=1)})
+    for window in windows:
+        answer = question.ask(session, limit=3, **window)
+        assert answer.plan.rollups == ("github_user_activity",)
+        assert [row.events for row in answer] == [1, 1, 1]
 
 
 def test_without_the_rollups(engine: Engine, session: Session) -> None:

@@ -578,6 +578,34 @@ def test_what_is_not_complete_comes_from_raw_rows(
     assert rollups
 
 
+def test_rows_without_a_time_that_no_rollup_has(
+    server: DatabaseServer, empty_database: URL
+) -> None:
+    """Which of them have come since the last run is not known."""
+    tables = MetaData()
+    table = source(tables)
+    rollup = Declared(("key",), ("1 hour",), ("rows",)).declare(table, 0)
+    (spec,) = specs_of(tables)
+    engine = create_engine(empty_database, poolclass=NullPool)
+    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    question = Question(table, measures={"rows": count()})
+    with engine.begin() as connection:
+        insert(
+            connection, [Row(1, 1, "a", None, 1, 1.0, START), Row(2, 1, "a", None, 1, 1.0, None)]
+        )
+        run_rollup(connection, rollup)
+        insert(connection, [Row(3, 1, "a", None, 1, 1.0, None)])
+        assert question.ask(connection).rows[0].rows == 3
+        with pytest.raises(RollupError, match="none has the rows without a time"):
+            question.ask(connection, freshness="rolled_up")
+        dated = question.ask(connection, freshness="rolled_up", since=START)
+        assert dated.rows[0].rows == 1
+        dated = Question(table, measures={"rows": count()}, undated=False).ask(
+            connection, freshness="rolled_up"
+        )
+        assert dated.rows[0].rows == 1
+
+
 REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "no measures": ({"measures": {}}, "at least one measure"),
     "twice": ({"measures": {"kind": count()}, "by": ["kind"]}, "two columns named 'kind'"),

@@ -184,16 +184,20 @@ def test_a_stream_is_of_one_moment(engine: Engine) -> None:
         stream = question.stream(connection, batch=10)
         rows = iter(stream)
         found = [next(rows) for _ in range(25)]
+        cursors = text("SELECT count(*) FROM pg_cursors")
+        assert connection.scalar(cursors) == 1, "the rest is still on the server"
         other.execute(text("DELETE FROM github_events WHERE user_id > 20"))
         run_rollup(other, GITHUB_ROLLUP_1MIN)
         other.execute(text("TRUNCATE github_events"))
         run_rollup(other, GITHUB_ROLLUP_1MIN)
         found += rows
         assert found == before
+        assert connection.scalar(cursors) == 0
         # A closed one leaves the connection as it was.
         connection.rollback()
         with question.stream(connection, batch=10) as stream:
             next(iter(stream))
+        assert connection.scalar(cursors) == 0
         assert len(list(question.ask(connection))) == len(before)
 
 

@@ -244,6 +244,20 @@ def test_a_ranked_rollup_has_an_index() -> None:
     assert {index.name for index in table.indexes} == {"hourly_key", "hourly_rank"}
 
 
+def test_groups_are_found_by_their_index() -> None:
+    def columns(name: str, **options: Any) -> list[str]:
+        rollup = declare(clicks(Column("country", Text)), name=name, **options)
+        (index,) = next(iter(rollup.targets.values())).indexes
+        return [column.name for column in index.columns]
+
+    by = ["country", "page", "user_id"]
+    assert columns("by_default", by=by) == ["user_id", "bucket", "country", "page"]
+    assert columns("unkeyed", by=["country", "page"]) == ["bucket", "country", "page"]
+    assert columns("found", by=by, lookup=["page"]) == ["page", "user_id", "bucket", "country"]
+    two = ["page", "country"]
+    assert columns("by_two", by=["country", "page"], lookup=two) == [*two, "bucket"]
+
+
 def test_the_types_of_measures_lose_nothing() -> None:
     source = clicks(
         Column("big", BigInteger), Column("ratio", Double), Column("price", Numeric(8, 2))
@@ -351,6 +365,10 @@ def test_columns_are_known_by_their_names_in_the_database() -> None:
         (
             {"ranked": "size"},
             r"ranked by 'size', which is not one of its measures that add up: n, bytes\.$",
+        ),
+        (
+            {"lookup": ["bytes"]},
+            r"^rollup 'hourly' looks groups up by 'bytes', which is not one of its dimensions: ",
         ),
         ({"name": "n" * 50}, r"has a name of 50 bytes; .* only up to \d+\.$"),
         ({"name": "é" * 40}, r"has a name of 80 bytes; .* only up to \d+\.$"),
