@@ -284,9 +284,8 @@ def _columns(
         if set(keys) <= set(by_name):
             # `Result.columns` may have chosen some of them.
             return [by_name[key] for key in keys], iter(data)
-        asked = getattr(statement, "column_descriptions", None) or getattr(
-            statement, "returning_column_descriptions", ()
-        )
+        asked: Any = getattr(statement, "column_descriptions", ())
+        asked = asked or getattr(statement, "returning_column_descriptions", ())
         whole = all(isinstance(each["type"], TypeEngine) for each in asked)
         if whole and len(keys) == len(found):
             # A mapped attribute may have another name than its column.

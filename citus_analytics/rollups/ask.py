@@ -30,6 +30,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     ColumnElement,
+    Connection,
     DateTime,
     Double,
     Float,
@@ -92,6 +93,7 @@ from citus_analytics.schema import column_name, table_of
 from citus_analytics.sql import (
     DIALECT,
     Executor,
+    executor_of,
     flushed_connection,
     literal,
     qualify,
@@ -105,7 +107,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Self
 
-    from sqlalchemy import Connection, Dialect, Select, Table, TextualSelect
+    from sqlalchemy import Dialect, Select, Table, TextualSelect
     from sqlalchemy.types import TypeEngine
 
     from citus_analytics.rollups.declare import ExpressionLike
@@ -335,11 +337,15 @@ def commit_token(session: Executor) -> str:
 
     Args:
         session: The session or connection that writes, before it commits.
+
+    Raises:
+        ArgumentError: It is neither a session nor a connection.
     """
-    if isinstance(session, Session | scoped_session):
-        session.flush()
-        return transaction_token(session.connection())
-    return transaction_token(session)
+    session = executor_of(session)
+    if isinstance(session, Connection):
+        return transaction_token(session)
+    session.flush()
+    return transaction_token(session.connection())
 
 
 def ask(
@@ -383,8 +389,10 @@ def ask(
 class Question:
     """What is asked of a source, again and again: plans and statements are made once.
 
-    VIEWS = Question(PageView, measures={"views": count()}, by=[PageView.path], every="1 hour")
-    VIEWS.ask(session, since=monday)
+        VIEWS = Question(PageView, measures={"views": count()}, by=[PageView.path], every="1 hour")
+        VIEWS.ask(session, since=monday)
+
+    Threads may share it.
     """
 
     def __init__(
@@ -797,6 +805,12 @@ class Question:
                 f"after must be a row of an earlier answer, with {', '.join(names)}; found "
                 f"{after!r}"
             )
+        bucket = row[_BUCKET] if self.every is not None else None
+        if isinstance(bucket, datetime) and bucket.utcoffset() is None:
+            raise ArgumentError(
+                f"the bucket of after must be an aware datetime; found {bucket!r}, which has no "
+                "time zone"
+            )
         return {name: row[name] for name in names}
 
     def _raw_answer(
@@ -1206,7 +1220,9 @@ class _Prepared:
         parts: dict[int, _Part] = {}
         everything = window == (None, None) and self.question.undated
         key = (known, everything, long)
-        if self._usable is None or self._usable[0] != key:
+        # Other threads ask the same question, of other databases too: what they find is their own.
+        remembered = self._usable
+        if remembered is None or remembered[0] != key:
             found = [
                 (candidate, since)
                 for candidate in self.candidates
@@ -1215,8 +1231,9 @@ class _Prepared:
                 and (since := known.complete_since(candidate)) != _NEVER
                 and (candidate.level is not None or (everything and since is None))
             ]
-            self._usable = (key, sorted(found, key=lambda each: each[0].cost(known)))
-        usable = self._usable[1]
+            remembered = (key, sorted(found, key=lambda each: each[0].cost(known)))
+            self._usable = remembered
+        usable = remembered[1]
         raw = _Part(None, [])
 
         def take(since: datetime | None, until: datetime | None, first: int) -> None:

@@ -522,6 +522,8 @@ def test_how_stale_it_may_be(filled: tuple[Connection, Table, Rollup]) -> None:
         question.ask(connection, at_least=str(int(token) + 1_000_000))
     with pytest.raises(ArgumentError, match="what commit_token"):
         question.ask(connection, at_least="yesterday")
+    with pytest.raises(ArgumentError, match="not through Engine"):
+        commit_token(connection.engine)  # type: ignore[arg-type]
 
 
 def test_what_has_been_expired(filled: tuple[Connection, Table, Rollup]) -> None:

@@ -462,7 +462,8 @@ def test_arrays_have_what_the_database_has(frames_connection: Connection) -> Non
 
 def test_objects_of_one_column_are_none(session: Session) -> None:
     session.add(GithubEvent(event_id=1, user_id=7))
-    bundled = select(Bundle("of_event", GithubEvent.event_type), GithubEvent.repo_id)
+    of_event: Any = Bundle("of_event", GithubEvent.event_type)
+    bundled = select(of_event, GithubEvent.repo_id)
     with pytest.raises(ArgumentError, match=r"objects instead of columns \(of_event, repo_id\)"):
         to_arrow(session.execute(bundled))
 
