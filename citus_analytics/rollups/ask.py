@@ -55,7 +55,7 @@ from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import CompileError, ProgrammingError
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.sql import operators, visitors
-from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Grouping
+from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Grouping, TextClause
 
 from citus_analytics.errors import ArgumentError, RollupError
 from citus_analytics.rollups.declare import (
@@ -467,6 +467,20 @@ class Question:
                 f"{', '.join(self.needs.types)}."
             )
         self.ranked = ranked
+        elements = [where, *self.by.values(), *(value for _, value in self.measures.values())]
+        self._parameters = {
+            node.key
+            for element in elements
+            if element is not None
+            for node in visitors.iterate(element)
+            if isinstance(node, BindParameter) and node.required
+        }
+        own = next((name for name in self._parameters if name.startswith("_")), None)
+        if own is not None:
+            raise ArgumentError(
+                f"the parameter {own!r} starts with an underscore, as those of the statement do: "
+                "give it another name."
+            )
         self._prepared: dict[tuple[str, str | None, int], _Prepared] = {}
 
     @property
@@ -505,7 +519,7 @@ class Question:
                 something is pending.
             at_least: A `commit_token`, or the `token` of what a load returns: what its transaction
                 has written has to be in the answer.
-            parameters: Values of the bound parameters of `where`, by name.
+            parameters: Values of those bound parameters of `where` that have none, by name.
 
         Raises:
             ArgumentError: A bound is not an aware datetime, or the window is empty; or another
@@ -554,7 +568,7 @@ class Question:
             freshness: As of now, as of the last run, or from raw rows alone.
             max_staleness: With `"rolled_up"`: how long ago the last run may be.
             at_least: A `commit_token`.
-            parameters: Values of the bound parameters of `where`, by name.
+            parameters: Values of those bound parameters of `where` that have none, by name.
             batch: How many rows are fetched at a time.
 
         Raises:
@@ -592,6 +606,14 @@ class Question:
             raise ArgumentError(f"limit must be a positive integer; found {limit!r}")
         place = self._place(after)
         values = dict(parameters or {})
+        if values.keys() != self._parameters:
+            wanted, given = (", ".join(sorted(n)) or "none" for n in (self._parameters, values))
+            raise ArgumentError(
+                f"parameters are the values of those bindparam() of the question that have none: "
+                f"{wanted}; found {given}"
+            )
+        if max_staleness is not None and not isinstance(max_staleness, timedelta):
+            raise ArgumentError(f"max_staleness must be a timedelta; found {max_staleness!r}")
         entity = self._entity if isinstance(self._entity, type) else None
         connection = flushed_connection(session, self.source, entity)
         if at_least is not None:
@@ -1180,8 +1202,11 @@ class _Prepared:
         if _is_label(element):
             bare = cast("Any", element).element
         new: ColumnElement[Any] = visitors.replacement_traverse(bare, {}, cast("Any", place))
-        if any(isinstance(node, Column) for node in visitors.iterate(new)):
-            return None
+        for node in visitors.iterate(new):
+            # What a text names is not known, nor how many values a list will have.
+            listed = isinstance(node, BindParameter) and node.required and node.expanding
+            if listed or isinstance(node, Column | TextClause):
+                return None
         return self._text(new)
 
     def _uses(self, element: ColumnElement[Any], long: set[str | None]) -> bool:
@@ -1902,7 +1927,8 @@ def _nothing() -> None:
 
 def _require_visible(connection: Connection, token: str) -> None:
     # A load over several connections has several transactions.
-    if not re.fullmatch(r"\d{1,20}(,\d{1,20})*", str(token)):
+    known = re.fullmatch(r"\d{1,20}(,\d{1,20})*", str(token))
+    if known is None or any(int(each) >= 2**64 for each in token.split(",")):
         raise ArgumentError(
             f"at_least must be what commit_token() or a load has returned, got {token!r}."
         )
