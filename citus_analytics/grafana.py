@@ -24,6 +24,7 @@ from citus_analytics.rollups.declare import _BY_VALUES, _kind, _names_read, roll
 from citus_analytics.sql import literal, qualify, quote
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from sqlalchemy import URL, MetaData
@@ -55,7 +56,8 @@ def dashboard(metadata: MetaData, *, title: str = "Rollups", uid: str = _UID) ->
         uid: The data source, as `data_source` names it.
 
     Raises:
-        ArgumentError: The metadata declares no rollups.
+        ArgumentError: The metadata declares no rollups, or two of their dimensions differ in
+            nothing that Grafana allows in the name of a variable.
     """
     rollups = rollups_of(metadata)
     if not rollups:
@@ -65,7 +67,14 @@ def dashboard(metadata: MetaData, *, title: str = "Rollups", uid: str = _UID) ->
     panels: list[dict[str, Any]] = []
     number = top = 0
     for rollup in rollups:
-        variables |= _variables(rollup, source)
+        for variable in _variables(rollup, source):
+            if variable["name"] in variables:
+                other = variables[variable["name"]]
+                raise ArgumentError(
+                    f"{other['label']!r} and {variable['label']!r} would both be Grafana's "
+                    f"variable {variable['name']}: give a dimension another label."
+                )
+            variables[variable["name"]] = variable
         for level in rollup.targets:
             # Only the first row is open: panels of the others ask nothing until somebody looks.
             opened = not panels
@@ -249,7 +258,8 @@ GROUP BY 1, 2
 ORDER BY 1, 2"""
         found.append((name, "timeseries", query))
 
-    if rollup.ranked is not None or level is None:
+    # Texts alone, the smallest and the largest, are nothing to sort by.
+    if reads and (rollup.ranked is not None or level is None):
         ranked = rollup.ranked or next(iter(reads))
         listed = [f"{shown} AS {quote(name)}" for name, shown in dimensions.items()]
         if level is not None and reads[ranked] is not None:
@@ -276,19 +286,18 @@ def _variable(rollup: Rollup, dimension: str) -> str:
     return re.sub(r"\W", "_", f"{rollup.name}_{dimension}", flags=re.ASCII)
 
 
-def _variables(rollup: Rollup, source: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """Return a variable for each dimension of a rollup, whose values are those of the range."""
+def _variables(rollup: Rollup, source: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield a variable for each dimension of a rollup, whose values are those of the range."""
     level = [*rollup.targets][-1]
     view = rollup.fresh(None if level is None else str(level))
     where = "" if level is None else f" WHERE $__timeFilter(v.{quote(rollup.bucket)})"
-    found = {}
     for dimension in rollup.dimensions:
         sql = (
             f"SELECT DISTINCT coalesce(v.{quote(dimension)}::text, '{_NONE}') AS value "
             f"FROM {qualify(view.name, view.schema)} AS v{where} ORDER BY 1 LIMIT 1000"
         )
         name = _variable(rollup, dimension)
-        found[name] = {
+        yield {
             "name": name,
             "label": f"{rollup.name}: {dimension}",
             "type": "query",
@@ -305,4 +314,3 @@ def _variables(rollup: Rollup, source: dict[str, str]) -> dict[str, dict[str, An
             "hide": 0,
             "skipUrlSync": False,
         }
-    return found

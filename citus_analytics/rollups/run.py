@@ -47,6 +47,9 @@ def hold_runs(session: Executor, rollup: Rollup) -> Iterator[None]:
     Args:
         session: A session or connection to the coordinator; a session is flushed.
         rollup: A rollup of the source.
+
+    Raises:
+        RollupError: The body has ended the transaction, and with it the hold.
     """
     connection = flushed_connection(session, rollup.source)
     with _runs_held(connection, rollup.source, read_only=True):
@@ -80,8 +83,14 @@ def _runs_held(
             # What is written would be lost with the savepoint.
             connection.exec_driver_sql("SET LOCAL transaction_read_only = on")
         yield
+        if not savepoint.is_active:
+            raise RollupError(
+                "the transaction has been ended while runs were held: what was read after that may "
+                "be half of what a run has committed. Commit after the body."
+            )
     finally:
-        savepoint.rollback()
+        if savepoint.is_active:
+            savepoint.rollback()
 
 
 def _transaction(engine: Engine) -> AbstractContextManager[Connection]:
@@ -174,8 +183,11 @@ def run_batch(
         What was done, or None if `wait` is false and another run is under way.
 
     Raises:
+        ArgumentError: The page is none.
         RollupError: The database has no such rollup, or it cannot be run in batches.
     """
+    if type(page) is not int or page < 0:
+        raise ArgumentError(f"page must be 0, or the next_page of a batch; found {page!r}")
     row = _call(session, rollup, "run_batch", ":page, :wait", page=page, wait=wait)
     if row.changes is None:
         return None
