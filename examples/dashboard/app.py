@@ -241,7 +241,7 @@ class Dashboard:
         self._address = url.set(drivername="postgresql").render_as_string(hide_password=False)
         self.names = Names()
         self.feeds: dict[View, Feed] = {}
-        self._shown: dict[
+        self.shown: dict[
             tuple[str, View], tuple[float, asyncio.Task[tuple[str, float | None]]]
         ] = {}
         self.listening = False
@@ -307,13 +307,13 @@ class Dashboard:
         same answer.
         """
         now = perf_counter()
-        for key, (started, shown) in [*self._shown.items()]:
+        for key, (started, shown) in [*self.shown.items()]:
             if shown.done() and (now - started > _SHARED or shown.result()[1] is None):
-                del self._shown[key]
-        found = self._shown.get((name, view))
+                del self.shown[key]
+        found = self.shown.get((name, view))
         if found is None:
             found = now, asyncio.create_task(self._ask(name, view))
-            self._shown[name, view] = found
+            self.shown[name, view] = found
         # Whoever goes away leaves the question to the others.
         return await asyncio.shield(found[1])
 
@@ -603,11 +603,13 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         listener = asyncio.create_task(board.listen())
         yield
-        listener.cancel()
-        for feed in [*board.feeds.values()]:
-            if feed.task is not None:
-                feed.task.cancel()
-        await asyncio.gather(listener, return_exceptions=True)
+        # Whatever still asks: its connection goes back before the pool is closed.
+        asking: list[asyncio.Task[Any]] = [listener]
+        asking += (feed.task for feed in board.feeds.values() if feed.task is not None)
+        asking += (shown for _, shown in board.shown.values())
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
         await board.engine.dispose()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
     from tests.servers import DatabaseServer
 
+# Whoever leaves cancels what is being asked for them, and SQLAlchemy drops that connection.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 KINDS = ("PushEvent", "WatchEvent", "CreateEvent", "ForkEvent", "GollumEvent", None)
 SINCE, UNTIL = datetime(2026, 3, 1, 8, tzinfo=UTC), datetime(2026, 3, 1, 14, tzinfo=UTC)
 WINDOW = "since=2026-03-01T08:00Z&until=2026-03-01T14:00Z"

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from tests.dashboard.conftest import Running
 
+# Whoever leaves cancels what is being asked for them, and SQLAlchemy drops that connection.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 KINDS = ("PushEvent", "WatchEvent", "CreateEvent")
 
 

@@ -35,7 +35,9 @@ FRAGMENTS = ['"', "'", '"""', "\\", "%", "%(x)s", ":b", "{x}", "(", "#", ": #", 
 FRAGMENTS += ["\u2028", "B", "é", " ", "$citus$", "none", "default"]
 CHARACTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 NAMES = st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=5).map("".join) | st.text(
-    CHARACTERS, min_size=1, max_size=20
+    CHARACTERS,
+    min_size=1,
+    max_size=11,  # Of four bytes each, as many as the name of a source may have.
 )
 MAYBE = st.none() | NAMES
 COUNTS = st.integers(1, 99)
