@@ -134,7 +134,7 @@ def test_seconds_of_everything(engines: list[Engine], truncates: bool) -> None:
 @ON_CITUS_ONLY
 def test_everything_at_once(engines: list[Engine]) -> None:
     build(engines[0], citus=True)
-    citus_torture(engines, 20, 2).finish()
+    citus_torture(engines, 10, 2).finish()
     settle(engines)
 
 
@@ -142,7 +142,7 @@ def test_everything_at_once(engines: list[Engine]) -> None:
 @ON_SINGLE_NODE_CITUS
 def test_everything_at_once_on_one_node(engines: list[Engine]) -> None:
     build(engines[0], citus=True)
-    citus_torture(engines[:1], 12, 3).finish()
+    citus_torture(engines[:1], 8, 3).finish()
     settle(engines[:1])
 
 
@@ -182,7 +182,7 @@ def test_backfill_beside_writers(engines: list[Engine]) -> None:
 def test_reference_tables_are_fresh_while_runs_commit(engines: list[Engine], node: int) -> None:
     """Only insertions: what is read lies between the counts before and after."""
     build(engines[0], citus=True)
-    job = Torture(engines[0], 10, 1)
+    job = Torture(engines[0], 6, 1)
     numbers = iter(range(1 << 40))
 
     def insert() -> None:
@@ -347,7 +347,7 @@ def test_shards_change_beside_writers(engines: list[Engine], name: str) -> None:
 def test_terminated_backends(engines: list[Engine]) -> None:
     """Backends of any node are terminated in the middle of writes and runs."""
     build(engines[0], citus=True)
-    until = time.monotonic() + 15
+    until = time.monotonic() + 10
 
     def insist(seed: int) -> None:
         while time.monotonic() < until:

@@ -316,6 +316,7 @@ def test_the_description_says_what_every_request_may_return(tmp_path: Any) -> No
     talk(f"postgresql://nobody@/nothing?host={tmp_path}", work)
 
 
+@ON_POSTGRESQL_ONLY
 def test_the_migrations_are_those_of_the_models(empty_database: URL) -> None:
     python(empty_database, *ALEMBIC, "upgrade", "head")
     assert "No new upgrade operations" in python(empty_database, *ALEMBIC, "check")

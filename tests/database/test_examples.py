@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import NullPool, create_engine, inspect, text
 
+from tests.servers import ON_POSTGRESQL_ONLY
+
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
@@ -97,6 +99,7 @@ def test_github_stars(empty_database: URL) -> None:
     assert inspect(engine).get_table_names() == ["alembic_version"]
 
 
+@ON_POSTGRESQL_ONLY
 def test_notebook(empty_database: URL, tmp_path: Path) -> None:
     plots = {"PLOTS": str(tmp_path / "plots"), "MPLBACKEND": "Agg"}
     printed = python(empty_database, "examples.notebook.github_events", **plots)

@@ -273,7 +273,7 @@ def test_the_server_lets_go_before_the_commit(
     assert stored(engine) == [*range(150)]
 
 
-@pytest.mark.faults
+@pytest.mark.endurance
 def test_killed_again_and_again(
     database: URL, engine: Engine, connection: Connection, github: GitHub
 ) -> None:

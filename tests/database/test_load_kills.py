@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.faults
 
+# Over several it has more to keep together.
+CONNECTIONS = [pytest.param("1", marks=pytest.mark.endurance), "2"]
 ROOT = Path(citus_analytics.__file__).parents[1]
 EVENTS = 30_000
 EXPECTED = (EVENTS, EVENTS, sum(1_000_000 + number for number in range(EVENTS)), 7)
@@ -91,7 +93,7 @@ def wait_for_rows(engine: Engine, seconds: float) -> None:
     time.sleep(seconds)
 
 
-@pytest.mark.parametrize("connections", ["1", "2"])
+@pytest.mark.parametrize("connections", CONNECTIONS)
 def test_a_client_that_is_killed_again_and_again(
     database: URL, engine: Engine, file: Path, connections: str
 ) -> None:
@@ -108,7 +110,7 @@ def test_a_client_that_is_killed_again_and_again(
         assert_adds_up(connection)
 
 
-@pytest.mark.parametrize("connections", ["1", "2"])
+@pytest.mark.parametrize("connections", CONNECTIONS)
 def test_an_interrupted_client_says_where_it_stands(
     database: URL, engine: Engine, file: Path, connections: str
 ) -> None:
@@ -192,7 +194,7 @@ def test_no_reject_is_lost(
         assert written() == ["1.json", "2.json"]
 
 
-@pytest.mark.parametrize("connections", ["1", "2"])
+@pytest.mark.parametrize("connections", CONNECTIONS)
 def test_rejects_that_cannot_be_written(
     database: URL, engine: Engine, tmp_path: Path, connections: str
 ) -> None:
@@ -204,7 +206,7 @@ def test_rejects_that_cannot_be_written(
     assert found(engine) == (0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("connections", ["1", "2"])
+@pytest.mark.parametrize("connections", CONNECTIONS)
 def test_connections_that_are_cut(
     database: URL, engine: Engine, file: Path, connections: str
 ) -> None:
@@ -224,7 +226,7 @@ def test_connections_that_are_cut(
     assert found(engine) == EXPECTED
 
 
-@pytest.mark.parametrize("connections", ["1", "2"])
+@pytest.mark.parametrize("connections", CONNECTIONS)
 def test_a_killed_server(place: Path, file: Path, connections: str) -> None:
     """SIGKILL of the whole server, again and again; durable, so fsync is on."""
     with EmbeddedServer(place / "server") as server:

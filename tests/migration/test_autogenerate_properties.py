@@ -43,7 +43,7 @@ def histories(draw: st.DrawFn) -> tuple[Tables, Tables]:
 
 
 @settings(
-    max_examples=7,
+    max_examples=5,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

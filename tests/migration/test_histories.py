@@ -144,7 +144,7 @@ def shop(server: DatabaseServer) -> Iterator[URL]:
 
 
 @settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

@@ -272,6 +272,7 @@ BY_HAND: dict[str, tuple[tuple[str, ...], Names, str]] = {
 MENDED = [each for each in BY_HAND if each != "unlogged"]
 
 
+@ON_POSTGRESQL_ONLY
 @pytest.mark.parametrize("what", BY_HAND)
 def test_a_check_names_it(what: str, application: Application) -> None:
     statements, _, message = BY_HAND[what]
