@@ -25,7 +25,6 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -267,7 +266,10 @@ def test_the_command(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out.startswith("router: one node has all the shards")
     assert main(["explain", statement, "--json", "--database-url", url]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "router"
-    assert main(["explain", "SELECT nonesuch", "--database-url", url]) == 1
+    assert main(["explain", "SELECT nonesuch", "--database-url", url]) == 2
+    said = capsys.readouterr().err
+    assert 'column "nonesuch" does not exist' in said
+    assert "EXPLAIN" not in said
 
 
 @ON_CITUS_ONLY
@@ -327,7 +329,7 @@ def test_the_session_s_own_filters_and_objects(server: DatabaseServer, engine: E
         assert not session.new
     with engine.connect() as connection:
         translated = connection.execution_options(schema_translate_map={None: "nonesuch"})
-        with pytest.raises(ProgrammingError, match="nonesuch"):
+        with pytest.raises(ArgumentError, match="nonesuch"):
             explain_shape(translated, select(Order))
 
 
@@ -358,7 +360,7 @@ def test_nothing_is_executed(engine: Engine) -> None:
             explain_shape(connection, f"WITH changed AS ({change} RETURNING *) TABLE changed")
             for both in (f"SELECT 1; COMMIT; {change}; COMMIT", f"{change}; {change}"):
                 for statement in (both, text(both)):
-                    with pytest.raises(ProgrammingError, match="multiple commands"):
+                    with pytest.raises(ArgumentError, match="multiple commands"):
                         explain_shape(connection, statement)
     with engine.connect() as connection:
         assert connection.scalar(select(Order.amount)) == 1
@@ -367,9 +369,29 @@ def test_nothing_is_executed(engine: Engine) -> None:
 @ON_EVERY_SERVER
 def test_errors_leave_the_transaction_usable(engine: Engine) -> None:
     with engine.connect() as connection:
-        with pytest.raises(ProgrammingError, match="nonesuch"):
-            explain_shape(connection, "SELECT * FROM nonesuch")
-        assert connection.scalar(select(1)) == 1
+        for statement, said in (
+            ("SELECT * FROM nonesuch", 'relation "nonesuch" does not exist'),
+            ("SELECT nothing FROM orders", 'column "nothing" does not exist'),
+            ("nonsense", 'syntax error at or near "nonsense"'),
+            ("DROP TABLE orders", 'syntax error at or near "DROP"'),
+            ("", "syntax error at end of input"),
+            ("SELECT 1; SELECT 2", "multiple commands"),
+            (text("SELECT 'x'::integer"), "invalid input syntax for type integer"),
+            (
+                select(Order.id).where(text("nowhere.id = 1")),
+                'FROM-clause entry for table "nowhere',
+            ),
+        ):
+            with pytest.raises(ArgumentError, match="cannot be explained") as failed:
+                explain_shape(connection, statement)
+            words = str(failed.value)
+            assert said in words
+            # In words about the statement that was given, and no other.
+            assert "EXPLAIN" not in words
+            assert "/*" not in words
+            if isinstance(statement, str):
+                assert words.endswith(f"It is: {statement}")
+            assert connection.scalar(select(1)) == 1
         with pytest.raises(ArgumentError, match="a statement of SQLAlchemy's"):
             explain_shape(connection, 5)  # type: ignore[arg-type]
         with pytest.raises(ArgumentError, match="not through Engine"):
