@@ -3,10 +3,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-faults test-endurance lint types bench clean
+.PHONY: demo dashboard test test-faults test-endurance lint types bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/citus-analytics demo
+
+# PORT, RATE (of events a second) and DATABASE_URL are its settings.
+dashboard: $(INSTALLED)
+	$(BIN)/python -m examples.dashboard
 
 # More processes than cores: the tests wait for their servers more than they compute.
 PYTEST := $(BIN)/python -m pytest --numprocesses=3 --dist=worksteal

@@ -10,7 +10,14 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeAlias
 
-from benchmarks import fresh_answers, linting, loading, query_overhead, rollup_cost
+from benchmarks import (
+    dashboard,
+    fresh_answers,
+    linting,
+    loading,
+    query_overhead,
+    rollup_cost,
+)
 from benchmarks.harness import as_table, embedded_database, migrated, say
 from citus_analytics.errors import CitusAnalyticsError
 from citus_analytics.migrations import database_url
@@ -32,6 +39,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "bulk_loading": loading.bulk_loading,
     "rollup_cost": rollup_cost.measure,
     "linting": linting.measure,
+    "dashboard": dashboard.measure,
 }
 
 

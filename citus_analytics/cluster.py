@@ -169,6 +169,10 @@ def explain_shape(
                 **({} if isinstance(statement, str | type) else {"clause": statement}),
             }
         )
+    if not isinstance(
+        connection.connection.driver_connection, psycopg.Connection | psycopg.AsyncConnection
+    ):
+        raise ArgumentError("statements are explained through psycopg 3.")
     if isinstance(statement, str):
         if parameters:
             raise ArgumentError("SQL as a string has no parameters: use sqlalchemy.text(...).")
@@ -183,9 +187,14 @@ def explain_shape(
             )
         sql = _as_sent(session, connection, statement, parameters)
     citus = citus_version(connection) is not None
-    driver: Any = connection.connection.dbapi_connection
+    driver: Any = connection.connection.driver_connection
     # Whatever the server says of the statement, the caller's transaction goes on.
-    savepoint = None if driver is None or driver.autocommit else connection.begin_nested()
+    savepoint = None if driver.autocommit else connection.begin_nested()
+    # Cursors that bind values on the client would send all statements of a string.
+    factory = driver.cursor_factory
+    driver.cursor_factory = (
+        psycopg.Cursor if isinstance(driver, psycopg.Connection) else psycopg.AsyncCursor
+    )
     try:
         plan = connection.exec_driver_sql(_EXPLAIN + sql.replace("%", "%%"), (1,)).scalar_one()
     except DBAPIError as error:
@@ -209,6 +218,7 @@ def explain_shape(
             ) from error
         return Shape(kind="refused", reason=f"Citus says: {reason}")
     finally:
+        driver.cursor_factory = factory
         if savepoint is not None:
             savepoint.rollback()
     if isinstance(plan, str | bytes):
@@ -260,12 +270,10 @@ def _as_sent(
                 bind_arguments={"bind": connection},
             )
     except _Sent as sent:
-        driver = connection.connection.driver_connection
+        driver: Any = connection.connection.driver_connection
         if isinstance(driver, psycopg.AsyncConnection):
             return psycopg.AsyncClientCursor(driver).mogrify(sent.sql, sent.parameters)
-        if isinstance(driver, psycopg.Connection):
-            return psycopg.ClientCursor(driver).mogrify(sent.sql, sent.parameters)
-        raise ArgumentError("statements are explained through psycopg 3.") from None
+        return psycopg.ClientCursor(driver).mogrify(sent.sql, sent.parameters)
     finally:
         event.remove(connection, "before_cursor_execute", stop)
     raise ArgumentError("the session did not send the statement: a hook of it has answered.")
@@ -579,8 +587,9 @@ def consistent_snapshot(
             opened a connection that read something at another moment. An error that leaves the
             block is raised as it is.
     """
-    if timeout <= timedelta():
-        raise ArgumentError(f"timeout must be positive, got {timeout!r}.")
+    given: Any = timeout
+    if not isinstance(given, timedelta) or given <= timedelta():
+        raise ArgumentError(f"timeout must be a positive timedelta, got {timeout!r}.")
     if isinstance(engine, Engine):
         return _snapshot(engine, timeout, writers)
     if not hasattr(engine, "sync_engine"):
@@ -642,7 +651,8 @@ def _take(connection: Connection, timeout: timedelta, writers: Sequence[Engine])
         connection.exec_driver_sql(statement)
     connection.rollback()
 
-    milliseconds = max(1, round(timeout.total_seconds() * 1000))
+    # PostgreSQL's timeouts are integers of 32 bits.
+    milliseconds = min(max(1, round(timeout.total_seconds() * 1000)), 2**31 - 1)
     for statement in (*one_connection, f"SET LOCAL statement_timeout = {milliseconds}"):
         connection.exec_driver_sql(statement)
     locked = set()

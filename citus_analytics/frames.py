@@ -14,7 +14,8 @@ type in SQL alone, so that an answer without rows has the columns of one with a 
 | `numeric` | `decimal256(76, 38)` |
 | `boolean`, `bytea`, `date` | `bool`, `binary`, `date32` |
 | `timestamp with time zone` | `timestamp[us, UTC]` |
-| `timestamp`, `time`, `interval` | `timestamp[us]`, `time64[us]`, `duration[us]` |
+| `timestamp`, `time` | `timestamp[us]`, `time64[us]` |
+| `interval` | `duration[us]`; a month is 30 days, a year 365, as psycopg reads them |
 | `json`, `jsonb` | `string`, the text of the value |
 | an array of one dimension | `list` of its elements |
 | `text` and everything else | `string` |
@@ -48,7 +49,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 import psycopg
 from psycopg.types.json import Json, Jsonb
-from sqlalchemy import Enum, Float, Integer, Numeric, Result, Row, TypeDecorator
+from sqlalchemy import ARRAY, Enum, Float, Integer, Numeric, Result, Row, TypeDecorator
 from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.exc import DataError
 from sqlalchemy.types import TypeEngine
@@ -270,8 +271,8 @@ def _columns(
             )
         keys = list(data.keys())
         described = list(cursor.description)
-        compiled = getattr(raw.context, "compiled", None)
-        exported = list(getattr(getattr(compiled, "statement", None), "exported_columns", ()))
+        statement = getattr(getattr(raw.context, "compiled", None), "statement", None)
+        exported = list(getattr(statement, "exported_columns", ()))
         kinds = [each.type for each in exported]
         if len(kinds) != len(described):
             kinds = [None] * len(described)
@@ -283,7 +284,10 @@ def _columns(
         if set(keys) <= set(by_name):
             # `Result.columns` may have chosen some of them.
             return [by_name[key] for key in keys], iter(data)
-        if len(keys) == len(found):
+        asked: Any = getattr(statement, "column_descriptions", ())
+        asked = asked or getattr(statement, "returning_column_descriptions", ())
+        whole = all(isinstance(each["type"], TypeEngine) for each in asked)
+        if whole and len(keys) == len(found):
             # A mapped attribute may have another name than its column.
             return [_Column(k, c.sql, c.type) for k, c in zip(keys, found, strict=True)], iter(data)
         raise ArgumentError(
@@ -362,13 +366,6 @@ def _conversion(
     column: _Column, numeric: Numbers, arrow: Any
 ) -> tuple[pa.DataType, Callable[[Any], Any]]:
     """Return the type in Arrow of a column, and what makes its values ones that Arrow takes."""
-    if column.sql.endswith("[]"):
-        inner, each_of = _conversion(_Column(column.name, column.sql[:-2]), numeric, arrow)
-
-        def elements(values: Any) -> list[Any]:
-            return [None if value is None else each_of(value) for value in values]
-
-        return arrow.list_(inner), elements
     kind = column.type
     # What the application sees is made what the database has again.
     stored: Any = None
@@ -398,8 +395,14 @@ def _conversion(
         "json": (arrow.string(), _json),
         "jsonb": (arrow.string(), _json),
     }
-    arrow_type, convert = made.get(known.name if known else "", (arrow.string(), str))
-    if known is not None and known.name == "numeric":
+    arrow_type, convert = made.get(known.name if known else "", (arrow.string(), _text))
+    # An array of a type that psycopg does not know has a number for a name.
+    if column.sql.endswith("[]") or isinstance(kind, ARRAY):
+        item = kind.item_type if isinstance(kind, ARRAY) else None
+        of = _Column(column.name, column.sql.removesuffix("[]"), item)
+        inner, each_of = _conversion(of, numeric, arrow)
+        arrow_type, convert = arrow.list_(inner), _each(each_of)
+    elif known is not None and known.name == "numeric":
         digits, after = int(precision or 76), int(scale or 0) if precision else 38
         # A scale may be negative, or larger than the precision.
         digits, after = max(digits, after) - min(after, 0), max(after, 0)
@@ -423,6 +426,16 @@ def _conversion(
 
 def _same(value: Any) -> Any:
     return value
+
+
+def _each(convert: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
+    return lambda values: [None if value is None else convert(value) for value in values]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        raise ValueError(f"{value!r} is an array")  # noqa: TRY004 - like what else does not fit
+    return str(value)
 
 
 def _json(value: Any) -> str:

@@ -25,6 +25,7 @@ from citus_analytics.rollups.declare import _BY_VALUES, _kind, _names_read, roll
 from citus_analytics.sql import literal, qualify, quote
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from sqlalchemy import URL, MetaData
@@ -56,7 +57,8 @@ def dashboard(metadata: MetaData, *, title: str = "Rollups", uid: str = _UID) ->
         uid: The data source, as `data_source` names it.
 
     Raises:
-        ArgumentError: The metadata declares no rollups.
+        ArgumentError: The metadata declares no rollups, or two of their dimensions differ in
+            nothing that Grafana allows in the name of a variable.
     """
     rollups = rollups_of(metadata)
     if not rollups:
@@ -66,7 +68,14 @@ def dashboard(metadata: MetaData, *, title: str = "Rollups", uid: str = _UID) ->
     panels: list[dict[str, Any]] = []
     number = top = 0
     for rollup in rollups:
-        variables |= _variables(rollup, source)
+        for variable in _variables(rollup, source):
+            if variable["name"] in variables:
+                other = variables[variable["name"]]
+                raise ArgumentError(
+                    f"{other['label']!r} and {variable['label']!r} would both be Grafana's "
+                    f"variable {variable['name']}: give a dimension another label."
+                )
+            variables[variable["name"]] = variable
         for level in rollup.targets:
             # Only the first row is open: panels of the others ask nothing until somebody looks.
             opened = not panels
@@ -257,7 +266,8 @@ GROUP BY 1, 2
 ORDER BY 1, 2"""
         found.append((name, "timeseries", query))
 
-    if rollup.ranked is not None or level is None:
+    # Texts alone, the smallest and the largest, are nothing to sort by.
+    if reads and (rollup.ranked is not None or level is None):
         ranked = rollup.ranked or next(iter(reads))
         listed = [f"{shown} AS {quote(name)}" for name, shown in dimensions.items()]
         if level is not None and reads[ranked] is not None:
@@ -284,8 +294,8 @@ def _variable(rollup: Rollup, dimension: str) -> str:
     return re.sub(r"\W", "_", f"{rollup.name}_{dimension}", flags=re.ASCII)
 
 
-def _variables(rollup: Rollup, source: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """Return a variable for each dimension of a rollup, whose values are those of the range."""
+def _variables(rollup: Rollup, source: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield a variable for each dimension of a rollup, whose values are those of the range."""
     # Those of the buckets of the coarsest table that hold a moment of the range, which are few. So
     # some may be of a time around it; none is missing, however short the range is.
     level = [*rollup.targets][-1]
@@ -299,14 +309,13 @@ def _variables(rollup: Rollup, source: dict[str, str]) -> dict[str, dict[str, An
             else f"date_trunc({literal(str(level.unit))}, {since}, {literal(str(level.zone))})"
         )
         where = f" WHERE {bucket} >= {first} AND {bucket} <= $__timeTo()::timestamptz"
-    found = {}
     for dimension in rollup.dimensions:
         sql = (
             f"SELECT DISTINCT coalesce(v.{quote(dimension)}::text, '{_NONE}') AS value "
             f"FROM {qualify(view.name, view.schema)} AS v{where} ORDER BY 1 LIMIT 1000"
         )
         name = _variable(rollup, dimension)
-        found[name] = {
+        yield {
             "name": name,
             "label": f"{rollup.name}: {dimension}",
             "type": "query",
@@ -323,4 +332,3 @@ def _variables(rollup: Rollup, source: dict[str, str]) -> dict[str, dict[str, An
             "hide": 0,
             "skipUrlSync": False,
         }
-    return found

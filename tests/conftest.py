@@ -19,7 +19,7 @@ from tests.github_api import GitHub, playing
 from tests.servers import citus_binaries, running
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Mapping
 
     from sqlalchemy import URL, Connection, Engine
 
@@ -160,8 +160,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests that need Citus, before `-m` looks at the marks."""
+    """Mark the tests that need Citus, or a browser, before `-m` looks at the marks."""
     config.stash[REPORT].mark(items)
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -183,6 +186,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
         terminal = session.config.pluginmanager.get_plugin("terminalreporter")
         if output is None and terminal is not None:
             terminal.ensure_newline()
+            terminal.write_line(_seen_in_a_browser(terminal.stats))
             terminal.write_line(report.summary())
 
 
@@ -197,6 +201,24 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> None:
     """Note the Citus tests that came as far as their own code."""
     config.stash[REPORT].note(report)
+
+
+def _seen_in_a_browser(stats: Mapping[str, list[Any]]) -> str:
+    """Return the line that says what was tested in a real browser: without one nothing is."""
+    found = {"passed": set[str](), "failed": set[str](), "error": set[str](), "skipped": set[str]()}
+    for outcome, tests in found.items():
+        reports = [each for each in stats.get(outcome, ()) if hasattr(each, "keywords")]
+        tests |= {each.nodeid for each in reports if "browser" in each.keywords}
+    skipped = len(found.pop("skipped"))
+    if skipped:
+        return (
+            f"Browser: {skipped} test{' was' if skipped == 1 else 's were'} SKIPPED, because this "
+            "machine has no Chromium. Nothing that people see has been tested by this run."
+        )
+    ran = len(set[str]().union(*found.values()))
+    if ran == 0:
+        return "Browser: no test in a browser was selected."
+    return f"Browser: {ran} test{'' if ran == 1 else 's'} ran in the Chromium of this machine."
 
 
 def _work_in_memory() -> None:

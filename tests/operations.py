@@ -41,7 +41,7 @@ CLICKS = 'Clicks: 100% "it\'s"'
 TENANT = "Tenant:Id"
 
 SCHEMAS = f"""
-CREATE SCHEMA "{SHOP}"; CREATE SCHEMA other;
+CREATE SCHEMA "{SHOP}"; CREATE SCHEMA other; CREATE SCHEMA nothing;
 CREATE TABLE "{SHOP}"."Clicks: 100% ""it's""\" ("{TENANT}" bigint PRIMARY KEY, n int);
 INSERT INTO "{SHOP}"."Clicks: 100% ""it's""\" SELECT i, i FROM generate_series(1, 99) AS i;
 CREATE TABLE "{SHOP}"."Beside" ("{TENANT}" bigint PRIMARY KEY, n int);
@@ -51,7 +51,7 @@ CREATE TABLE "{SHOP}"."By day_p2019" PARTITION OF "{SHOP}"."By day"
   FOR VALUES FROM ('2019-01-01 00:00+00') TO ('2020-01-01 00:00+00');
 CREATE FUNCTION "{SHOP}"."Add: 1%"("it's" bigint) RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint';
 """
-DROP_SCHEMAS = f'DROP SCHEMA "{SHOP}" CASCADE; DROP SCHEMA other CASCADE;'
+DROP_SCHEMAS = f'DROP SCHEMA "{SHOP}" CASCADE; DROP SCHEMA other CASCADE; DROP SCHEMA nothing;'
 FUNCTION = f'"{SHOP}"."Add: 1%"(bigint)'
 DAY = timedelta(days=1)
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
@@ -129,6 +129,9 @@ CASES = {
     "alter_table_set_access_method": Case(
         AlterTableSetAccessMethodOp("Beside", "columnar", was="heap", schema="other"), (_other,)
     ),
+    "alter_table_set_access_method, partition": Case(
+        AlterTableSetAccessMethodOp("By day_p2019", "columnar", was="heap", schema=SHOP)
+    ),
     "update_distributed_table_colocation": Case(
         UpdateDistributedTableColocationOp(
             CLICKS, "Beside", colocate_schema="other", was="none", schema=SHOP
@@ -146,6 +149,9 @@ CASES = {
     "undistribute_function": Case(_function.reverse(), (_other, _function)),
     "distribute_schema": Case(DistributeSchemaOp("other")),
     "undistribute_schema": Case(UndistributeSchemaOp("other"), (DistributeSchemaOp("other"),)),
+    "undistribute_schema, empty": Case(
+        UndistributeSchemaOp("nothing"), (DistributeSchemaOp("nothing"),)
+    ),
 }
 IRREVERSIBLE = {
     "isolate_tenant_to_new_shard",

@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache, lru_cache
 from itertools import accumulate
@@ -278,7 +278,7 @@ def top_repository_creators(
         since=since,
         until=until,
         limit=limit,
-        after=_place(after),
+        after=_place(RepositoryCreator, after),
         freshness=freshness,
     )
     return [RepositoryCreator(login, repositories) for login, repositories in answer]
@@ -326,7 +326,7 @@ def most_active_users(
     order of the minute, then of the user's id, unknown ones last.
     A window is about when minutes start.
     """
-    place = _place(after, bucket="minute")
+    place = _place(UserActivity, after, bucket="minute")
     if freshness == "rolled_up" and GITHUB_ROLLUP_1MIN in _activity().rollups:
         statement = most_active_users_statement(since=since, until=until, limit=limit)
         if place is not None:
@@ -826,7 +826,7 @@ class _Asked:
             since=since,
             until=until,
             limit=limit,
-            after=_place(after),
+            after=_place(Contributor if self._asked[2] == "user_id" else TrendingRepository, after),
             freshness=freshness,
             parameters=self._equal,
         )
@@ -839,14 +839,14 @@ class _Asked:
         return statement.where(*_equal(**self._equal)).limit(_limit(limit))
 
 
-def _place(after: Any, **named: str) -> dict[str, Any] | None:
+def _place(of: type[Any], after: Any, **named: str) -> dict[str, Any] | None:
     """Return the row of an answer that a result stands for, given other names of its columns."""
     if after is None:
         return None
-    if not is_dataclass(after) or isinstance(after, type):
-        raise ArgumentError(f"after must be a result of an earlier answer; found {after!r}")
+    if not isinstance(after, of):
+        raise ArgumentError(f"after must be a {of.__name__} of an earlier answer; found {after!r}")
     found = asdict(after)
-    return found | {column: found.get(name) for column, name in named.items()}
+    return found | {column: found[name] for column, name in named.items()}
 
 
 def _equal(**equal: int | str | None) -> list[ColumnElement[bool]]:

@@ -414,11 +414,14 @@ rewritten := ARRAY(
   SELECT t.oid::oid FROM t
   UNION SELECT p.relid::oid FROM t CROSS JOIN LATERAL pg_partition_tree(t.oid::regclass) AS p);
 -- On all nodes: Citus itself keeps out the writers of this node alone, copies the rows, and drops
--- what has been written through other nodes meanwhile.
+-- what has been written through other nodes meanwhile. With a table its partitions are locked.
 FOR statement IN
   SELECT format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', string_agg(c.oid::regclass::text, ', '
     ORDER BY c.oid)) FROM pg_catalog.pg_class AS c
-  WHERE c.oid = ANY (rewritten) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+  WHERE c.oid = ANY (rewritten) AND c.relkind IN ('r', 'p') AND NOT EXISTS (
+    SELECT FROM pg_catalog.pg_inherits AS i
+    WHERE i.inhrelid = c.oid AND i.inhparent = ANY (rewritten))
+  HAVING count(*) > 0
 LOOP
   EXECUTE statement;
 END LOOP;

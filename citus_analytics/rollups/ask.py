@@ -26,9 +26,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from psycopg.errors import InsufficientPrivilege, UndefinedColumn, UndefinedTable
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     Boolean,
     Column,
     ColumnElement,
+    Connection,
     DateTime,
     Double,
     Float,
@@ -53,7 +55,7 @@ from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import CompileError, ProgrammingError
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.sql import operators, visitors
-from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Grouping
+from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Grouping, TextClause
 
 from citus_analytics.errors import ArgumentError, RollupError
 from citus_analytics.rollups.declare import (
@@ -91,6 +93,7 @@ from citus_analytics.schema import column_name, table_of
 from citus_analytics.sql import (
     DIALECT,
     Executor,
+    executor_of,
     flushed_connection,
     literal,
     qualify,
@@ -104,7 +107,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Self
 
-    from sqlalchemy import Connection, Select, Table, TextualSelect
+    from sqlalchemy import Select, Table, TextualSelect
     from sqlalchemy.types import TypeEngine
 
     from citus_analytics.rollups.declare import ExpressionLike
@@ -334,11 +337,15 @@ def commit_token(session: Executor) -> str:
 
     Args:
         session: The session or connection that writes, before it commits.
+
+    Raises:
+        ArgumentError: It is neither a session nor a connection.
     """
-    if isinstance(session, Session | scoped_session):
-        session.flush()
-        return transaction_token(session.connection())
-    return transaction_token(session)
+    session = executor_of(session)
+    if isinstance(session, Connection):
+        return transaction_token(session)
+    session.flush()
+    return transaction_token(session.connection())
 
 
 def ask(
@@ -382,8 +389,10 @@ def ask(
 class Question:
     """What is asked of a source, again and again: plans and statements are made once.
 
-    VIEWS = Question(PageView, measures={"views": count()}, by=[PageView.path], every="1 hour")
-    VIEWS.ask(session, since=monday)
+        VIEWS = Question(PageView, measures={"views": count()}, by=[PageView.path], every="1 hour")
+        VIEWS.ask(session, since=monday)
+
+    Threads may share it.
     """
 
     def __init__(
@@ -458,6 +467,20 @@ class Question:
                 f"{', '.join(self.needs.types)}."
             )
         self.ranked = ranked
+        elements = [where, *self.by.values(), *(value for _, value in self.measures.values())]
+        self._parameters = {
+            node.key
+            for element in elements
+            if element is not None
+            for node in visitors.iterate(element)
+            if isinstance(node, BindParameter) and node.required
+        }
+        own = next((name for name in self._parameters if name.startswith("_")), None)
+        if own is not None:
+            raise ArgumentError(
+                f"the parameter {own!r} starts with an underscore, as those of the statement do: "
+                "give it another name."
+            )
         self._prepared: dict[tuple[str, str | None, int], _Prepared] = {}
 
     @property
@@ -496,7 +519,7 @@ class Question:
                 something is pending.
             at_least: A `commit_token`, or the `token` of what a load returns: what its transaction
                 has written has to be in the answer.
-            parameters: Values of the bound parameters of `where`, by name.
+            parameters: Values of those bound parameters of `where` that have none, by name.
 
         Raises:
             ArgumentError: A bound is not an aware datetime, or the window is empty; or another
@@ -545,7 +568,7 @@ class Question:
             freshness: As of now, as of the last run, or from raw rows alone.
             max_staleness: With `"rolled_up"`: how long ago the last run may be.
             at_least: A `commit_token`.
-            parameters: Values of the bound parameters of `where`, by name.
+            parameters: Values of those bound parameters of `where` that have none, by name.
             batch: How many rows are fetched at a time.
 
         Raises:
@@ -583,6 +606,14 @@ class Question:
             raise ArgumentError(f"limit must be a positive integer; found {limit!r}")
         place = self._place(after)
         values = dict(parameters or {})
+        if values.keys() != self._parameters:
+            wanted, given = (", ".join(sorted(n)) or "none" for n in (self._parameters, values))
+            raise ArgumentError(
+                f"parameters are the values of those bindparam() of the question that have none: "
+                f"{wanted}; found {given}"
+            )
+        if max_staleness is not None and not isinstance(max_staleness, timedelta):
+            raise ArgumentError(f"max_staleness must be a timedelta; found {max_staleness!r}")
         entity = self._entity if isinstance(self._entity, type) else None
         connection = flushed_connection(session, self.source, entity)
         if at_least is not None:
@@ -802,6 +833,12 @@ class Question:
             raise ArgumentError(
                 f"after must be a row of an earlier answer, with {', '.join(names)}; found "
                 f"{after!r}"
+            )
+        bucket = row[_BUCKET] if self.every is not None else None
+        if isinstance(bucket, datetime) and bucket.utcoffset() is None:
+            raise ArgumentError(
+                f"the bucket of after must be an aware datetime; found {bucket!r}, which has no "
+                "time zone"
             )
         return {name: row[name] for name in names}
 
@@ -1181,8 +1218,11 @@ class _Prepared:
         if _is_label(element):
             bare = cast("Any", element).element
         new: ColumnElement[Any] = visitors.replacement_traverse(bare, {}, cast("Any", place))
-        if any(isinstance(node, Column) for node in visitors.iterate(new)):
-            return None
+        for node in visitors.iterate(new):
+            # What a text names is not known, nor how many values a list will have.
+            listed = isinstance(node, BindParameter) and node.required and node.expanding
+            if listed or isinstance(node, Column | TextClause):
+                return None
         return self._text(new)
 
     def _uses(self, element: ColumnElement[Any], long: set[str | None]) -> bool:
@@ -1225,7 +1265,9 @@ class _Prepared:
         parts: dict[int, _Part] = {}
         everything = window == (None, None) and self.question.undated
         key = (known, everything, long)
-        if self._usable is None or self._usable[0] != key:
+        # Other threads ask the same question, of other databases too: what they find is their own.
+        remembered = self._usable
+        if remembered is None or remembered[0] != key:
             found = [
                 (candidate, since)
                 for candidate in self.candidates
@@ -1234,8 +1276,9 @@ class _Prepared:
                 and (since := known.complete_since(candidate)) != _NEVER
                 and (candidate.level is not None or (everything and since is None))
             ]
-            self._usable = (key, sorted(found, key=lambda each: each[0].cost(known)))
-        usable = self._usable[1]
+            remembered = (key, sorted(found, key=lambda each: each[0].cost(known)))
+            self._usable = remembered
+        usable = remembered[1]
         if limited:
             best = [
                 (candidate, complete)
@@ -1866,7 +1909,8 @@ def _is_autocommit(connection: Connection) -> bool:
 
 def _require_visible(connection: Connection, token: str) -> None:
     # A load over several connections has several transactions.
-    if not re.fullmatch(r"\d{1,20}(,\d{1,20})*", str(token)):
+    known = re.fullmatch(r"\d{1,20}(,\d{1,20})*", str(token))
+    if known is None or any(int(each) >= 2**64 for each in token.split(",")):
         raise ArgumentError(
             f"at_least must be what commit_token() or a load has returned, got {token!r}."
         )

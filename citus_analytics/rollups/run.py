@@ -8,6 +8,7 @@ time; the functions that end in `_window` are one of them.
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,6 +20,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from citus_analytics.errors import ArgumentError, RollupError
+from citus_analytics.rollups.sql import CHANNEL as CHANNEL
 from citus_analytics.sql import Executor, flushed_connection, literal, qualify, schema_of
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ def hold_runs(session: Executor, rollup: Rollup) -> Iterator[None]:
     Args:
         session: A session or connection to the coordinator; a session is flushed.
         rollup: A rollup of the source.
+
+    Raises:
+        RollupError: The body has ended the transaction, and with it the hold.
     """
     connection = flushed_connection(session, rollup.source)
     with _runs_held(connection, rollup.source, read_only=True):
@@ -80,8 +85,14 @@ def _runs_held(
             # What is written would be lost with the savepoint.
             connection.exec_driver_sql("SET LOCAL transaction_read_only = on")
         yield
+        if not savepoint.is_active:
+            raise RollupError(
+                "the transaction has been ended while runs were held: what was read after that may "
+                "be half of what a run has committed. Commit after the body."
+            )
     finally:
-        savepoint.rollback()
+        if savepoint.is_active:
+            savepoint.rollback()
 
 
 def _transaction(engine: Engine) -> AbstractContextManager[Connection]:
@@ -147,6 +158,48 @@ def run_rollup(session: Executor, rollup: Rollup, *, wait: bool = True) -> Rollu
     return None if row.changes is None else RollupRun(changes=row.changes)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunNotice:
+    """What a run that has moved something publishes, by NOTIFY, when its transaction commits.
+
+    It goes to the channel `CHANNEL` of the database, so that an application can show what has
+    changed without asking again and again. Listen with the driver, sync or async, on a connection
+    that is in autocommit mode:
+
+        connection.execute(f"LISTEN {CHANNEL}")
+        for notify in connection.notifies():
+            notice = RunNotice.read(notify.payload)
+
+    Nobody hears what was published while nobody listened: look once after LISTEN.
+
+    Attributes:
+        schema: The schema of the source.
+        source: The table whose changes were added up.
+        changes: How many there were.
+        started: When the run started: all rollups of the source are as of then.
+    """
+
+    schema: str
+    source: str
+    changes: int
+    started: datetime
+
+    @classmethod
+    def read(cls, payload: str) -> RunNotice:
+        """Return what the payload of a notification says.
+
+        Raises:
+            ArgumentError: It is no notice of a run; anybody may notify a channel.
+        """
+        try:
+            said = json.loads(payload)
+            schema, source = str(said["schema"]), str(said["source"])
+            changes, started = int(said["changes"]), datetime.fromisoformat(said["started"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ArgumentError(f"{payload!r} is not the notice of a run.") from error
+        return cls(schema=schema, source=source, changes=changes, started=started)
+
+
 @overload
 def run_batch(
     session: Executor, rollup: Rollup, page: int = 0, *, wait: Literal[True] = True
@@ -174,8 +227,11 @@ def run_batch(
         What was done, or None if `wait` is false and another run is under way.
 
     Raises:
+        ArgumentError: The page is none.
         RollupError: The database has no such rollup, or it cannot be run in batches.
     """
+    if type(page) is not int or page < 0:
+        raise ArgumentError(f"page must be 0, or the next_page of a batch; found {page!r}")
     row = _call(session, rollup, "run_batch", ":page, :wait", page=page, wait=wait)
     if row.changes is None:
         return None

@@ -919,6 +919,9 @@ def _lock_key(source: str) -> str:
     return f"(hashtext('citus_analytics.rollups'), {source}::oid::integer)"
 
 
+CHANNEL: Final = "citus_analytics"
+"""Where a run publishes what it has moved, for LISTEN."""
+
 # Pages of the log that one batch takes, of all shards together.
 _BATCH: Final = 1000
 
@@ -1050,6 +1053,16 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
   END IF;{_note_partitions(spec)}
 """
     wheres = f" AS l WHERE {' AND '.join(pages)}" if pages else ""
+    # Committed notifications wait for the slowest listener of the server: a run must not fail where
+    # one keeps the queue full. And what has notified cannot be prepared: that turns it off.
+    publish = f"""
+  IF changes > 0 AND pg_notification_queue_usage() < 0.5
+      AND current_setting('citus_analytics.notify', true) IS DISTINCT FROM 'off' THEN
+    PERFORM pg_notify({literal(CHANNEL)}, json_build_object('schema', n.nspname,
+      'source', c.relname, 'changes', changes, 'started', started)::text)
+    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = {_regclass(spec.source)};
+  END IF;"""
     absorb = f"""\
 {before}{late}  DELETE FROM {log}{wheres};
   GET DIAGNOSTICS changes = ROW_COUNT;
@@ -1065,7 +1078,8 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
   IF changes > 0 THEN{"".join(outboxes) or " NULL;"}
   END IF;
   UPDATE {state} AS s SET last_run = started, duration = clock_timestamp() - started,
-    absorbed = changes, late = s.late + too_late, failed_at = NULL, error = NULL;{states}"""
+    absorbed = changes, late = s.late + too_late, failed_at = NULL,
+    error = NULL;{states}{publish}"""
     settings = "SET jit = off"
     if reads_raw:
         settings += " SET row_security = off"

@@ -21,7 +21,8 @@ from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import BigInteger, bindparam, delete, text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from citus_analytics import (
@@ -263,7 +264,7 @@ async def keep_rollups(engine: AsyncEngine, seconds: float) -> None:
             async with AsyncSession(engine) as session, session.begin():
                 # All rollups of the orders move together.
                 await session.run_sync(run_rollup, SALES, wait=False)
-        except (DBAPIError, RollupError):
+        except (SQLAlchemyError, RollupError):
             LOGGER.exception("a run of the rollups has failed; the next is in %s s", seconds)
         await asyncio.sleep(seconds)
 
@@ -308,6 +309,7 @@ def create_app(address: str | None = None, *, run_every: float | None = 5.0) -> 
 
     @app.exception_handler(OperationalError)
     @app.exception_handler(InterfaceError)
+    @app.exception_handler(NoConnectionError)
     async def no_database(_: Request, error: Exception) -> JSONResponse:
         LOGGER.error("the database does not answer: %s", error)
         detail = "the database does not answer"

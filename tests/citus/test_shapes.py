@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import psycopg
 import pytest
 from sqlalchemy import (
     BigInteger,
@@ -354,8 +356,12 @@ def test_nothing_is_executed(engine: Engine) -> None:
     change = "UPDATE orders SET amount = 7"
     with engine.begin() as connection:
         connection.execute(insert(Order).values(tenant_id=1, id=1, product_id=1, amount=1))
-    for level in ("AUTOCOMMIT", "READ COMMITTED"):
-        with engine.connect().execution_options(isolation_level=level) as connection:
+    # One of them binds values on the client, and then sends several statements at once.
+    cursors: tuple[dict[str, Any], ...] = ({}, {"cursor_factory": psycopg.ClientCursor})
+    for level, cursor in product(("AUTOCOMMIT", "READ COMMITTED"), cursors):
+        with create_engine(
+            engine.url, connect_args=cursor, isolation_level=level, poolclass=NullPool
+        ).connect() as connection:
             explain_shape(connection, change)
             explain_shape(connection, f"WITH changed AS ({change} RETURNING *) TABLE changed")
             for both in (f"SELECT 1; COMMIT; {change}; COMMIT", f"{change}; {change}"):

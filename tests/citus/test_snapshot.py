@@ -401,7 +401,9 @@ def test_rights(engines: list[Engine]) -> None:
 
 @ON_POSTGRESQL_ONLY
 def test_arguments(engines: list[Engine]) -> None:
-    with pytest.raises(ArgumentError, match="timeout must be positive"):
+    with pytest.raises(ArgumentError, match="timeout must be a positive timedelta"):
         consistent_snapshot(engines[0], timeout=timedelta())
+    with pytest.raises(ArgumentError, match="a positive timedelta, got 3"):
+        consistent_snapshot(engines[0], timeout=3)  # type: ignore[call-overload]
     with pytest.raises(ArgumentError, match="got str"):
         consistent_snapshot("postgresql://")  # type: ignore[call-overload]

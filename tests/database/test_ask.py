@@ -21,7 +21,9 @@ from sqlalchemy import (
     NullPool,
     Table,
     Text,
+    bindparam,
     create_engine,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -496,6 +498,35 @@ def test_no_rollup_serves(filled: tuple[Connection, Table, Rollup]) -> None:
     assert renamed.plan.freshness == "fresh"
 
 
+def test_parameters_and_texts(filled: tuple[Connection, Table, Rollup]) -> None:
+    connection, table, _ = filled
+    measures = {"rows": count()}
+    everything = ask(connection, table, measures=measures, by=["kind"]).rows
+    assert [row.kind for row in everything] == ["a", "b"]
+    freshnesses: tuple[Freshness, ...] = ("fresh", "raw")
+    conditions: list[tuple[Any, dict[str, str | list[str]]]] = [
+        (table.c.kind == bindparam("kind"), {"kind": "a"}),
+        (table.c.kind.in_(bindparam("kinds", expanding=True)), {"kinds": ["a"]}),
+        (text("kind = 'a'"), {}),
+    ]
+    for where, parameters in conditions:
+        question = Question(table, measures=measures, by=["kind"], where=where)
+        for freshness in freshnesses:
+            found = question.ask(connection, freshness=freshness, parameters=parameters)
+            assert found.rows == tuple(row for row in everything if row.kind == "a")
+    question = Question(table, measures=measures, where=table.c.kind == bindparam("kind"))
+    wrongs: list[dict[str, str]] = [{}, {"kind": "a", "sort": "b"}]
+    for wrong in wrongs:
+        for freshness in freshnesses:
+            with pytest.raises(ArgumentError, match="that have none: kind; found"):
+                question.ask(connection, freshness=freshness, parameters=wrong)
+    given = Question(table, measures=measures, where=table.c.kind == bindparam("kind", "b"))
+    with pytest.raises(ArgumentError, match="that have none: none; found kind"):
+        given.ask(connection, parameters={"kind": "a"})
+    with pytest.raises(ArgumentError, match="'_limit' starts with an underscore"):
+        Question(table, measures=measures, where=table.c.n == bindparam("_limit"))
+
+
 def test_how_stale_it_may_be(filled: tuple[Connection, Table, Rollup]) -> None:
     connection, table, rollup = filled
     question = Question(table, measures={"rows": count()}, time="at")
@@ -520,8 +551,13 @@ def test_how_stale_it_may_be(filled: tuple[Connection, Table, Rollup]) -> None:
     assert (seen.rows[0].rows, seen.plan.freshness) == (len(SOME) + 1, "rolled_up")
     with pytest.raises(RollupError, match="is not visible here"):
         question.ask(connection, at_least=str(int(token) + 1_000_000))
-    with pytest.raises(ArgumentError, match="what commit_token"):
-        question.ask(connection, at_least="yesterday")
+    for token in ("yesterday", str(2**64)):
+        with pytest.raises(ArgumentError, match="what commit_token"):
+            question.ask(connection, at_least=token)
+    with pytest.raises(ArgumentError, match="max_staleness must be a timedelta; found 5"):
+        question.ask(connection, max_staleness=5)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="not through Engine"):
+        commit_token(connection.engine)  # type: ignore[arg-type]
 
 
 def test_what_has_been_expired(filled: tuple[Connection, Table, Rollup]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from argparse import Namespace
 from collections import defaultdict
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import product
@@ -16,10 +17,11 @@ from alembic import command
 from alembic.config import Config
 from httpx import ASGITransport, AsyncClient
 from sqlalchemy import NullPool, create_engine, insert, inspect, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from citus_analytics import commit_token, run_rollup
-from examples.service.app import create_app
+from examples.service.app import create_app, keep_rollups
 from examples.service.models import SALES, Order
 from tests.database.test_examples import ROOT, python
 from tests.servers import ON_POSTGRESQL_ONLY
@@ -35,6 +37,13 @@ if TYPE_CHECKING:
 ALEMBIC = ("alembic", "-c", "examples/service/alembic.ini")
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PRODUCTS = ("apples", "pears", "plums")
+ORDER = {
+    "order_id": 1,
+    "product": "apples",
+    "customer": "Ada",
+    "amount": Decimal(3),
+    "placed_at": NOON,
+}
 
 
 @pytest.fixture
@@ -239,6 +248,36 @@ def test_the_service_runs_its_rollups_and_says_how_far_they_are(address: str) ->
     with engine.connect() as connection:
         summed = connection.scalar(text("SELECT sum(orders) FROM sales_1_hour"))
     assert summed == 49
+
+
+def test_the_rollups_are_kept_when_there_was_no_connection(address: str) -> None:
+    async def work() -> None:
+        engine = create_async_engine(
+            address.replace("postgresql:", "postgresql+psycopg:"),
+            pool_size=1,
+            max_overflow=0,
+            pool_timeout=0.05,
+        )
+        async with engine.connect() as connection:
+            keeping = asyncio.create_task(keep_rollups(engine, 0.01))
+            await asyncio.sleep(0.3)
+            await connection.execute(insert(Order).values({"shop_id": 1, **ORDER}))
+            await connection.commit()
+        async with asyncio.timeout(20):
+            orders = None
+            while orders is None and not keeping.done():
+                await asyncio.sleep(0.02)
+                with suppress(PoolTimeoutError):
+                    async with engine.connect() as connection:
+                        summed = text("SELECT sum(orders) FROM sales_1_hour")
+                        orders = await connection.scalar(summed)
+        assert orders == 1
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+        await engine.dispose()
+
+    asyncio.run(work())
 
 
 def test_a_database_that_does_not_answer(tmp_path: Any) -> None:

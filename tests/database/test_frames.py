@@ -51,6 +51,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, REAL
 from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncResult, AsyncSession, create_async_engine
+from sqlalchemy.orm import Bundle
 
 from citus_analytics import (
     GithubEvent,
@@ -411,6 +412,60 @@ def test_a_mapped_class(session: Session) -> None:
     found = to_polars(hours)
     assert found.schema == {"hour": pl.Datetime("us", "UTC"), "commits": pl.Int64()}
     assert found.rows() == [(each.hour, each.commits) for each in hours]
+
+
+class Tags(TypeDecorator[set[str]]):
+    """A set, kept as an array."""
+
+    impl = ARRAY(Text)
+    cache_ok = True
+
+    def process_bind_param(self, value: set[str] | None, dialect: Dialect) -> list[str] | None:  # noqa: ARG002, D102
+        return None if value is None else sorted(value)
+
+    def process_result_value(self, value: list[str] | None, dialect: Dialect) -> set[str] | None:  # noqa: ARG002, D102
+        return None if value is None else set(value)
+
+
+def test_arrays_have_what_the_database_has(frames_connection: Connection) -> None:
+    colors = Enum(Color, name="frames_color")
+    table = Table(
+        "frames_arrays",
+        MetaData(),
+        Column("colors", ARRAY(colors)),
+        Column("cents", ARRAY(Cents())),
+        Column("tags", Tags()),
+    )
+    with frames_connection.begin_nested() as savepoint:
+        table.create(frames_connection)
+        row = {"colors": [Color.RED, None, Color.BLUE], "cents": [Decimal("1.25")], "tags": {"a"}}
+        frames_connection.execute(insert(table), row)
+        expected = {"colors": ["RED", None, "BLUE"], "cents": [125], "tags": ["a"]}
+        everything = {"n": count()}
+        by = [table.c.colors, table.c.cents, table.c.tags]
+        for data in (
+            frames_connection.execute(select(table)),
+            ask(frames_connection, table, measures=everything, by=by),
+        ):
+            frame = to_arrow(data).select(["colors", "cents", "tags"])
+            assert frame.to_pylist() == [expected]
+            assert [str(kind.value_type) for kind in frame.schema.types] == [
+                "string",
+                "int64",
+                "string",
+            ]
+        savepoint.rollback()
+    square = text("SELECT ARRAY[ARRAY['a', 'b']] AS square")
+    with pytest.raises(ArgumentError, match=r"'square', text\[\] in SQL.*is an array"):
+        to_arrow(frames_connection.execute(square))
+
+
+def test_objects_of_one_column_are_none(session: Session) -> None:
+    session.add(GithubEvent(event_id=1, user_id=7))
+    of_event: Any = Bundle("of_event", GithubEvent.event_type)
+    bundled = select(of_event, GithubEvent.repo_id)
+    with pytest.raises(ArgumentError, match=r"objects instead of columns \(of_event, repo_id\)"):
+        to_arrow(session.execute(bundled))
 
 
 def test_a_batch_is_read_when_it_is_asked_for(frames_connection: Connection) -> None:

@@ -38,6 +38,7 @@ from citus_analytics import (
     count,
     distinct,
     maximum,
+    minimum,
     percentiles,
     run_rollup,
     total,
@@ -465,6 +466,17 @@ def test_panels_do_not_overlap_and_refer_to_the_data_source() -> None:
     assert {panel["interval"] for panel in series} == {"60s", "3600s"}
     with pytest.raises(ArgumentError, match="declares no rollups"):
         dashboard(MetaData())
+
+
+def test_what_cannot_be_shown() -> None:
+    metadata = MetaData()
+    source = Table("pages", metadata, Column("b_c", Text), Column("c", Text))
+    Rollup("a", source, by=["b_c"], measures={"first": minimum("c")})
+    # The smallest text is neither a series nor an order.
+    assert [panel["type"] for panel in dashboard(metadata)["panels"]] == ["row"]
+    Rollup("a_b", source, by=["c"], measures={"pages": count()})
+    with pytest.raises(ArgumentError, match="'a: b_c' and 'a_b: c' would both be Grafana's varia"):
+        dashboard(metadata)
 
 
 def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

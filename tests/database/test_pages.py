@@ -144,10 +144,17 @@ def test_what_is_no_row_of_an_answer(session: Session) -> None:
         QUESTIONS["ranked"].ask(session, after={"user_id": 3})
     with pytest.raises(ArgumentError, match="found 17"):
         QUESTIONS["groups"].ask(session, after=17)  # type: ignore[arg-type]
+    naive = {"bucket": SINCE.replace(tzinfo=None), "repo_id": 1, "event_type": "PushEvent"}
+    with pytest.raises(ArgumentError, match="the bucket of after must be an aware datetime"):
+        QUESTIONS["groups"].ask(session, after=naive)
     with pytest.raises(ArgumentError, match="has one row, and nothing comes after it"):
         Question(GithubEvent, measures={"events": count()}).ask(session, after={"events": 3})
-    with pytest.raises(ArgumentError, match="after must be a result of an earlier answer"):
+    with pytest.raises(ArgumentError, match="after must be a Contributor of an earlier answer"):
         analytics.top_contributors(session, 1, after=(1, 3))  # type: ignore[arg-type]
+    for freshness in ("fresh", "rolled_up"):
+        other: Any = analytics.Contributor(1, 3)
+        with pytest.raises(ArgumentError, match="after must be a UserActivity"):
+            analytics.most_active_users(session, after=other, freshness=freshness)
 
 
 # Row by row.

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import Engine, MetaData, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
 
+from citus_analytics.errors import ArgumentError
 from citus_analytics.rollups.declare import (
     Rollup,
     average,
@@ -253,6 +254,8 @@ def test_batches_of_a_log_that_is_small_or_empty(server: DatabaseServer, lab: En
     with lab.begin() as connection, lab.begin() as other:
         run_batch(connection, PER_USER, 0)
         assert run_batch(other, PER_USER, 0, wait=False) is None
+        with pytest.raises(ArgumentError, match="page must be 0, or the next_page of a batch; fou"):
+            run_batch(connection, PER_USER, -1)
 
 
 @ON_EVERY_SERVER

@@ -20,8 +20,10 @@ from sqlalchemy import (
     Table,
     Text,
     create_engine,
+    select,
 )
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from citus_analytics import (
     Distributed,
@@ -192,6 +194,17 @@ def test_runs_wait_for_a_reader_who_holds_them(visited: Engine, level: Any) -> N
         with pytest.raises(ZeroDivisionError), hold_runs(reader, BY_SITE):
             raise ZeroDivisionError
         assert run_rollup(runner, BY_SITE, wait=False) is not None
+
+
+def test_a_hold_that_has_ended_is_noticed(visited: Engine) -> None:
+    for end in (Session.commit, Session.rollback):
+        with Session(visited) as session:
+            with (
+                pytest.raises(RollupError, match="ended while runs were held"),
+                hold_runs(session, BY_SITE),
+            ):
+                end(session)
+            assert session.scalar(select(1)) == 1
 
 
 def test_nothing_is_written_in_what_would_be_rolled_back(visited: Engine) -> None:
