@@ -284,11 +284,20 @@ def running_server(
     binaries: Binaries | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[DatabaseServer]:
-    """Run a temporary server, or join the one that another process runs.
+    """Run a temporary server for a block, or join the one that another process runs.
+
+        with (
+            TemporaryDirectory() as home,
+            running_server("citus", Path(home), templates={"migrated": upgrade}) as server,
+            server.database("migrated") as url,
+        ):
+            ...
+
+    It stops when the last of the processes that share it leaves its block.
 
     Args:
         kind: What to run.
-        home: A directory that the processes which share the server know.
+        home: A directory that exists. Processes that are given the same one share the server.
         templates: What makes the templates of databases, by name.
         binaries: The PostgreSQL to run; by default the one that `find_binaries` prefers, or the
             newest that has Citus.

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import (
     BigInteger,
     Column,
+    DateTime,
     Engine,
     MetaData,
     NullPool,
@@ -38,9 +39,23 @@ from sqlalchemy.orm import (
     with_loader_criteria,
 )
 
-from citus_analytics import ArgumentError, explain_shape
+from citus_analytics import (
+    ArgumentError,
+    Distributed,
+    Rollup,
+    average,
+    count,
+    distinct,
+    explain_shape,
+    maximum,
+    minimum,
+    percentiles,
+    run_rollup,
+)
 from citus_analytics.__main__ import main
-from citus_analytics.testing import assert_pushdown, assert_router
+from citus_analytics.rollups.declare import specs_of
+from citus_analytics.testing import assert_exact, assert_pushdown, assert_router
+from tests.rollup_lab import build
 from tests.servers import ON_CITUS_ONLY, ON_EVERY_SERVER, ON_POSTGRESQL_ONLY, SHARD_COUNT, execute
 
 if TYPE_CHECKING:
@@ -194,6 +209,68 @@ def test_shapes(engine: Engine) -> None:
         # Nothing of it was executed, and the session can go on.
         assert session.scalar(select(func.count()).select_from(Order)) == 0
         assert session.scalar(select(func.count()).select_from(Product)) == 0
+
+
+READINGS = MetaData()
+readings = Table(
+    "readings",
+    READINGS,
+    Column("tenant", BigInteger, primary_key=True),
+    Column("id", BigInteger, primary_key=True),
+    Column("kind", Text),
+    Column("value", BigInteger),
+    Column("at", DateTime(timezone=True)),
+    Distributed("tenant"),
+)
+# What each has, and the shapes of its fresh view: of all of it, and of one tenant.
+ROLLUPS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "plain": ({"mean": average("value")}, "pushdown", "router"),
+    "extremes": ({"least": minimum("value")}, "pushdown", "pushdown"),
+    "kept": ({"ids": distinct("id"), "p": percentiles("value")}, "pushdown", "router"),
+    "both": ({"least": minimum("value"), "ids": distinct("id")}, "pull", "pull"),
+    "both_too": ({"most": maximum("value"), "p": percentiles("value")}, "pull", "pull"),
+}
+BY_TENANT = {
+    name: Rollup(
+        name,
+        readings,
+        time="at",
+        every="1 hour",
+        by=["tenant", "kind"],
+        measures={"n": count(), **measures},
+    )
+    for name, (measures, _, _) in ROLLUPS.items()
+}
+COPIED = Rollup("copied", readings, time="at", every="1 hour", by=["kind"], measures={"n": count()})
+GREATEST = Rollup("greatest", readings, by=["tenant"], measures={"n": count()}, ranked="n")
+
+
+@ON_CITUS_ONLY
+def test_rollups_are_read_as_documented(empty_database: URL) -> None:
+    engine = create_engine(empty_database, poolclass=NullPool)
+    (spec,) = specs_of(READINGS)
+    build(engine, citus=True, tables=READINGS, spec=spec)
+    later = text(
+        "UPDATE readings SET at = (at AT TIME ZONE 'UTC' + interval '1 hour') AT TIME ZONE 'UTC'"
+    )
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO readings SELECT n %% 7, n, 'k', n, '2026-01-01Z' FROM "
+            "generate_series(1, 50) AS n"
+        )
+        run_rollup(connection, COPIED)
+        connection.execute(later)
+        assert_exact(connection, BY_TENANT["plain"])
+        for name, (_, everything, of_one) in ROLLUPS.items():
+            rollup = BY_TENANT[name]
+            fresh = rollup.fresh()
+            assert (name, explain_shape(connection, fresh).kind) == (name, everything)
+            of_tenant = select(fresh).where(fresh.c.tenant == 3)
+            assert (name, explain_shape(connection, of_tenant).kind) == (name, of_one)
+            assert explain_shape(connection, rollup.table()).kind == "pushdown"
+        shape = explain_shape(connection, COPIED.fresh())
+        assert (shape.kind, "functions" in shape.reason) == ("local", True)
+        assert explain_shape(connection, GREATEST.best(3)).kind == "pull"
 
 
 @ON_CITUS_ONLY

@@ -146,7 +146,8 @@ def test_what_cannot_be_compared_is_refused(built: Engine) -> None:
 
 CONFTEST = """
 import pytest
-from citus_analytics.github.migrate import upgrade
+from alembic import command
+from alembic.config import Config
 
 pytest_plugins = ["citus_analytics.testing"]
 
@@ -156,7 +157,9 @@ def analytics_migrate():
     def migrate(url):
         with open("migrated", "a") as file:
             file.write("once\\n")
-        upgrade(url)
+        configuration = Config("alembic.ini")
+        configuration.attributes["url"] = url
+        command.upgrade(configuration, "heads")
 
     return migrate
 """
@@ -193,6 +196,9 @@ def test_without_citus(analytics_server, analytics_session):
 def test_the_fixtures(tmp_path: Path) -> None:
     """A suite of somebody else's, in two processes."""
     (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "alembic.ini").write_text(
+        "[alembic]\nscript_location = citus_analytics:_alembic\npath_separator = os\n"
+    )
     (tmp_path / "test_application.py").write_text(TESTS)
     done = subprocess.run(
         [
