@@ -22,6 +22,8 @@ from psycopg.errors import (
     LockNotAvailable,
     QueryCanceled,
 )
+from psycopg.errors import SyntaxError as PostgresSyntaxError
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, Table, event, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.base import Executable
@@ -57,6 +59,10 @@ ShapeKind: TypeAlias = Literal[
 # would be executed.
 _EXPLAIN: Final = "EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) /* %s */ "
 _OPTION: Final = "citus_analytics_explain"
+# Of the SQLSTATE of errors that a statement itself is to blame for: what is not supported, data,
+# names of schemas, syntax and rights and names, views with a check.
+_OF_STATEMENTS: Final = ("0A", "22", "3F", "42", "44")
+_LONGEST_SHOWN: Final = 1000
 _INSERT_SELECT: Final = "INSERT/SELECT method"
 
 
@@ -143,8 +149,10 @@ def explain_shape(
         parameters: Values of bound parameters by name.
 
     Raises:
-        ArgumentError: The statement is none, or the session does not execute it.
-        DBAPIError: The server does not accept the statement.
+        ArgumentError: The statement is none, the session does not execute it, or the server does
+            not accept it: it is wrong, names what is not there, is several, or one that has no
+            plan, such as DROP TABLE.
+        DBAPIError: Something else has failed, such as the connection.
     """
     executor_of(session)
     if isinstance(session, Connection):
@@ -194,10 +202,20 @@ def explain_shape(
         refused = isinstance(cause, FeatureNotSupported) or (
             isinstance(cause, InternalError_) and "repartition" in str(cause)
         )
-        if not (citus and refused and isinstance(cause, FeatureNotSupported | InternalError_)):
+        refused = citus and refused
+        if not isinstance(cause, psycopg.Error) or not (
+            refused or (cause.sqlstate or "")[:2] in _OF_STATEMENTS
+        ):
             raise
         said = (cause.diag.message_primary, cause.diag.message_detail, cause.diag.message_hint)
         reason = " ".join(f"{part.rstrip('.')}." for part in said if part)
+        if not refused:
+            if isinstance(cause, PostgresSyntaxError):
+                reason += " One SELECT, INSERT, UPDATE, DELETE, MERGE or VALUES is needed."
+            shown = sql if len(sql) <= _LONGEST_SHOWN else f"{sql[:_LONGEST_SHOWN]}..."
+            raise ArgumentError(
+                f"the statement cannot be explained; the server says: {reason}\nIt is: {shown}"
+            ) from error
         return Shape(kind="refused", reason=f"Citus says: {reason}")
     finally:
         driver.cursor_factory = factory
@@ -565,8 +583,9 @@ def consistent_snapshot(
         ArgumentError: The engine is none, or the timeout is not positive.
         SnapshotError: The snapshots could not be taken in time, or by this role; a node that is not
             among the writers writes to several nodes; a transaction is in doubt; or, at the end,
-            the transaction was ended in the block, or Citus has opened a connection that read
-            something at another moment.
+            the transaction was ended in the block or a statement in it has failed, or Citus has
+            opened a connection that read something at another moment. An error that leaves the
+            block is raised as it is.
     """
     given: Any = timeout
     if not isinstance(given, timedelta) or given <= timedelta():
@@ -706,9 +725,25 @@ def _check(connection: Connection, taken: _Taken) -> None:
             "the transaction of the snapshot was ended in the block: what was read after that was "
             "as of other moments. Leave the transaction to consistent_snapshot."
         )
+    driver = None if connection.invalidated else connection.connection.driver_connection
+    if driver is None or (
+        isinstance(driver, psycopg.Connection | psycopg.AsyncConnection)
+        and driver.info.transaction_status in (TransactionStatus.INERROR, TransactionStatus.UNKNOWN)
+    ):
+        raise SnapshotError(
+            "a statement has failed in the block, and the transaction of the snapshot with it: "
+            "whether everything was read as of one moment cannot be known. Let the error leave the "
+            "block, or put what may fail into connection.begin_nested()."
+        )
     if taken.backend is None:
         return
-    for node, each in _answers(connection, taken.backend).items():
+    try:
+        answers = _answers(connection, taken.backend)
+    except DBAPIError as error:
+        raise SnapshotError(
+            f"whether everything was read as of one moment cannot be known: {error.orig}"
+        ) from error
+    for node, each in answers.items():
         # Citus also sends intermediate results over connections, which read nothing.
         if any(each["read"][taken.connections.get(node, 0) :]):
             raise SnapshotError(

@@ -18,6 +18,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Float, Integer, Numeric
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from citus_analytics.errors import ArgumentError
 from citus_analytics.rollups.declare import _BY_VALUES, _kind, _names_read, rollups_of
@@ -148,23 +149,30 @@ def data_source(url: URL, *, uid: str = _UID) -> dict[str, Any]:
         url: The address, with the role that Grafana is to use: one that can only read.
         uid: The name by which dashboards refer to it.
     """
+    # As SQLAlchemy connects: any part may be in the query, where a socket's directory has to be.
+    dialect: Any = PGDialect_psycopg
+    _, parts = dialect().create_connect_args(url)
+    given = {name: part[0] if isinstance(part, tuple) else part for name, part in parts.items()}
+    # Grafana connects to one server: the first of several.
+    host = str(given.get("host") or given.get("hostaddr") or "localhost").split(",")[0]
+    port = str(given.get("port") or "").split(",")[0] or 5432
     settings = {
-        "database": url.database or "postgres",
-        "sslmode": url.query.get("sslmode", "prefer"),
+        "database": given.get("dbname") or "postgres",
+        "sslmode": given.get("sslmode", "prefer"),
         "postgresVersion": 1500,
         "timescaledb": False,
     }
     if settings["sslmode"] in ("prefer", "allow"):
         # Grafana's driver knows neither.
-        here = url.host in (None, "localhost", "127.0.0.1")
+        here = host.startswith("/") or host in ("localhost", "127.0.0.1", "::1")
         settings["sslmode"] = "disable" if here else "require"
     source = {
         "name": uid,
         "uid": uid,
         "type": "grafana-postgresql-datasource",
         "access": "proxy",
-        "url": f"{url.host or url.query.get('host') or 'localhost'}:{url.port or 5432}",
-        "user": url.username or "postgres",
+        "url": f"[{host}]:{port}" if ":" in host and host[0] != "/" else f"{host}:{port}",
+        "user": given.get("user") or "postgres",
         "jsonData": settings,
         "secureJsonData": {"password": f"${PASSWORD_VARIABLE}"},
         "editable": False,
@@ -288,9 +296,19 @@ def _variable(rollup: Rollup, dimension: str) -> str:
 
 def _variables(rollup: Rollup, source: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Yield a variable for each dimension of a rollup, whose values are those of the range."""
+    # Those of the buckets of the coarsest table that hold a moment of the range, which are few. So
+    # some may be of a time around it; none is missing, however short the range is.
     level = [*rollup.targets][-1]
     view = rollup.fresh(None if level is None else str(level))
-    where = "" if level is None else f" WHERE $__timeFilter(v.{quote(rollup.bucket)})"
+    where = ""
+    if level is not None:
+        bucket, since = f"v.{quote(rollup.bucket)}", "$__timeFrom()::timestamptz"
+        first = (
+            f"date_bin('{level.seconds} seconds', {since}, '1970-01-01 00:00:00+00')"
+            if level.seconds is not None
+            else f"date_trunc({literal(str(level.unit))}, {since}, {literal(str(level.zone))})"
+        )
+        where = f" WHERE {bucket} >= {first} AND {bucket} <= $__timeTo()::timestamptz"
     for dimension in rollup.dimensions:
         sql = (
             f"SELECT DISTINCT coalesce(v.{quote(dimension)}::text, '{_NONE}') AS value "

@@ -51,7 +51,7 @@ except ImportError as missing:
     ) from missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sqlalchemy import Executable
@@ -88,6 +88,7 @@ Migrate: TypeAlias = "Callable[[URL], object]"
 
 _EMPTY: Final = "empty"
 _WORKERS: Final = 2
+_WIDEST: Final = 300  # characters of a line of a failure
 _PATIENCE: Final = 30
 _COMMON_SETTINGS: Final = {
     "fsync": "off",
@@ -283,11 +284,20 @@ def running_server(
     binaries: Binaries | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[DatabaseServer]:
-    """Run a temporary server, or join the one that another process runs.
+    """Run a temporary server for a block, or join the one that another process runs.
+
+        with (
+            TemporaryDirectory() as home,
+            running_server("citus", Path(home), templates={"migrated": upgrade}) as server,
+            server.database("migrated") as url,
+        ):
+            ...
+
+    It stops when the last of the processes that share it leaves its block.
 
     Args:
         kind: What to run.
-        home: A directory that the processes which share the server know.
+        home: A directory that exists. Processes that are given the same one share the server.
         templates: What makes the templates of databases, by name.
         binaries: The PostgreSQL to run; by default the one that `find_binaries` prefers, or the
             newest that has Citus.
@@ -486,10 +496,10 @@ def assert_pushdown(
     """Fail unless Citus executes a statement beside the data, whatever it is over.
 
     It passes for a statement that is sent to one node, that several shards execute at once, or that
-    needs reference tables alone. It fails with the shape and the plan where rows are sent from
-    shard to shard or through the coordinator, where Citus refuses the statement, and where no table
-    in it is distributed. On a database without Citus there is nothing to assert, and it skips the
-    test rather than let it pass: give shapes tests of their own.
+    needs reference tables alone. It fails with the shape and an outline of the plan where rows are
+    sent from shard to shard or through the coordinator, where Citus refuses the statement, and
+    where no table in it is distributed. On a database without Citus there is nothing to assert, and
+    it skips the test rather than let it pass: give shapes tests of their own.
 
     Args:
         session: A session or connection.
@@ -498,6 +508,9 @@ def assert_pushdown(
 
     Returns:
         The shape.
+
+    Raises:
+        AssertionError: It does not.
     """
     __tracebackhide__ = True
     shape = explain_shape(session, statement, parameters)
@@ -509,7 +522,11 @@ def assert_router(
     statement: Executable | TableLike | str,
     parameters: Mapping[str, Any] | None = None,
 ) -> Shape:
-    """Fail unless Citus sends a statement as a whole to one node; see `assert_pushdown`."""
+    """Fail unless Citus sends a statement as a whole to one node; see `assert_pushdown`.
+
+    Raises:
+        AssertionError: It does not.
+    """
     __tracebackhide__ = True
     shape = explain_shape(session, statement, parameters)
     return _require(shape, ("router",), "sent to one node")
@@ -520,9 +537,40 @@ def _require(shape: Shape, kinds: tuple[str, ...], wanted: str) -> Shape:
     if shape.kind == "not_distributed":
         pytest.skip("the database does not have Citus: nothing is pushed down")
     if shape.kind not in kinds:
-        plan = "" if shape.plan is None else f"\n\n{json.dumps(shape.plan, indent=1)}"
-        pytest.fail(f"the statement is not {wanted}.\n{shape}{plan}", pytrace=False)
+        lines = _shortened(str(shape).splitlines(), 12)
+        if shape.plan is not None:
+            outline = (f"  {line}" for line in _outline(shape.plan))
+            lines += [
+                "Its plan, of which explain_shape(...).plan has all:",
+                *_shortened(outline, 12),
+            ]
+        raise AssertionError("\n".join([f"the statement is not {wanted}.", *lines]))
     return shape
+
+
+def _outline(plan: Any, depth: int = 0) -> Iterator[str]:
+    """Yield the nodes of a plan, each with what it is on, those of the shards included."""
+    if isinstance(plan, list):
+        for part in plan:
+            yield from _outline(part, depth)
+    elif isinstance(plan, dict):
+        if "Node Type" in plan:
+            of = plan.get("Custom Plan Provider")
+            on = plan.get("Relation Name") or plan.get("Function Name") or plan.get("CTE Name")
+            what = f"{plan['Node Type']}{f' ({of})' if of else ''}{f' on {on}' if on else ''}"
+            yield f"{'  ' * depth}{what}"
+            depth += 1
+        for part in plan.values():
+            yield from _outline(part, depth)
+
+
+def _shortened(lines: Iterable[str], most: int) -> list[str]:
+    """Return as many lines as somebody reads who looks for what has failed."""
+    given = list(lines)
+    shown = [
+        line if len(line) <= _WIDEST else f"{line[:200]} ... {line[-100:]}" for line in given[:most]
+    ]
+    return shown if len(given) <= most else [*shown, f"  ... {len(given) - most} lines more"]
 
 
 def assert_exact(session: Executor, rollup: Rollup) -> None:
@@ -543,6 +591,7 @@ def assert_exact(session: Executor, rollup: Rollup) -> None:
         rollup: The rollup.
 
     Raises:
+        AssertionError: They differ.
         RollupError: The database has no such rollup, it is not complete, or raw rows have been
             expired, so that there is nothing to compare with.
     """
@@ -760,9 +809,8 @@ def _compare(
         if wrong:
             differences.append(f"{place}: {'; '.join(wrong)}")
     if differences:
-        listed = "\n".join(f"  {each}" for each in differences[:5])
+        listed = "\n".join(_shortened((f"  {each}" for each in differences), 5))
         number = f"{len(differences)} group{'s' if len(differences) > 1 else ''}"
-        pytest.fail(
-            f"{what} of rollup {rollup.name!r} differs from {raw} in {number}:\n{listed}",
-            pytrace=False,
+        raise AssertionError(
+            f"{what} of rollup {rollup.name!r} differs from {raw} in {number}:\n{listed}"
         )

@@ -288,6 +288,36 @@ def _rollups_of(arguments: Namespace) -> list[Rollup]:
     return [declared[name] for name in arguments.name or declared]
 
 
+def _rollups_there(arguments: Namespace, engine: Engine) -> tuple[list[Rollup], list[str]]:
+    """Return the rollups that the database has, and what is to be said of those that it lacks.
+
+    Raises:
+        RollupError: It has none of them.
+    """
+    there: list[Rollup] = []
+    missing, first = list[str](), None
+    for rollup in _rollups_of(arguments):
+        try:
+            with engine.connect() as connection:
+                rollup_status(connection, rollup)
+        except RollupError as error:
+            missing.append(rollup.name)
+            first = first or error
+        else:
+            there.append(rollup)
+    if first is None:
+        return there, []
+    if not there:
+        raise first
+    several = len(missing) > 1
+    return there, [
+        f"{arguments.metadata} declares {', '.join(missing)}, which the database does not have. If "
+        f"your application has removed {'them' if several else 'it'}, name its own metadata, as in "
+        f"--metadata myapp.models:Base; if {'they are' if several else 'it is'} new, migrate the "
+        "database."
+    ]
+
+
 def _sources_of(arguments: Namespace) -> dict[str, Rollup]:
     """Return the sources of the rollups, each with one of them, which stands for all."""
     return {each.source.key: each for each in _rollups_of(arguments)}
@@ -520,15 +550,20 @@ class Metrics:
 
 
 def rollups_status(arguments: Namespace) -> None:
-    """Show how far rollups are."""
-    chosen = _rollups_of(arguments)
+    """Show how far rollups are.
+
+    Raises:
+        ExitError: The database does not have all of them.
+    """
     screen = None if arguments.json else Screen()
-    with _rollup_engine(arguments) as engine, engine.connect() as connection:
-        found = [
-            (rollup.source.key, each)
-            for rollup in chosen
-            for each in rollup_status(connection, rollup)
-        ]
+    with _rollup_engine(arguments) as engine:
+        chosen, missing = _rollups_there(arguments, engine)
+        with engine.connect() as connection:
+            found = [
+                (rollup.source.key, each)
+                for rollup in chosen
+                for each in rollup_status(connection, rollup)
+            ]
     if screen is None:
         write_json(
             {
@@ -543,6 +578,8 @@ def rollups_status(arguments: Namespace) -> None:
                 ]
             }
         )
+        if missing:
+            raise ExitError(" ".join(missing))
         return
 
     def shown(each: RollupStatus) -> tuple[Cell, ...]:
@@ -578,15 +615,17 @@ def rollups_status(arguments: Namespace) -> None:
             at = f"{failed_at.astimezone(UTC):%F %T %Z}"
             screen.warn(printable(f"The last run of {source} failed at {at}: {error}"))
     screen.note("Python: rollup_status(session, rollup)")
+    if missing:
+        raise ExitError(" ".join(missing))
 
 
 def rollups_verify(arguments: Namespace) -> None:
     """Compare rollups with their sources.
 
     Raises:
-        ExitError: Something differs.
+        ExitError: Something differs, or the database does not have all of them.
     """
-    found = _reconciled(arguments, verify, "Comparing")
+    found, problems = _reconciled(arguments, verify, "Comparing")
     wrong = [each for each in found if each["groups"]]
     if arguments.json:
         write_json({"adds_up": not wrong, "tables": found})
@@ -601,28 +640,38 @@ def rollups_verify(arguments: Namespace) -> None:
         if not all(each["complete"] for each in wrong):
             advice = "Not all rows have been added up yet: run `citus-analytics rollups backfill`."
         names = ", ".join(f"{each['table']} ({each['groups']:,})" for each in wrong)
-        raise ExitError(f"groups differ from their source in {names}. {advice}")
+        problems.insert(0, f"groups differ from their source in {names}. {advice}")
+    if problems:
+        raise ExitError(" ".join(problems))
     if not arguments.json:
         write("Python: verify(session, rollup)")
 
 
 def rollups_repair(arguments: Namespace) -> None:
-    """Add to rollups what they differ by from their sources."""
-    found = _reconciled(arguments, repair, "Repairing")
+    """Add to rollups what they differ by from their sources.
+
+    Raises:
+        ExitError: The database does not have all of them.
+    """
+    found, missing = _reconciled(arguments, repair, "Repairing")
     if arguments.json:
         write_json({"groups": sum(each["groups"] or 0 for each in found), "tables": found})
-        return
-    for each in found:
-        write(_reconciled_words(each, off="repaired", right="adds up as it is"))
-    write("Python: repair(session, rollup)")
+    else:
+        for each in found:
+            write(_reconciled_words(each, off="repaired", right="adds up as it is"))
+        write("Python: repair(session, rollup)")
+    if missing:
+        raise ExitError(" ".join(missing))
 
 
 def _reconciled(
     arguments: Namespace, move: Callable[..., tuple[Difference, ...]], doing: str
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what was found of each table, and what is to be said of rollups that are missing."""
     found = list[dict[str, Any]]()
     with _rollup_engine(arguments) as engine:
-        for rollup in _rollups_of(arguments):
+        chosen, missing = _rollups_there(arguments, engine)
+        for rollup in chosen:
             with engine.begin() as connection, timed() as watch, waiting(f"{doing} {rollup.name}"):
                 states = {each.table: each for each in rollup_status(connection, rollup)}
                 differences: tuple[Difference, ...] = ()
@@ -646,7 +695,7 @@ def _reconciled(
                 }
                 for table, state in states.items()
             )
-    return found
+    return found, missing
 
 
 def _reconciled_words(each: Mapping[str, Any], *, off: str, right: str) -> str:
@@ -663,11 +712,12 @@ def rollups_audit(arguments: Namespace) -> None:
     """Compare rollups with their sources, a part at a time.
 
     Raises:
-        ExitError: Something differs.
+        ExitError: Something differs, or the database does not have all of them.
     """
-    found, refused = list[dict[str, Any]](), list[str]()
+    found = list[dict[str, Any]]()
     with _rollup_engine(arguments) as engine:
-        for rollup in _rollups_of(arguments):
+        chosen, refused = _rollups_there(arguments, engine)
+        for rollup in chosen:
             windows = list[AuditedWindow]()
             try:
                 with timed() as watch, waiting(f"Auditing {rollup.name}"):
@@ -696,9 +746,10 @@ def rollups_audit(arguments: Namespace) -> None:
         write(*(printable(f"  {example}") for example in each["examples"]))
     if wrong:
         names = ", ".join(sorted({each["table"] for each in wrong}))
-        raise ExitError(
+        refused.insert(
+            0,
             f"groups differ from their source in {names}. `citus-analytics rollups repair` adds "
-            "what is missing."
+            "what is missing.",
         )
     if refused:
         raise ExitError(" ".join(refused))

@@ -148,7 +148,7 @@ def load_csv(
 
     With asyncio, `await session.run_sync(load_csv, table, source)` does the same.
 
-    On Citus, a source that cannot be read twice (a pipe, an iterable) loads somewhat slower: the
+    On Citus, a source that cannot be read twice (a pipe, a generator) loads somewhat slower: the
     coordinator must check its JSON, because a worker that finds it bad cannot name the line.
 
     Args:
@@ -168,12 +168,12 @@ def load_csv(
     Raises:
         LoadError: A row is malformed, with its line and column (of a row of several lines the
             first, or the last if the source cannot be read twice), a header does not name the
-            columns of the table, or a file cannot be read.
+            columns of the table, or a file cannot be read. Without a line, if a worker of Citus
+            refused what it got, of which Citus passes on the words alone, and the row was not found
+            by sending them again, for which the source has to be one that can be read twice.
         ArgumentError: The source is open in text mode or gives no bytes, or the connection or the
             table is of another kind.
-        psycopg.Error: An error that is not the fault of the source, such as a missing table; and a
-            constraint that a worker of Citus found violated, for which Citus does not pass on what
-            kind of error that is, if the source cannot be read again to find the row.
+        psycopg.Error: An error that is not the fault of the source, such as a missing table.
     """
     table = table_of(table)
     opened = connection_of(connection, table)
@@ -303,6 +303,18 @@ class CsvLoad:
         line = self._refused_line(error) if repeatable else None
         if explained := explain(error, self._table, self._source, self._columns, line=line):
             raise explained from error
+        if may_be_from_worker(error, self._table):
+            said = " ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
+            advice = (
+                "nor has it been found by sending the rows again: if no row is wrong, see what "
+                "that node has logged."
+                if repeatable
+                else "load from a file or a list, which can be read again to find it."
+            )
+            raise LoadError(
+                f"{self._source.name}: a node refused what it got: {said.rstrip('.')}. Nothing of "
+                f"it was loaded. Citus does not say whether a row is at fault, and which; {advice}"
+            ) from error
         raise error
 
     def _refused_line(self, error: psycopg.Error) -> int | None:

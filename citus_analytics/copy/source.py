@@ -195,7 +195,13 @@ def open_source(source: Source, *, block_size: int = BLOCK_SIZE) -> Input:
         shown = name if isinstance(name, str) else f"the {type(source).__name__}"
         return _reader_input(source, shown, block_size)
     if isinstance(source, Iterable):
-        return Input(name="the iterable", blocks=lambda: iter(source), block_size=block_size)
+        return Input(
+            name="the iterable",
+            blocks=lambda: iter(source),
+            # Any other iterable may be exhausted by its first iteration.
+            repeatable=isinstance(source, list | tuple),
+            block_size=block_size,
+        )
     raise ArgumentError(
         "a source is a path, an http(s) address, '-', an open binary file or an iterable of bytes, "
         f"not {source!r}"

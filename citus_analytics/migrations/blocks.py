@@ -110,6 +110,8 @@ class Guarded:
 
 Step: TypeAlias = str | Guarded
 
+_IS_MISSING: Final = " is not installed in this database: "
+
 # Citus changes a table by making a new one of the same name, on which it refuses triggers such as
 # those of a rollup. They touch the colocated shards alone.
 ALLOW_TRIGGERS: Final = "PERFORM set_config('citus.enable_unsafe_triggers', 'on', true);"
@@ -154,7 +156,9 @@ def execute(operations: Operations, operation: CitusOperation) -> None:
         elif policy != "skip":
             sequential_mode = operation.transaction is Transaction.SEQUENTIAL
             statements.append(step.block(policy, sequential_mode=sequential_mode))
-    with _notices_logged(context.connection):
+    # Of all the operations of an environment, what is missing is said once.
+    told: set[str] = context.opts.setdefault("citus_analytics_told", set())
+    with _notices_logged(context.connection, told):
         for statement in statements:
             try:
                 # A colon would start a bound parameter, also in the body of a function.
@@ -166,8 +170,14 @@ def execute(operations: Operations, operation: CitusOperation) -> None:
 
 
 @contextmanager
-def _notices_logged(connection: object) -> Iterator[None]:
-    """Log the notices of the server, such as that a table stays local."""
+def _notices_logged(connection: object, told: set[str]) -> Iterator[None]:
+    """Log the notices of the server, such as that a table stays local.
+
+    Args:
+        connection: Where they come from.
+        told: The extensions of which it has been said that they are missing; further notices about
+            them are for who debugs.
+    """
     # With `--sql` there is no connection, or one that only writes.
     driver = connection.connection.driver_connection if isinstance(connection, Connection) else None
     if not isinstance(driver, psycopg.Connection | psycopg.AsyncConnection):
@@ -181,7 +191,14 @@ def _notices_logged(connection: object) -> Iterator[None]:
             notice.message_hint and f"HINT: {notice.message_hint}",
         )
         level = logging.WARNING if notice.severity_nonlocalized == "WARNING" else logging.INFO
-        logger().log(level, "%s", "\n".join(filter(None, parts)))
+        said = "\n".join(filter(None, parts))
+        extension, is_missing, _ = said.partition(_IS_MISSING)
+        if is_missing and extension in told:
+            level = logging.DEBUG
+        elif is_missing:
+            told.add(extension)
+            said += " What else does without it is logged at the level DEBUG."
+        logger().log(level, "%s", said)
 
     driver.add_notice_handler(log)
     try:
@@ -222,7 +239,7 @@ def _extension_check(extension: Extension, step: Guarded, policy: Policy) -> str
     """Return the statements that check an extension: they leave the block, or fail."""
     name = "Citus" if extension.name == "citus" else extension.name
     if policy == "auto":
-        message = f"{name} is not installed in this database: {step.otherwise}."
+        message = f"{name}{_IS_MISSING}{step.otherwise}."
         missing = f"RAISE WARNING USING MESSAGE = {literal(message)};\nRETURN;"
     else:
         message = (

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alembic import context
-from alembic.util import CommandError
+from alembic.util import CommandError, coerce_resource_to_filename, to_tuple
 from sqlalchemy import Connection, create_engine, event, make_url, pool, text
 from sqlalchemy.exc import ArgumentError as URLError
 
@@ -17,6 +18,7 @@ from citus_analytics.sql import on_citus, sequential
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from alembic.operations.ops import MigrationScript
     from sqlalchemy import URL, MetaData
 
 
@@ -58,14 +60,31 @@ def run_environment(metadata: MetaData | Sequence[MetaData], **options: Any) -> 
     in one migration, and any migrations can run in one transaction. A migration that updates many
     rows is faster after `op.set_multi_shard_modify_mode("parallel")`, alone in its transaction.
 
+    A new revision of an application that also has the built-in ones among its `version_locations`
+    goes into the first folder of its own, follows its own last revision, and depends on the last
+    built-in one, unless Alembic is told otherwise.
+
     Raises:
-        ArgumentError: No database is named, or its URL cannot be read.
+        ArgumentError: No database is named, or its URL cannot be read; or a new revision is to be
+            written into the installed package.
         CommandError: The same, or any other `CitusAnalyticsError`, when Alembic's command line is
             running, which prints it in a line.
     """
     attributes = context.config.attributes
     arguments = context.get_x_argument(as_dictionary=True)
-    options = {"target_metadata": metadata, **options}
+    directives = options.get("process_revision_directives")
+
+    def process(migration: Any, revision: Any, scripts: list[MigrationScript]) -> None:
+        if directives is not None:
+            directives(migration, revision, scripts)
+        for each in scripts:
+            _keep_out_of_the_package(each)
+
+    options = {
+        "target_metadata": metadata,
+        **options,
+        "process_revision_directives": process,
+    }
     try:
         if context.is_offline_mode():
             context.configure(
@@ -120,6 +139,52 @@ def run_environment(metadata: MetaData | Sequence[MetaData], **options: Any) -> 
         if context.config.cmd_opts is None:
             raise
         raise CommandError(str(error)) from error
+
+
+def _keep_out_of_the_package(new: MigrationScript) -> None:
+    """Give a revision a place of the application's own: Alembic takes that of the last head.
+
+    Raises:
+        ArgumentError: Alembic was told to write it into the installed package.
+    """
+    scripts = context.script
+    package = (Path(__file__).parents[1] / "_alembic").resolve()
+
+    def of_package(path: str | Path) -> bool:
+        return Path(path).resolve().is_relative_to(package)
+
+    places = [
+        Path(coerce_resource_to_filename(place)).absolute()
+        for place in scripts.version_locations or [scripts.versions]
+    ]
+    own = [place for place in places if not of_package(place)]
+    if new.version_path is not None:
+        if own and of_package(new.version_path):
+            raise ArgumentError(
+                f"{new.version_path} is a folder of the package citus_analytics, where the next "
+                "installation would delete the revision: give --version-path a folder of your own, "
+                f"such as {own[0]}."
+            )
+        return
+    if not own or len(own) == len(places):
+        return
+    built_in, heads = list[str](), list[str]()
+    for each in scripts.get_revisions("heads"):
+        (built_in if of_package(each.path) else heads).append(each.revision)
+    if new.head == "head":
+        if len(heads) > 1:
+            # Alembic says that one has to be named.
+            return
+        new.head = heads[0] if heads else "base"
+        if not new.depends_on:
+            every = scripts.walk_revisions()
+            known = {on for each in every for on in to_tuple(each.dependencies, default=())}
+            new.depends_on = [each for each in built_in if each not in known] or None
+    # Alembic takes the folder of the first of these.
+    followed = scripts.get_revisions(new.head or "base")
+    if followed and not of_package(followed[0].path):
+        return
+    new.version_path = str(own[0])
 
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtext('citus_analytics'), hashtext('migrations'))")

@@ -666,5 +666,6 @@ def _missing(rollup: Rollup, name: str) -> RollupError:
     return RollupError(
         f"the database has no rollup {rollup.name!r}: {name} was not found. Migrate the database "
         "first, with `alembic upgrade head`; for one of your own, with op.create_rollups in a "
-        "revision. On Citus, connect to the coordinator: the workers do not have all of it."
+        "revision. If a migration has dropped it, call its remove() where tables are declared. On "
+        "Citus, connect to the coordinator: the workers do not have all of it."
     )

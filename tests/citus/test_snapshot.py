@@ -6,10 +6,11 @@ import asyncio
 import random
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from sqlalchemy import (
     BigInteger,
@@ -39,7 +40,7 @@ from tests.servers import ON_CITUS_ONLY, ON_EVERY_SERVER, ON_POSTGRESQL_ONLY, ex
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sqlalchemy import URL, Connection
+    from sqlalchemy import URL, Connection, Executable
 
     from tests.servers import DatabaseServer
 
@@ -232,6 +233,50 @@ def test_a_transaction_that_ends_is_noticed(engines: list[Engine]) -> None:
             leave(end)
     with pytest.raises(ZeroDivisionError):
         leave(lambda _: 1 // 0)
+
+
+@ON_EVERY_SERVER
+def test_a_statement_that_fails_is_an_error_of_the_block(engines: list[Engine]) -> None:
+    """One that leaves the block is raised as it is; one that is caught in it, in our words."""
+    wrong: list[tuple[Executable, type[psycopg.Error]]] = [
+        (update(Account).values(balance=1), psycopg.errors.ReadOnlySqlTransaction),
+        (text("SELECT 1 / 0"), psycopg.errors.DivisionByZero),
+        (text("nonsense"), psycopg.errors.SyntaxError),
+        (text("SELECT nothing FROM nowhere"), psycopg.errors.UndefinedTable),
+    ]
+
+    def caught(statement: Executable, *, savepoint: bool = False) -> None:
+        with consistent_snapshot(engines[0]) as connection:
+            assert connection.scalar(TOTAL) == 0
+            with suppress(DBAPIError), connection.begin_nested() if savepoint else nullcontext():
+                connection.execute(statement)
+
+    def killed() -> None:
+        kill = text("SELECT pg_terminate_backend(CAST(:own AS integer), CAST(5000 AS bigint))")
+        with consistent_snapshot(engines[0]) as connection:
+            own = connection.scalar(text("SELECT pg_backend_pid()"))
+            with engines[0].connect() as other:
+                assert other.scalar(kill, {"own": own})
+            with suppress(DBAPIError):
+                connection.scalar(TOTAL)
+
+    async def caught_asynchronously() -> None:
+        engine = create_async_engine(engines[0].url, poolclass=NullPool)
+        async with consistent_snapshot(engine) as connection:
+            with suppress(DBAPIError):
+                await connection.execute(text("SELECT 1 / 0"))
+
+    for statement, kind in wrong:
+        with pytest.raises(DBAPIError) as failed, consistent_snapshot(engines[0]) as connection:
+            connection.execute(statement)
+        assert isinstance(failed.value.orig, kind)
+        with pytest.raises(SnapshotError, match="a statement has failed in the block"):
+            caught(statement)
+        caught(statement, savepoint=True)
+    with pytest.raises(SnapshotError):
+        killed()
+    with pytest.raises(SnapshotError, match="a statement has failed in the block"):
+        asyncio.run(caught_asynchronously())
 
 
 @ON_EVERY_SERVER

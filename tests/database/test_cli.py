@@ -150,6 +150,7 @@ def test_what_a_migration_notices(run: Run, server: DatabaseServer, empty_databa
     succeed(done)
     assert done.stderr.count("Running upgrade") == 6
     assert "is not distributed by user_id" in done.stderr
+    assert done.stderr.count("Citus is not installed") == 1
 
 
 @ON_POSTGRESQL_ONLY

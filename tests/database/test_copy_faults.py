@@ -74,7 +74,7 @@ def test_a_malformed_row_is_named_and_nothing_is_loaded(
             rest = b"" if kind == "open quote" else GOOD * 10
             content = GOOD * 3000 + LONG + row + b"\n" + rest
             with pytest.raises(LoadError, match=re.escape(words)) as caught:
-                load_events(connection, io.BytesIO(content) if repeatable else [content])
+                load_events(connection, io.BytesIO(content) if repeatable else iter([content]))
             first, last = 3003, 3003 + row.count(b"\n") + (kind == "open quote")
             assert caught.value.line == (first if repeatable else last)
             # Only by reading again can it be known where bytes are that are no text.

@@ -88,6 +88,10 @@ def interpolated(
         match found[1]:
             case "__timeFilter":
                 return f"{arguments[0]} BETWEEN {edges[0]} AND {edges[1]}"
+            case "__timeFrom":
+                return edges[0]
+            case "__timeTo":
+                return edges[1]
             case "__timeGroup":
                 seconds = int(arguments[1].strip("'").removesuffix("s"))
                 return f"floor(extract(epoch from {arguments[0]})/{seconds})*{seconds}"
@@ -294,6 +298,91 @@ def test_names_are_quoted_and_groups_without_a_name_are_there(readings: Engine) 
         sql = interpolated(variables["by__kind__kind_of__it_"]["query"], **EVERYTHING)
         kinds = {row["kind"] for row in rows()}
         assert {row["value"] for row in asked(connection, sql)} == {k or "(none)" for k in kinds}
+
+
+SITES = MetaData()
+VISITS = Table(
+    "visits",
+    SITES,
+    Column("site", BigInteger, primary_key=True, autoincrement=False),
+    Column("visit", BigInteger, primary_key=True, autoincrement=False),
+    Column("page", Text),
+    Column("at", DateTime(timezone=True)),
+    Distributed("site"),
+)
+WIDTHS = ["1 day", "6 hours", "1 month at America/New_York", "1 week at Asia/Kolkata"]
+for number, width in enumerate(WIDTHS):
+    Rollup(
+        f"visits_{number}",
+        VISITS,
+        time="at",
+        every=["5 minutes", width],
+        by=["page"],
+        measures={"visits": count()},
+    )
+
+
+def test_a_variable_has_the_values_of_any_range(server: DatabaseServer) -> None:
+    """What the finest panels show is among them, and no more than what is in wide buckets."""
+    with server.database("empty") as url:
+        engine = create_engine(url, poolclass=NullPool)
+        (spec,) = specs_of(SITES)
+        build(engine, citus=server.kind == "citus", tables=SITES, spec=spec)
+        # Over the end of summer time in New York, on which a day has 25 hours.
+        start = datetime(2026, 10, 25, tzinfo=UTC)
+        made: list[dict[str, Any]] = [
+            {"site": 1, "visit": n, "page": f"p{n}", "at": start + timedelta(hours=n)}
+            for n in range(24 * 20)
+        ]
+        with engine.begin() as connection:
+            connection.execute(insert(VISITS), made)
+        shown = dashboard(SITES)
+        variables = {each["name"]: each["query"] for each in shown["templating"]["list"]}
+        with engine.connect() as connection:
+            for hours, length in ((30, 6), (13, 1), (7 * 24 + 4, 3), (9 * 24, 30), (8, 200)):
+                since = start + timedelta(hours=hours, minutes=-20)
+                until = since + timedelta(hours=length)
+                wanted = {row["page"] for row in made if since <= row["at"] <= until}
+                assert wanted
+                window = (since.isoformat(), until.isoformat())
+                for number, width in enumerate(WIDTHS):
+                    sql = interpolated(variables[f"visits_{number}_page"], since=since, until=until)
+                    found = {row["value"] for row in asked(connection, sql)}
+                    assert wanted <= found
+                    zone = width.partition(" at ")[2] or "UTC"
+                    unit = "day" if "hours" in width else width.split()[1]
+                    around = asked(
+                        connection,
+                        f"SELECT page FROM visits WHERE date_trunc('{unit}', at, '{zone}') >= "
+                        f"date_trunc('{unit}', '{window[0]}'::timestamptz, '{zone}') AND "
+                        f"date_trunc('{unit}', at, '{zone}') <= '{window[1]}'",
+                    )
+                    assert found <= {row["page"] for row in around}
+
+
+@pytest.mark.parametrize(
+    ("address", "url", "user", "database", "sslmode"),
+    [
+        ("///d?host=/tmp/x&port=58981", "/tmp/x:58981", "postgres", "d", "disable"),
+        ("//me@/d?host=/tmp/x&port=1", "/tmp/x:1", "me", "d", "disable"),
+        ("//me:secret@h:7/d", "h:7", "me", "d", "require"),
+        ("//h/?dbname=d&user=me&port=7&sslmode=verify-ca", "h:7", "me", "d", "verify-ca"),
+        ("///d?host=h&port=7&user=me", "h:7", "me", "d", "require"),
+        ("//me@[::1]:7/d", "[::1]:7", "me", "d", "disable"),
+        ("//me@/d?host=one:7&host=two:8", "one:7", "me", "d", "require"),
+        ("//me@/d?host=one,two&port=7,8", "one:7", "me", "d", "require"),
+        ("//", "localhost:5432", "postgres", "postgres", "disable"),
+    ],
+)
+def test_the_data_source_is_where_a_connection_would_go(
+    address: str, url: str, user: str, database: str, sslmode: str
+) -> None:
+    for driver in ("postgresql", "postgresql+psycopg"):
+        (found,) = data_source(make_url(f"{driver}:{address}"))["datasources"]
+        settings = found["jsonData"]
+        assert (found["url"], found["user"], settings["database"], settings["sslmode"]) == (
+            url, user, database, sslmode,
+        )  # fmt: skip
 
 
 def test_tables_of_the_greatest(readings: Engine) -> None:

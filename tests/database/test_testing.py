@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 from citus_analytics import Distributed, Rollup, RollupError, count, run_rollup
 from citus_analytics.testing import assert_exact
 from tests.rollup_lab import ALL_EVENTS, BY_KIND, PER_USER, build, events, row
-from tests.servers import ON_EVERY_SERVER, citus_binaries
+from tests.servers import ON_CITUS_ONLY, ON_EVERY_SERVER, citus_binaries
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +71,7 @@ def test_what_adds_up_is_exact(built: Engine) -> None:
 
 
 def failure(connection: Connection, rollup: Rollup) -> str:
-    with pytest.raises(pytest.fail.Exception) as failed:
+    with pytest.raises(AssertionError) as failed:
         assert_exact(connection, rollup)
     return str(failed.value)
 
@@ -146,7 +146,8 @@ def test_what_cannot_be_compared_is_refused(built: Engine) -> None:
 
 CONFTEST = """
 import pytest
-from citus_analytics.github.migrate import upgrade
+from alembic import command
+from alembic.config import Config
 
 pytest_plugins = ["citus_analytics.testing"]
 
@@ -156,7 +157,9 @@ def analytics_migrate():
     def migrate(url):
         with open("migrated", "a") as file:
             file.write("once\\n")
-        upgrade(url)
+        configuration = Config("alembic.ini")
+        configuration.attributes["url"] = url
+        command.upgrade(configuration, "heads")
 
     return migrate
 """
@@ -193,6 +196,9 @@ def test_without_citus(analytics_server, analytics_session):
 def test_the_fixtures(tmp_path: Path) -> None:
     """A suite of somebody else's, in two processes."""
     (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "alembic.ini").write_text(
+        "[alembic]\nscript_location = citus_analytics:_alembic\npath_separator = os\n"
+    )
     (tmp_path / "test_application.py").write_text(TESTS)
     done = subprocess.run(
         [
@@ -211,3 +217,74 @@ def test_the_fixtures(tmp_path: Path) -> None:
     assert "does not have Citus: nothing is pushed down" in done.stdout
     # Each server's template is migrated by one of the processes.
     assert (tmp_path / "migrated").read_text() == "once\n" * (2 if clusters else 1)
+
+
+FAILING = """
+import os
+from sqlalchemy import create_engine, func, select, text
+from citus_analytics import GITHUB_EVENTS_BY_TYPE, GithubEvent
+from citus_analytics.testing import assert_exact, assert_pushdown, assert_router
+
+engine = create_engine(os.environ["ADDRESS"])
+first, second, third = (select(GithubEvent).where(GithubEvent.user_id == n) for n in range(3))
+
+
+def test_router():
+    with engine.connect() as connection:
+        connection.execute(text("SET citus.explain_all_tasks = on"))
+        assert_router(connection, first)
+        assert_router(connection, second.union_all(third))
+        assert_router(connection, third)
+
+
+def test_pushdown():
+    with engine.connect() as connection:
+        assert_pushdown(connection, first)
+        assert_pushdown(connection, select(*GITHUB_EVENTS_BY_TYPE.fresh("1 hour").c))
+        assert_pushdown(connection, third)
+
+
+def test_exact():
+    with engine.connect() as connection:
+        assert_exact(connection, GITHUB_EVENTS_BY_TYPE)
+        connection.execute(
+            text(
+                "INSERT INTO github_events_by_type_1_day (bucket, event_type, events) "
+                "SELECT '2026-01-01Z', repeat(n::text, 999), 1 FROM generate_series(1, 99) AS n"
+            )
+        )
+        assert_exact(connection, GITHUB_EVENTS_BY_TYPE)
+"""
+
+
+@ON_CITUS_ONLY
+def test_a_failure_shows_the_line_and_little_else(database: URL, tmp_path: Path) -> None:
+    (tmp_path / "test_application.py").write_text(FAILING)
+    address = database.render_as_string(hide_password=False)
+    done = subprocess.run(
+        [*(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"), str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTEST_ADDOPTS": "", "ADDRESS": address, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+    )
+    assert "3 failed" in done.stdout, done.stdout + done.stderr
+    failures = re.split(r"^_+ (test_\w+) _+$", done.stdout, flags=re.MULTILINE)
+    for name, text_, line in zip(
+        failures[1::2],
+        failures[2::2],
+        (
+            "assert_router(connection, second.union_all(third))",
+            'assert_pushdown(connection, select(*GITHUB_EVENTS_BY_TYPE.fresh("1 hour").c))',
+            "assert_exact(connection, GITHUB_EVENTS_BY_TYPE)",
+        ),
+        strict=True,
+    ):
+        marked = re.findall(r"^>\s+(.*)$", text_, re.MULTILINE)
+        assert marked == [line], name
+        assert "testing.py:" not in text_
+        said = re.findall(r"^E.*$", text_, re.MULTILINE)
+        assert said[0].startswith("E           AssertionError: ")
+        assert 2 <= len(said) <= 30
+        assert max(map(len, said)) < 350
+    assert "no such group" in failures[-1]

@@ -6,17 +6,21 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import NullPool, create_engine, inspect
+from alembic.script import ScriptDirectory
+from sqlalchemy import BigInteger, Column, MetaData, NullPool, Table, create_engine, inspect
 
+import citus_analytics
+from citus_analytics.errors import ArgumentError
 from tests.documents import ROOT, blocks
 from tests.servers import ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
+    from alembic.script import Script
     from sqlalchemy import URL
 
     from tests.servers import DatabaseServer
@@ -112,9 +116,15 @@ def test_an_environment_of_alembic_init(
     config: Config, empty_database: URL, server: DatabaseServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     revise(config)
-    command.upgrade(config, "head")
-    heard = [record.name for record in caplog.records if "it stays local" in record.message]
-    assert heard == ([] if server.kind == "citus" else ["alembic.citus_analytics"] * 3)
+    with caplog.at_level(logging.DEBUG, "alembic.citus_analytics"):
+        command.upgrade(config, "head")
+    heard = [
+        (record.name, record.levelname)
+        for record in caplog.records
+        if "it stays local" in record.message
+    ]
+    levels = [] if server.kind == "citus" else ["WARNING", "DEBUG", "DEBUG"]
+    assert heard == [("alembic.citus_analytics", level) for level in levels]
     command.check(config)
     engine = create_engine(empty_database, poolclass=NullPool)
     keys = inspect(engine).get_foreign_keys("orders")
@@ -136,3 +146,65 @@ def test_a_generated_migration_passes_strict_typing(config: Config) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout
+
+
+@ON_POSTGRESQL_ONLY
+@pytest.mark.parametrize("empty", [False, True])
+def test_revisions_beside_the_built_in_ones(
+    server: DatabaseServer, tmp_path: Path, empty: bool
+) -> None:
+    """With the documented configuration, `alembic revision` leaves the package as it is."""
+    document = (ROOT / "docs" / "migrations.md").read_text("utf-8")
+    [ini] = [block.text for block in blocks(document) if "version_locations =" in block.text]
+    (tmp_path / "alembic.ini").write_text(ini)
+    folder = tmp_path / "alembic"
+    versions = folder / "versions"
+    folder.mkdir()
+    (folder / "script.py.mako").write_text((ROOT / "alembic" / "script.py.mako").read_text())
+    (folder / "env.py").write_text(
+        "from alembic import context\n"
+        "import citus_analytics\n"
+        "from citus_analytics.migrations import run_environment\n"
+        "own = context.config.attributes['metadata']\n"
+        "run_environment([own, citus_analytics.Base.metadata])\n"
+    )
+    package = Path(citus_analytics.__file__).parent / "_alembic" / "versions"
+    before = {path.name for path in package.iterdir()}
+    metadata = MetaData()
+    Table("shops", metadata, Column("user_id", BigInteger, primary_key=True))
+
+    def revision(**options: Any) -> Script:
+        made = command.revision(settings, "own", **options)
+        assert made is not None
+        assert not isinstance(made, list)
+        assert Path(made.path).parent == versions
+        assert {path.name for path in package.iterdir()} <= before | {"__pycache__"}
+        return made
+
+    with server.database("empty" if empty else "migrated") as url:
+        settings = Config(tmp_path / "alembic.ini")
+        settings.attributes |= {"url": url, "metadata": metadata}
+        command.upgrade(settings, "heads")
+        (built_in,) = ScriptDirectory.from_config(settings).get_heads()
+        first = revision(autogenerate=True)
+        assert (first.down_revision, first.dependencies) == (None, built_in)
+        command.upgrade(settings, "heads")
+        Table("stock", metadata, Column("user_id", BigInteger, primary_key=True))
+        second = revision(autogenerate=True)
+        assert (second.down_revision, second.dependencies) == (first.revision, None)
+        by_hand = revision() if empty else None
+        if by_hand is not None:
+            assert by_hand.down_revision == second.revision
+        command.upgrade(settings, "heads")
+        command.check(settings)
+        # One of these follows the built-in revisions because it is told to.
+        assert revision(head=built_in).down_revision == built_in
+        with pytest.raises(ArgumentError, match=f"such as {versions}"):
+            command.revision(settings, "own", version_path=str(package))
+    # Nothing but the revisions says in which order a new database gets them.
+    with server.database("empty") as url:
+        settings.attributes["url"] = url
+        command.upgrade(settings, "heads")
+        assert {"shops", "stock", "github_events"} <= set(
+            inspect(create_engine(url, poolclass=NullPool)).get_table_names()
+        )

@@ -22,7 +22,9 @@ from sqlalchemy import (
     inspect,
 )
 
+import citus_analytics
 from citus_analytics import Distributed, Local, Rollup, count, distinct, rollups_of, total
+from citus_analytics.__main__ import main
 from citus_analytics.errors import DeclarationError
 from citus_analytics.rollups.declare import specs_of
 from tests.autogenerate import migrated
@@ -85,7 +87,11 @@ print(json.dumps({"revision": open(script.path).read(), **answers}))
     "removed", ["GITHUB_REPOSITORY_ACTIVITY GITHUB_STARS", "GITHUB_ROLLUP_1MIN"]
 )
 def test_built_in_rollups_are_left_out(
-    database: URL, application: Application, tmp_path: Path, removed: str
+    database: URL,
+    application: Application,
+    tmp_path: Path,
+    removed: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The revision drops their tables and no other; what they answered comes from elsewhere."""
     engine = create_engine(database, poolclass=NullPool)
@@ -118,6 +124,56 @@ def test_built_in_rollups_are_left_out(
     assert said["fresh"] == said["raw"] == said["rolled_up"]
     assert all(said["fresh"])
     assert said["wrong"] == 0
+
+    # The command line does what it can, and names what is missing.
+    missing = {getattr(citus_analytics, name).name for name in removed.split()}
+    every = {rollup.name: rollup for rollup in rollups_of(citus_analytics.Base.metadata)}
+    left = {table.name for name in every if name not in missing for table in every[name].tables}
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(["rollups", *arguments, "--database-url", url])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    for action in ("status", "verify", "repair"):
+        code, out, err = run(action, "--json")
+        assert {each["table"] for each in json.loads(out)["tables"]} == left
+        assert code == 1
+        assert set(re.findall(r"github_\w+", err.partition(" declares ")[2])) == missing
+        assert "--metadata myapp.models:Base" in err
+        code, _, err = run(action, *missing)
+        assert code == 1
+        assert "call its remove()" in err
+    code, out, err = run("audit", "--json")
+    assert {each["table"] for each in json.loads(out)["windows"]} <= left
+    assert code == 1
+    assert all(name in err for name in missing)
+    assert run("run")[0] == 0
+    # What differs comes first, and hides nothing.
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE github_user_activity SET events = events + 1")
+    code, _, err = run("verify")
+    assert code == 1
+    assert err.index("groups differ") < min(err.index(name) for name in missing)
+
+    # An application says what it has.
+    removals = "\n".join(f"citus_analytics.{name}.remove()" for name in removed.split())
+    (tmp_path / "shop.py").write_text(
+        f"import citus_analytics\nfrom citus_analytics import Base as GitHubBase\n{removals}\n"
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "citus_analytics", "rollups", "repair", "--json"),
+            *("--metadata", "shop:GitHubBase", "--database-url", url),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    repaired = json.loads(done.stdout)["tables"]
+    assert {each["table"] for each in repaired} == left
+    assert {each["table"] for each in repaired if each["groups"]} == {"github_user_activity"}
 
 
 def declared() -> tuple[MetaData, dict[str, Rollup]]:
