@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -29,13 +29,21 @@ from sqlalchemy import (
     Boolean,
     Column,
     ColumnElement,
+    Connection,
+    Date,
     DateTime,
     Double,
     Float,
     Integer,
+    LargeBinary,
     Numeric,
     Row,
+    Select,
+    String,
     Text,
+    TextualSelect,
+    Time,
+    Uuid,
     and_,
     bindparam,
     case,
@@ -50,12 +58,34 @@ from sqlalchemy import cast as sql_cast
 from sqlalchemy import distinct as sql_distinct
 from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
+from sqlalchemy.exc import ArgumentError as ConstructError
 from sqlalchemy.exc import CompileError, ProgrammingError
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.sql import operators, visitors
-from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Grouping
+from sqlalchemy.sql.elements import (
+    BinaryExpression,
+    BindParameter,
+    BooleanClauseList,
+    Case,
+    Cast,
+    ClauseElement,
+    ClauseList,
+    CollationClause,
+    ColumnClause,
+    ExpressionClauseList,
+    Extract,
+    False_,
+    Grouping,
+    Null,
+    TextClause,
+    True_,
+    TypeClause,
+    UnaryExpression,
+)
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.selectable import FromClause, Join
 
-from citus_analytics.errors import ArgumentError, RollupError
+from citus_analytics.errors import ArgumentError, DeclarationError, RollupError
 from citus_analytics.rollups.declare import (
     _BY_VALUES,
     _PARTS,
@@ -65,8 +95,10 @@ from citus_analytics.rollups.declare import (
     _expression,
     _is_long,
     _kept,
+    _kind,
     _names_read,
     _require_aggregate,
+    _require_time_zone,
     _sql,
     _type_name,
     _visible,
@@ -91,6 +123,7 @@ from citus_analytics.schema import column_name, table_of
 from citus_analytics.sql import (
     DIALECT,
     Executor,
+    executor_of,
     flushed_connection,
     literal,
     qualify,
@@ -100,11 +133,11 @@ from citus_analytics.sql import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from typing import Self
 
-    from sqlalchemy import Connection, Select, Table, TextualSelect
+    from sqlalchemy import Table
     from sqlalchemy.types import TypeEngine
 
     from citus_analytics.rollups.declare import ExpressionLike
@@ -175,8 +208,10 @@ class Plan:
         pending: How many changes of the source were in no rollup yet; None if nothing was read that
             would tell. A fresh answer has them.
         reasons: Why other tables of rollups could not serve, by table.
-        suggestion: The declaration of a rollup that would serve, where none did.
-        sql: The statement.
+        suggestion: The declaration of a rollup that would serve, where none did and one could.
+        sql: The statement, with the names of its parameters.
+        statement: The statement with the values of its parameters: what `explain_shape` shows the
+            shape of.
     """
 
     freshness: Freshness
@@ -185,7 +220,8 @@ class Plan:
     pending: int | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
     suggestion: str | None = None
-    sql: str = field(default="", repr=False)
+    sql: str = field(repr=False, compare=False)
+    statement: Select[Any] | TextualSelect = field(repr=False, compare=False)
 
     @property
     def rollups(self) -> tuple[str, ...]:
@@ -334,11 +370,15 @@ def commit_token(session: Executor) -> str:
 
     Args:
         session: The session or connection that writes, before it commits.
+
+    Raises:
+        ArgumentError: It is neither a session nor a connection.
     """
-    if isinstance(session, Session | scoped_session):
-        session.flush()
-        return transaction_token(session.connection())
-    return transaction_token(session)
+    session = executor_of(session)
+    if isinstance(session, Connection):
+        return transaction_token(session)
+    session.flush()
+    return transaction_token(session.connection())
 
 
 def ask(
@@ -382,8 +422,10 @@ def ask(
 class Question:
     """What is asked of a source, again and again: plans and statements are made once.
 
-    VIEWS = Question(PageView, measures={"views": count()}, by=[PageView.path], every="1 hour")
-    VIEWS.ask(session, since=monday)
+        VIEWS = Question(PageView, measures={"views": count()}, by=[PageView.path], every="1 hour")
+        VIEWS.ask(session, since=monday)
+
+    Threads may share it.
     """
 
     def __init__(
@@ -416,37 +458,62 @@ class Question:
         Raises:
             ArgumentError: The question makes no sense; the message says why.
         """
-        self.source = table_of(source)
-        self._entity = source
+        if not isinstance(measures, Mapping):
+            raise ArgumentError(
+                f"measures must be a mapping of names, such as {{'rows': count()}}; found "
+                f"{measures!r}"
+            )
         if not measures:
             raise ArgumentError("a question needs at least one measure, such as {'rows': count()}.")
-        self.every = None if every is None else width_of(every)
-        self._given_by = by
-        self.by: dict[str, ColumnElement[Any]] = {}
-        for expression in by:
-            element = _expression(self.source, expression)
-            label = getattr(element, "name", None)
-            if not label or label in self.by:
-                raise ArgumentError(
-                    f"give the group {element} a name of its own, with .label('...')."
-                )
-            self.by[label] = element
-        self.measures: dict[str, tuple[Measure, ColumnElement[Any] | None]] = {}
         for name, measure in measures.items():
-            value = None if measure.value is None else _expression(self.source, measure.value)
-            if value is not None:
-                _require_aggregate("a question", name, measure.aggregate, value)
-            self.measures[name] = (measure, value)
-        times = {rollup.time for rollup in self.rollups} - {None}
-        self.time = column_name(time) if time is not None else next(iter(times), None)
+            if not isinstance(measure, Measure):
+                raise ArgumentError(
+                    f"measure {name!r} must be count(), total(...), average(...) or the like of "
+                    f"citus_analytics; found {measure!r}"
+                )
+        if isinstance(by, str) or not isinstance(by, Sequence):
+            raise ArgumentError(f"by must be a list of columns or expressions; found {by!r}")
+        with _as_arguments():
+            self.source = table_of(source)
+            self._entity = source
+            self.every = None if every is None else width_of(every)
+            self._given_by = by
+            self.by: dict[str, ColumnElement[Any]] = {}
+            for expression in by:
+                element = _expression(self.source, expression)
+                label = getattr(element, "name", None)
+                if not label or label in self.by:
+                    raise ArgumentError(
+                        f"give the group {element} a name of its own, with .label('...')."
+                    )
+                self.by[label] = element
+            self.measures: dict[str, tuple[Measure, ColumnElement[Any] | None]] = {}
+            for name, measure in measures.items():
+                value = None if measure.value is None else _expression(self.source, measure.value)
+                if value is not None:
+                    _require_aggregate("the question", name, measure.aggregate, value)
+                self.measures[name] = (measure, value)
+            times = {rollup.time for rollup in self.rollups} - {None}
+            self.time = column_name(time) if time is not None else next(iter(times), None)
+            if self.time is not None:
+                _require_time_zone(self.source, self.time)
+            if where is not None and not isinstance(
+                getattr(where, "__clause_element__", lambda: where)(), ClauseElement
+            ):
+                raise ArgumentError(
+                    "where must be an SQL expression, such as Reading.kind == 'x', with several "
+                    f"conditions joined by and_(); found {where!r}"
+                )
+            # An attribute of a class becomes the condition that it stands for.
+            self.where = None if where is None else select(func.count()).where(where).whereclause
+            self._require_source_alone()
         if self.every is not None and self.time is None:
             raise ArgumentError(
                 f"buckets need to know when a row happened: pass time=..., the column of "
                 f"{self.source.key!r} that says so."
             )
-        self.where = where
         self.undated = undated
-        self.conjuncts = _conjuncts(where)
+        self.conjuncts = _conjuncts(self.where)
         self.needs = _Needs(self)
         names = [*([_BUCKET] if self.every else []), *self.by, *self.needs.types]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -458,7 +525,50 @@ class Question:
                 f"{', '.join(self.needs.types)}."
             )
         self.ranked = ranked
+        elements = [self.where, *self.by.values(), *(value for _, value in self.measures.values())]
+        self._parameters = {
+            node.key
+            for element in elements
+            if element is not None
+            for node in visitors.iterate(element)
+            if isinstance(node, BindParameter) and node.required
+        }
+        own = next((name for name in self._parameters if name.startswith("_")), None)
+        if own is not None:
+            raise ArgumentError(
+                f"the parameter {own!r} starts with an underscore, as those of the statement do: "
+                "give it another name."
+            )
         self._prepared: dict[tuple[str, str | None, int], _Prepared] = {}
+
+    def _require_source_alone(self) -> None:
+        """Refuse columns of further tables, whose rows would multiply those of the source.
+
+        What a subquery reads is its own.
+        """
+
+        def read(*conditions: ColumnElement[bool]) -> set[FromClause]:
+            statement = select(func.count()).select_from(self._entity).where(*conditions)
+            return {
+                node
+                for found in statement.get_final_froms()
+                for node in visitors.iterate(found)
+                if isinstance(node, FromClause) and not isinstance(node, Join)
+            }
+
+        own = read()
+        named = [(f"the group {label!r}", element) for label, element in self.by.items()]
+        named += ((f"measure {n!r}", v) for n, (_, v) in self.measures.items() if v is not None)
+        named += (("where", each) for each in (self.where,) if each is not None)
+        for what, element in named:
+            foreign = read(cast("Any", element).is_(None) if what != "where" else element) - own
+            if foreign:
+                names = sorted(str(getattr(each, "name", each)) for each in foreign)
+                raise ArgumentError(
+                    f"{what} has columns of {', '.join(names)}, and a question is about the rows "
+                    f"of {self.source.key!r} alone: use a subquery, such as "
+                    "Reading.tenant_id.in_(select(Tenant.id))."
+                )
 
     @property
     def rollups(self) -> tuple[Rollup, ...]:
@@ -496,7 +606,7 @@ class Question:
                 something is pending.
             at_least: A `commit_token`, or the `token` of what a load returns: what its transaction
                 has written has to be in the answer.
-            parameters: Values of the bound parameters of `where`, by name.
+            parameters: Values of those bound parameters of `where` that have none, by name.
 
         Raises:
             ArgumentError: A bound is not an aware datetime, or the window is empty; or another
@@ -545,7 +655,7 @@ class Question:
             freshness: As of now, as of the last run, or from raw rows alone.
             max_staleness: With `"rolled_up"`: how long ago the last run may be.
             at_least: A `commit_token`.
-            parameters: Values of the bound parameters of `where`, by name.
+            parameters: Values of those bound parameters of `where` that have none, by name.
             batch: How many rows are fetched at a time.
 
         Raises:
@@ -583,6 +693,14 @@ class Question:
             raise ArgumentError(f"limit must be a positive integer; found {limit!r}")
         place = self._place(after)
         values = dict(parameters or {})
+        if values.keys() != self._parameters:
+            wanted, given = (", ".join(sorted(n)) or "none" for n in (self._parameters, values))
+            raise ArgumentError(
+                f"parameters are the values of those bindparam() of the question that have none: "
+                f"{wanted}; found {given}"
+            )
+        if max_staleness is not None and not isinstance(max_staleness, timedelta):
+            raise ArgumentError(f"max_staleness must be a timedelta; found {max_staleness!r}")
         entity = self._entity if isinstance(self._entity, type) else None
         connection = flushed_connection(session, self.source, entity)
         if at_least is not None:
@@ -621,7 +739,7 @@ class Question:
                 if freshness == "rolled_up":
                     raise RollupError(f"{secret[self.source.name]}: ask for freshness='raw'.")
                 return from_raw(secret)
-            prepared = self._prepare(known)
+            prepared = self._prepare(connection, known)
             long = any(
                 isinstance(value, str) and len(value.encode()) > _LONGEST_TEXT
                 for value in values.values()
@@ -803,6 +921,12 @@ class Question:
                 f"after must be a row of an earlier answer, with {', '.join(names)}; found "
                 f"{after!r}"
             )
+        bucket = row[_BUCKET] if self.every is not None else None
+        if isinstance(bucket, datetime) and bucket.utcoffset() is None:
+            raise ArgumentError(
+                f"the bucket of after must be an aware datetime; found {bucket!r}, which has no "
+                "time zone"
+            )
         return {name: row[name] for name in names}
 
     def _raw_answer(
@@ -835,15 +959,19 @@ class Question:
             reasons=reasons,
             suggestion=self.suggestion() if reasons else None,
             sql=str(statement),
+            statement=statement.params(values),
         )
         return Stream(iter(result), plan, self, result.close)
 
-    def _prepare(self, known: _Known) -> _Prepared:
+    def _prepare(self, connection: Connection, known: _Known) -> _Prepared:
         # An application may declare further ones on a source of somebody else's.
         key = (known.comment, known.schema, len(rollups_of(self.source.metadata)))
         prepared = self._prepared.get(key)
         if prepared is None:
-            prepared = self._prepared[key] = _Prepared(self, known.spec)
+            elements = [*self.by.values(), *self.conjuncts]
+            called = {name for each in elements for name in _called(_shown(each))}
+            unsafe = connection.scalars(_UNSAFE, {"names": [*called]}) if called else ()
+            prepared = self._prepared[key] = _Prepared(self, known.spec, frozenset(unsafe))
         return prepared
 
     def _rolled_answer(
@@ -902,6 +1030,7 @@ class Question:
             pending=pending,
             reasons={t: why for t, why in prepared.reasons.items() if t not in read},
             sql=statement.sql,
+            statement=statement.bound(arguments),
         )
         return Stream(rows, plan, self, close)
 
@@ -1031,9 +1160,11 @@ class _NoMatchError(Exception):
 class _Prepared:
     """A question as one state of the database's rollups can serve it."""
 
-    def __init__(self, question: Question, spec: RollupSpec) -> None:
+    def __init__(self, question: Question, spec: RollupSpec, unsafe: frozenset[str]) -> None:
         self.question = question
         self.spec = spec
+        # Functions whose value is not that of a row alone, which groups are not filtered by.
+        self.unsafe = unsafe
         self.reasons: dict[str, str] = {}
         self.candidates: list[_Candidate] = []
         self.fixed: dict[str, tuple[Any, TypeEngine[Any] | None]] = {}
@@ -1075,6 +1206,11 @@ class _Prepared:
             if _is_long(element)
             and not (isinstance(element, Column) and element.name == rollup.key)
         }
+        alike = {
+            _key_of(source, element)
+            for element in rollup.dimensions.values()
+            if _may_look_different(element)
+        }
         touches_long = False
         sides: list[_Side] = []
         for alias in "tl":
@@ -1091,7 +1227,7 @@ class _Prepared:
             for label, element in question.by.items():
                 found = self._rewritten(element, places)
                 bare = _key_of(source, element)
-                if found is None or (bare not in places and self._uses(element, long)):
+                if found is None or (bare not in places and _uses(source, element, long | alike)):
                     raise _NoMatchError(f"has no dimension {label!r}")
                 groups.append(found)
             for sql, element in asked:
@@ -1100,12 +1236,13 @@ class _Prepared:
                 found = self._rewritten(element, places)
                 if found is None:
                     raise _NoMatchError(f"has no dimension for the filter {element}")
-                if self._uses(element, long):
-                    touches_long = True
-                    if not _compares_whole_values(source, element, long):
-                        raise _NoMatchError(
-                            f"abbreviates long values, which the filter {element} may look into"
-                        )
+                touches_long = touches_long or _uses(source, element, long)
+                if not _compares_whole_values(source, element, long, alike):
+                    raise _NoMatchError(
+                        "abbreviates long values, and has equal ones that are written differently "
+                        f"in one group: {_named(element)} may look into them. ==, !=, "
+                        "in_(), not_in(), is_() and their AND, OR and NOT do not"
+                    )
                 where.append(f"({found})")
             sides.append(_Side(groups, where, {}, {}, []))
         table_side, log_side = sides
@@ -1168,6 +1305,7 @@ class _Prepared:
     def _rewritten(self, element: ColumnElement[Any], places: Mapping[str, str]) -> str | None:
         """Return an expression over dimensions as SQL, None if it needs more than these."""
         source = self.question.source
+        placed: list[ColumnClause[Any]] = []
 
         def place(node: Any, **_: Any) -> Any:
             if not isinstance(node, ColumnElement):
@@ -1175,20 +1313,30 @@ class _Prepared:
             sql = _key_of(source, node)
             if sql is None or sql not in places:
                 return None
-            return literal_column(places[sql], type_=node.type)
+            placed.append(literal_column(places[sql], type_=node.type))
+            return placed[-1]
 
         bare: ColumnElement[Any] = element
         if _is_label(element):
             bare = cast("Any", element).element
         new: ColumnElement[Any] = visitors.replacement_traverse(bare, {}, cast("Any", place))
-        if any(isinstance(node, Column) for node in visitors.iterate(new)):
-            return None
-        return self._text(new)
-
-    def _uses(self, element: ColumnElement[Any], long: set[str | None]) -> bool:
-        source = self.question.source
-        nodes = (each for each in visitors.iterate(element) if isinstance(each, ColumnElement))
-        return bool(long) and any(_key_of(source, node) in long for node in nodes)
+        for node in visitors.iterate(new):
+            # What a text names is not known, nor how many values a list will have.
+            listed = isinstance(node, BindParameter) and node.required and node.expanding
+            if listed or isinstance(node, Column | TextClause):
+                return None
+            if not any(node is each for each in placed) and not _is_plain(node):
+                raise _NoMatchError(
+                    f"has groups, and {_named(element)} is about rows: of that, it has subqueries, "
+                    "literal columns, windows and the like"
+                )
+        sql = self._text(new)
+        unsafe = self.unsafe & _called(sql)
+        if unsafe:
+            raise _NoMatchError(
+                f"has groups, and {min(unsafe)}() of {_named(element)} may differ from row to row"
+            )
+        return sql
 
     def _text(self, element: ColumnElement[Any]) -> str:
         """Compile an expression; its values become parameters between zero characters."""
@@ -1225,7 +1373,9 @@ class _Prepared:
         parts: dict[int, _Part] = {}
         everything = window == (None, None) and self.question.undated
         key = (known, everything, long)
-        if self._usable is None or self._usable[0] != key:
+        # Other threads ask the same question, of other databases too: what they find is their own.
+        remembered = self._usable
+        if remembered is None or remembered[0] != key:
             found = [
                 (candidate, since)
                 for candidate in self.candidates
@@ -1234,8 +1384,9 @@ class _Prepared:
                 and (since := known.complete_since(candidate)) != _NEVER
                 and (candidate.level is not None or (everything and since is None))
             ]
-            self._usable = (key, sorted(found, key=lambda each: each[0].cost(known)))
-        usable = self._usable[1]
+            remembered = (key, sorted(found, key=lambda each: each[0].cost(known)))
+            self._usable = remembered
+        usable = remembered[1]
         if limited:
             best = [
                 (candidate, complete)
@@ -1407,7 +1558,7 @@ class _Prepared:
                 if name in named
             )
         )
-        return _Statement(clause.columns(*columns), columns, names, sql, alone=alone)
+        return _Statement(clause, named, columns, names, sql, alone=alone)
 
     def _beyond(
         self, alias: str, place: Mapping[str, Any], names: Sequence[str] | None = None
@@ -1649,7 +1800,8 @@ class _Statement:
 
     def __init__(
         self,
-        clause: TextualSelect,
+        clause: TextClause,
+        named: set[str],
         columns: Sequence[Column[Any]],
         edges: list[str],
         sql: str,
@@ -1659,8 +1811,16 @@ class _Statement:
         self.edges = edges
         self.sql = sql
         self._clause = clause
+        self._columns = columns
+        self._named = named
+        self._statement = clause.columns(*columns)
         self._alone = alone
         self._names = SimpleResultMetaData([column.name for column in columns][0 if alone else 3 :])
+
+    def bound(self, arguments: Mapping[str, Any]) -> TextualSelect:
+        """Return it with the values of its parameters."""
+        values = {name: value for name, value in arguments.items() if name in self._named}
+        return self._clause.bindparams(**values).columns(*self._columns)
 
     def execute(
         self, connection: Connection, arguments: Mapping[str, Any], batch: int | None
@@ -1672,7 +1832,7 @@ class _Statement:
             not stand alone; the rows; and what closes the cursor.
         """
         options = {} if batch is None else {"yield_per": batch}
-        result = connection.execute(self._clause, arguments, execution_options=options)
+        result = connection.execute(self._statement, arguments, execution_options=options)
         rows = iter(result if batch else result.all())
         # A cursor of Citus has read everything as soon as it has been asked for a row.
         first = next(rows, None)
@@ -1859,6 +2019,15 @@ def _look(connection: Connection, question: Question, *, again: bool) -> _Known 
     return known
 
 
+@contextmanager
+def _as_arguments() -> Iterator[None]:
+    """Let what is wrong with a part of a question be an error of its arguments."""
+    try:
+        yield
+    except (DeclarationError, ConstructError) as error:
+        raise ArgumentError(str(error)) from error
+
+
 def _is_autocommit(connection: Connection) -> bool:
     driver: Any = connection.connection.dbapi_connection
     return driver is not None and bool(driver.autocommit)
@@ -1866,7 +2035,8 @@ def _is_autocommit(connection: Connection) -> bool:
 
 def _require_visible(connection: Connection, token: str) -> None:
     # A load over several connections has several transactions.
-    if not re.fullmatch(r"\d{1,20}(,\d{1,20})*", str(token)):
+    known = re.fullmatch(r"\d{1,20}(,\d{1,20})*", str(token))
+    if known is None or any(int(each) >= 2**64 for each in token.split(",")):
         raise ArgumentError(
             f"at_least must be what commit_token() or a load has returned, got {token!r}."
         )
@@ -1915,6 +2085,73 @@ def _text_of(question: Question, element: ColumnElement[Any]) -> str:
     return str(element) if sql is None else sql
 
 
+def _is_plain(node: Any) -> bool:
+    """Whether the value of a node is that of its parts, so that equal parts make it equal.
+
+    A subquery is not: what it says of rows, it would say of groups. A value that is called for may
+    be another one each time.
+    """
+    if isinstance(node, BindParameter):
+        return node.callable is None
+    return isinstance(node, _PLAIN)
+
+
+_PLAIN: Final = (
+    BinaryExpression,
+    UnaryExpression,
+    ExpressionClauseList,
+    ClauseList,
+    Grouping,
+    Case,
+    Cast,
+    TypeClause,
+    CollationClause,
+    Extract,
+    FunctionElement,
+    Null,
+    True_,
+    False_,
+)
+
+# Volatile ones, aggregates and sets; a stable one has one value for the same arguments, as long as
+# the statement lasts. Names are enough, since those of some types of arguments are seldom all.
+_UNSAFE: Final = text(
+    "SELECT DISTINCT p.proname::text FROM pg_catalog.pg_proc AS p "
+    "WHERE p.proname = ANY(CAST(:names AS text[])) "
+    "AND (p.provolatile = 'v' OR p.proretset OR p.prokind <> 'f')"
+)
+_CALL: Final = re.compile(r'(\w[\w$]*|"(?:[^"]|"")+")\s*\(')
+_NO_CALLS: Final = frozenset(("and", "any", "all", "as", "case", "cast", "in", "not", "or", "when"))
+
+
+def _called(sql: str) -> frozenset[str]:
+    """Return the names of the functions that are called, and maybe more."""
+    return (
+        frozenset(
+            name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
+            for name in _CALL.findall(sql)
+        )
+        - _NO_CALLS
+    )
+
+
+def _shown(element: ColumnElement[Any]) -> str:
+    """Return an expression as SQL, whatever it is, for people or to look for names."""
+    bare = cast("Any", element).element if _is_label(element) else element
+    try:
+        return str(bare.compile(dialect=DIALECT))
+    except (CompileError, NotImplementedError):
+        return str(bare)
+
+
+def _named(element: ColumnElement[Any]) -> str:
+    return (
+        f"the group {cast('Any', element).name!r}"
+        if _is_label(element)
+        else f"the filter {_shown(element)}"
+    )
+
+
 def _is_label(element: Any) -> bool:
     return (
         hasattr(element, "element") and hasattr(element, "name") and not isinstance(element, Column)
@@ -1939,23 +2176,54 @@ _WHOLE: Final = (
     operators.not_in_op,
     operators.is_,
     operators.is_not,
+    operators.is_distinct_from,
+    operators.is_not_distinct_from,
 )
+_ORDERED: Final = (*_WHOLE, operators.lt, operators.le, operators.gt, operators.ge)
+_VALUES: Final = (BindParameter, ClauseList, ExpressionClauseList, Grouping, Null, True_, False_)
 
 
-def _compares_whole_values(table: Table, element: Any, long: set[str | None]) -> bool:
-    """Whether a condition says the same of a value and of what a long one is abbreviated to."""
-    if not isinstance(element, BinaryExpression) or element.operator not in _WHOLE:
+def _compares_whole_values(
+    table: Table, element: Any, long: set[str | None], alike: set[str | None]
+) -> bool:
+    """Whether a condition says the same of a value and of what its group has in its place.
+
+    That is what a long value is abbreviated to, or an equal value that is written differently.
+    """
+    if not _uses(table, element, long | alike):
+        return True
+    if isinstance(element, Grouping):
+        return _compares_whole_values(table, element.element, long, alike)
+    if isinstance(element, UnaryExpression) and element.operator is operators.inv:
+        return _compares_whole_values(table, element.element, long, alike)
+    if isinstance(element, BooleanClauseList):
+        return all(_compares_whole_values(table, each, long, alike) for each in element.clauses)
+    if not isinstance(element, BinaryExpression):
         return False
-    if _key_of(table, element.left) not in long:
+    key = _key_of(table, element.left)
+    if key not in long | alike or element.operator not in (_WHOLE if key in long else _ORDERED):
         return False
     for node in visitors.iterate(element.right):
-        if isinstance(node, Column):
+        if not isinstance(node, _VALUES):
             return False
         value = getattr(node, "value", None)
         values = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(each, str) and len(each.encode()) > _LONGEST_TEXT for each in values):
             return False
     return True
+
+
+def _uses(table: Table, element: ColumnElement[Any], keys: set[str | None]) -> bool:
+    nodes = (each for each in visitors.iterate(element) if isinstance(each, ColumnElement))
+    return bool(keys) and any(_key_of(table, node) in keys for node in nodes)
+
+
+def _may_look_different(element: ColumnElement[Any]) -> bool:
+    """Whether values that are equal, and so in one group, may be written differently: 1.0, 1.00."""
+    kind = _kind(element)
+    if isinstance(kind, String):
+        return kind.collation is not None
+    return not isinstance(kind, Integer | Boolean | Date | DateTime | Time | Uuid | LargeBinary)
 
 
 def _same_target(own: RollupSpec, found: RollupSpec, table: str) -> TargetSpec:
