@@ -83,7 +83,8 @@ from sqlalchemy.sql.elements import (
     UnaryExpression,
 )
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.sql.selectable import FromClause, Join
+from sqlalchemy.sql.selectable import Alias, FromClause, Join
+from sqlalchemy.sql.sqltypes import NullType
 
 from citus_analytics.errors import ArgumentError, DeclarationError, RollupError
 from citus_analytics.rollups.declare import (
@@ -119,7 +120,7 @@ from citus_analytics.rollups.sql import (
     best_query,
     bucket_of,
 )
-from citus_analytics.schema import column_name, table_of
+from citus_analytics.schema import Distributed, column_name, distribution_of, table_of
 from citus_analytics.sql import (
     DIALECT,
     Executor,
@@ -516,6 +517,12 @@ class Question:
         self.conjuncts = _conjuncts(self.where)
         self.needs = _Needs(self)
         names = [*([_BUCKET] if self.every else []), *self.by, *self.needs.types]
+        hidden = next((each for each in names if each.startswith("_")), None)
+        if hidden is not None:
+            raise ArgumentError(
+                f"{hidden!r} cannot be a column of the answer: names that start with an underscore "
+                "are for those of the statement. Use another, for groups with .label('...')."
+            )
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ArgumentError(f"the answer would have two columns named {twice[0]!r}.")
@@ -563,7 +570,10 @@ class Question:
         for what, element in named:
             foreign = read(cast("Any", element).is_(None) if what != "where" else element) - own
             if foreign:
-                names = sorted(str(getattr(each, "name", each)) for each in foreign)
+                names = sorted(
+                    f"an alias of '{each.element}'" if isinstance(each, Alias) else f"'{each}'"
+                    for each in foreign
+                )
                 raise ArgumentError(
                     f"{what} has columns of {', '.join(names)}, and a question is about the rows "
                     f"of {self.source.key!r} alone: use a subquery, such as "
@@ -711,8 +721,10 @@ class Question:
                 "connection is in autocommit mode"
             )
 
-        def from_raw(reasons: dict[str, str]) -> Stream:
-            return self._raw_answer(session, window, limit, place, values, reasons, batch)
+        def from_raw(reasons: dict[str, str], suggestion: str | None = None) -> Stream:
+            return self._raw_answer(
+                session, window, limit, place, values, reasons, suggestion, batch
+            )
 
         if freshness == "raw":
             return from_raw({})
@@ -733,7 +745,7 @@ class Question:
                 missing = {self.source.name: f"the database has no rollups of {self.source.name!r}"}
                 if freshness == "rolled_up":
                     raise RollupError(f"{missing[self.source.name]}: migrate it first.")
-                return from_raw(missing)
+                return from_raw(missing, self.suggestion())
             if known.restricted:
                 secret = {self.source.name: "row level security hides rows from this role"}
                 if freshness == "rolled_up":
@@ -763,11 +775,13 @@ class Question:
                     "time, so that nothing says which of them have come since. Ask for 'fresh', or "
                     "declare a rollup with undated=True."
                 )
+            served = not raw_only or prepared.candidates or prepared.unsafe
+            suggestion = None if served else self.suggestion()
             if raw_only and freshness == "rolled_up":
                 raise RollupError(
                     "no rollup can answer that: "
                     + "; ".join(f"{table}: {why}" for table, why in prepared.reasons.items())
-                    + f". This one would: {self.suggestion()}"
+                    + (f". This one would: {suggestion}" if suggestion else ".")
                 )
             horizon = known.horizon
             short = [
@@ -794,7 +808,7 @@ class Question:
                         if waiting
                         else "has no whole bucket in the window"
                     )
-                return from_raw(reasons)
+                return from_raw(reasons, suggestion)
             answer = self._rolled_answer(
                 connection, prepared, known, parts, limit, place, values, freshness, batch
             )
@@ -804,24 +818,87 @@ class Question:
             f"the rollups of {self.source.name!r} are being changed again and again: try later."
         )
 
-    def suggestion(self) -> str:
-        """Return the declaration of a rollup that would answer the question, as Python."""
+    def suggestion(self) -> str | None:
+        """Return the declaration of a rollup that would answer the question, as Python.
 
-        def shown(element: ColumnElement[Any]) -> str:
-            if isinstance(element, Column):
+        It is written with the names of `sqlalchemy`, its `sqlalchemy.dialects.postgresql` and
+        `citus_analytics`, and that of the source: its class, or a variable named as the table.
+        Filters become dimensions, so that it serves other values as well. None if no rollup would:
+        the question is about more than the values of each row.
+        """
+        source = self.source
+        groups: dict[str | None, str] = {}
+        taken = {*([_BUCKET] if self.time is not None else [])}
+
+        def shown(element: ColumnElement[Any], name: str | None = None) -> str:
+            if isinstance(element, Column) and name in (None, element.name):
                 return repr(element.name)
-            label = getattr(element, "name", None)
-            written = f"text({_sql(self.source, element)!r})"
-            return f"{written}.label({label!r})" if label else written
+            written = f"literal_column({_sql(source, element)!r}, {element.type!r})"
+            return written if name is None else f"{written}.label({name!r})"
 
-        groups = [*self.by.values()]
-        filters = []
-        for each in self.conjuncts:
-            columns = [node for node in visitors.iterate(each) if isinstance(node, Column)]
-            if isinstance(each, BinaryExpression) and len(columns) == 1 and each.left is columns[0]:
-                groups += [c for c in columns if all(c is not g for g in groups)]
-            else:
-                filters.append(each)
+        def free(name: str) -> str:
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            return name
+
+        def add(element: ColumnElement[Any], label: str) -> bool:
+            """Make a dimension of an expression; False if it cannot be one."""
+            key = _key_of(source, element)
+            nodes = [*visitors.iterate(element)]
+            values = all(isinstance(node, Column) or _is_plain(node) for node in nodes)
+            if isinstance(element.type, NullType) or key is None or not values:
+                return False
+            if key not in groups:
+                groups[key] = shown(element, free(label))
+            return True
+
+        def add_filter(element: Any) -> bool:
+            """Make dimensions of what a condition compares with values."""
+            if _key_of(source, element) in groups:
+                return True
+            if isinstance(element, Grouping):
+                return add_filter(element.element)
+            if isinstance(element, BooleanClauseList):
+                return all(add_filter(each) for each in element.clauses)
+            if isinstance(element, UnaryExpression) and not isinstance(element.element, Column):
+                return add_filter(element.element)
+            nodes = [*visitors.iterate(element)]
+            columns = [node for node in nodes if isinstance(node, Column)]
+            if not columns:
+                # It says the same of every row, or something that no rollup knows.
+                return False
+            if isinstance(element, BinaryExpression):
+                left = element.left
+                key = {_key_of(source, left)}
+                if (
+                    any(isinstance(node, Column) for node in visitors.iterate(left))
+                    and all(isinstance(node, _VALUES) for node in visitors.iterate(element.right))
+                    and _compares_whole_values(
+                        source,
+                        element,
+                        key if _is_long(left) else set(),
+                        key if _may_look_different(left) else set(),
+                    )
+                ):
+                    return add(left, getattr(left, "name", None) or "value")
+            if any(_is_long(each) or _may_look_different(each) for each in columns):
+                return add(element, "condition")
+            if not all(isinstance(node, Column) or _is_plain(node) for node in nodes):
+                return False
+            return all(add(each, each.name) for each in columns)
+
+        extremes = any(m.aggregate in ("min", "max") for m, _ in self.measures.values())
+        distribution = distribution_of(source)
+        if extremes and isinstance(distribution, Distributed) and distribution.column is not None:
+            # The next value is looked up beside the one that has gone.
+            add(source.c[distribution.column], distribution.column)
+        for label, element in self.by.items():
+            bare = cast("Any", element).element if _is_label(element) else element
+            if not add(bare, label):
+                return None
+        if not all(add_filter(each) for each in self.conjuncts):
+            return None
         makers = {
             "count": "count",
             "sum": "total",
@@ -833,19 +910,27 @@ class Question:
         }
         listed = []
         for name, (measure, value) in self.measures.items():
+            nodes = [] if value is None else [*visitors.iterate(value)]
+            if not all(isinstance(node, Column) or _is_plain(node) for node in nodes):
+                return None
             of = "" if value is None else shown(value)
             if measure.fractions:
                 of += f", {list(measure.fractions)}"
+            if measure.approximate:
+                of += ", approximate=True"
             maker = makers.get(measure.aggregate, measure.aggregate)
-            listed.append(f"{name!r}: {maker}({of})")
-        arguments = [f"{self.source.name + '_rollup'!r}", f"{self.source.name}"]
+            listed.append(f"{free(name)!r}: {maker}({of})")
+        name = f"{source.name}_rollup"
+        names = {each.name for each in rollups_of(source.metadata)} | {*source.metadata.tables}
+        while name in names:
+            name += "_"
+        entity = self._entity.__name__ if isinstance(self._entity, type) else source.name
+        arguments = [repr(name), entity]
         if self.time is not None:
             every = str(self.every or Every(3600))
             arguments += [f"time={self.time!r}", f"every={every!r}", "undated=True"]
-        arguments.append(f"by=[{', '.join(map(shown, groups))}]")
+        arguments.append(f"by=[{', '.join(groups.values())}]")
         arguments.append(f"measures={{{', '.join(listed)}}}")
-        if filters:
-            arguments.append(f"where=text({' AND '.join(_text_of(self, f) for f in filters)!r})")
         return f"Rollup({', '.join(arguments)})"
 
     def columns(self) -> list[Column[Any]]:
@@ -937,6 +1022,7 @@ class Question:
         place: dict[str, Any] | None,
         values: dict[str, Any],
         reasons: dict[str, str],
+        suggestion: str | None,
         batch: int | None,
     ) -> Stream:
         since, until = window
@@ -957,7 +1043,7 @@ class Question:
             freshness="raw",
             steps=(step,),
             reasons=reasons,
-            suggestion=self.suggestion() if reasons else None,
+            suggestion=suggestion,
             sql=str(statement),
             statement=statement.params(values),
         )

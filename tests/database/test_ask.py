@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+import sqlalchemy
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import (
@@ -21,6 +22,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     NullPool,
+    Numeric,
     Table,
     Text,
     and_,
@@ -34,8 +36,10 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 
+import citus_analytics
 from citus_analytics import (
     Distributed,
     Reference,
@@ -43,6 +47,7 @@ from citus_analytics import (
     average,
     count,
     distinct,
+    explain_shape,
     maximum,
     minimum,
     percentiles,
@@ -740,11 +745,147 @@ def test_rows_without_a_time_that_no_rollup_has(
         assert dated.rows[0].rows == 1
 
 
+def test_what_is_suggested_serves(server: DatabaseServer, empty_database: URL) -> None:
+    """The declaration runs, and its rollup answers the question."""
+    tables = MetaData()
+    table = source(tables)
+    names = {**vars(sqlalchemy), **vars(postgresql), **vars(citus_analytics), "s": table}
+    c, numbers = table.c, {"hi": maximum(table.c.n), "p": percentiles(table.c.x)}
+    code: ColumnElement[Any] = c.payload["c"].astext
+    parity: ColumnElement[Any] = func.mod(c.n, 2, type_=Integer).label("n")
+    questions = [
+        Question(table, measures={"rows": count()}, where=or_(c.flag, c.n == 2)),
+        Question(table, measures=numbers, where=or_(c.kind == "a", not_(c.flag)), by=[c.kind]),
+        Question(
+            table, measures={"rows": count()}, where=c.kind.like("a%"), every="1 day", time="at"
+        ),
+        Question(table, measures={"rows": count()}, where=code == bindparam("kind")),
+        Question(table, measures={"hi": maximum(c.n)}, where=c.n + c.key > 2, by=[parity]),
+        Question(table, measures={"kind": count()}, where=c.kind.in_(["a", "b"])),
+        Question(table, measures={"rows": count()}, where=c.x > 0, by=[c.key], time="at"),
+    ]
+    asked: list[tuple[Question, Rollup]] = []
+    for question in questions:
+        declaration = question.suggestion()
+        assert declaration is not None
+        asked.append((question, eval(declaration, names)))
+    (spec,) = specs_of(tables)
+    engine = create_engine(empty_database, poolclass=NullPool)
+    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    with engine.begin() as connection:
+        insert(connection, [Row(n, *list(vars(r).values())[1:]) for n, r in enumerate(SOME)])
+        for question, rollup in asked:
+            values = {"kind": "de"} if question is questions[3] else {}
+            answer = question.ask(connection, parameters=values)
+            assert not answer.plan.reasons.keys() & {each.name for each in rollup.tables}
+            assert answer.plan.freshness == "fresh", answer.plan
+            raw = question.ask(connection, parameters=values, freshness="raw")
+            if "p" not in question.measures:
+                assert answer.rows == raw.rows
+            # The statement of a plan is the one that was executed, with its values.
+            for each in (answer, raw):
+                assert explain_shape(connection, each.plan.statement).kind != "refused"
+                again = connection.execute(each.plan.statement)
+                shown = [tuple(row)[-len(question.columns()) :] for row in again]
+                assert shown == [tuple(row) for row in each]
+    nevers: list[Any] = [func.random() < 1, c.n.in_(select(c.key)), text("kind = 'a'")]
+    for never in nevers:
+        with engine.connect() as connection:
+            plan = ask(connection, table, measures={"rows": count()}, where=never).plan
+        assert (plan.freshness, plan.suggestion) == ("raw", None)
+        assert all("has" in reason for reason in plan.reasons.values())
+
+
+def test_equal_values_that_are_written_differently(
+    server: DatabaseServer, empty_database: URL
+) -> None:
+    """They are one group, which does not say how each of them is written."""
+    tables = MetaData()
+    table = Table(
+        "prices",
+        tables,
+        Column("id", BigInteger, primary_key=True),
+        Column("price", Numeric),
+        Distributed("id"),
+    )
+    Rollup("by_price", table, by=[table.c.price], measures={"rows": count()})
+    (spec,) = specs_of(tables)
+    engine = create_engine(empty_database, poolclass=NullPool)
+    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    price = table.c.price
+    with engine.begin() as connection:
+        run_sql(connection, "INSERT INTO prices VALUES (1, 1.0), (2, 1.00), (3, 2), (4, 1.000)")
+        for where, rows, freshness in (
+            (price == 1, 3, "fresh"),
+            (and_(price > 0, price < 2), 3, "fresh"),
+            (price.cast(Text) == "1.00", 1, "raw"),
+            (func.scale(price) > 1, 2, "raw"),
+        ):
+            answer = ask(connection, table, measures={"rows": count()}, where=where)
+            assert (answer.rows[0].rows, answer.plan.freshness) == (rows, freshness)
+        texts = ask(
+            connection, table, measures={"rows": count()}, by=[price.cast(Text).label("text")]
+        )
+        assert len(texts) == 4
+
+
+ELSEWHERE: Final = Table("elsewhere", MetaData(), Column("kind", Text), Column("code", Integer))
+ROWS_OF: Final = {"rows": count()}
+SOURCE: Final = source(MetaData())
 REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "no measures": ({"measures": {}}, "at least one measure"),
-    "twice": ({"measures": {"kind": count()}, "by": ["kind"]}, "two columns named 'kind'"),
-    "ranked": ({"measures": {"n": count()}, "ranked": "m"}, "is not one of its measures: n"),
-    "no time": ({"measures": {"n": count()}, "every": "1 hour"}, "pass time="),
+    "a list of measures": ({"measures": [count()]}, "must be a mapping of names"),
+    "a function": ({"measures": {"n": func.count()}}, "measure 'n' must be count"),
+    "not called": ({"measures": {"n": count}}, "measure 'n' must be count"),
+    "a sum of texts": (
+        {"measures": {"n": total(SOURCE.c.kind)}},
+        "the question: PostgreSQL has no sum of Text",
+    ),
+    "a measure of another table": (
+        {"measures": {"n": total(func.abs(ELSEWHERE.c.code))}},
+        "measure 'n' has columns of 'elsewhere'",
+    ),
+    "hidden": ({"measures": {"_rows": count()}}, "'_rows' cannot be a column"),
+    "twice": (
+        {"measures": {"kind": count()}, "by": ["kind"]},
+        "two columns named 'kind'",
+    ),
+    "ranked": ({"measures": {"n": count()}, "ranked": "m"}, "one of its measures: n"),
+    "no time": ({"measures": ROWS_OF, "every": "1 hour"}, "pass time="),
+    "an unknown time": ({"measures": ROWS_OF, "time": "then"}, "no column 'then'"),
+    "an odd width": ({"measures": ROWS_OF, "every": "soon"}, "a bucket must be like"),
+    "by a column": ({"measures": ROWS_OF, "by": SOURCE.c.kind}, "by must be a list"),
+    "by a text": ({"measures": ROWS_OF, "by": "kind"}, "by must be a list"),
+    "by no column": ({"measures": ROWS_OF, "by": ["sort"]}, "no column 'sort'"),
+    "by a number": ({"measures": ROWS_OF, "by": [3]}, "got 3"),
+    "by another table": (
+        {"measures": ROWS_OF, "by": [func.lower(ELSEWHERE.c.kind).label("k")]},
+        "the group 'k' has columns of 'elsewhere'",
+    ),
+    "where is a text": (
+        {"measures": ROWS_OF, "where": "kind = 'a'"},
+        "where must be an SQL expression",
+    ),
+    "where is a list": (
+        {"measures": ROWS_OF, "where": [SOURCE.c.n > 1]},
+        "where must be an SQL expression",
+    ),
+    "where is a function": (
+        {"measures": ROWS_OF, "where": lambda: SOURCE.c.n > 1},
+        "where must be an SQL expression",
+    ),
+    "where is true": (
+        {"measures": ROWS_OF, "where": SOURCE.c.n is not None},
+        "where must be an SQL expression",
+    ),
+    "of another table": (
+        {"measures": ROWS_OF, "where": and_(SOURCE.c.n == 1, ELSEWHERE.c.code == SOURCE.c.n)},
+        "where has columns of 'elsewhere'.*use a subquery",
+    ),
+    "of an alias": (
+        {"measures": ROWS_OF, "where": SOURCE.c.n.table.alias().c.n == 1},
+        "columns of an alias of 's'",
+    ),
 }
 
 
@@ -752,4 +893,4 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
 def test_what_makes_no_sense(name: str) -> None:
     arguments, message = REFUSED[name]
     with pytest.raises(ArgumentError, match=message):
-        Question(source(MetaData()), **arguments)
+        Question(SOURCE, **arguments)
