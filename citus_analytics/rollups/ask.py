@@ -160,6 +160,8 @@ _SMALL: Final = 1000
 _MANY: Final = 200
 _LONGEST_TEXT: Final = 300
 _INFO: Final = "citus_analytics.ask"
+# How many values a distribution column is taken to have.
+_KEYS: Final = 100
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # Python's calendar ends where a bucket of it would still begin or end.
 _FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)
@@ -809,6 +811,10 @@ class Question:
                         else "has no whole bucket in the window"
                     )
                 return from_raw(reasons, suggestion)
+            if freshness == "fresh" and self.needs.extremes and known.pending:
+                gone = prepared.costly(connection, known, parts, window)
+                if gone:
+                    return from_raw(gone)
             answer = self._rolled_answer(
                 connection, prepared, known, parts, limit, place, values, freshness, batch
             )
@@ -1105,6 +1111,7 @@ class Question:
             close()
             connection.info.setdefault(_INFO, {})[known.key] = now
             return None
+        connection.info.setdefault(_INFO, {})[known.key] = now
         used = [part.candidate for part in parts if part.candidate is not None]
         runs = [now.last_run(each.target.table) for each in used]
         steps = tuple(part.step(self.source.name) for part in parts)
@@ -1523,6 +1530,56 @@ class _Prepared:
         searched = "key" in candidate.target.by.values()
         complete = known.horizon is None or since >= known.horizon
         return by_time and searched and complete
+
+    def costly(
+        self, connection: Connection, known: _Known, parts: list[_Part], window: Window
+    ) -> dict[str, str]:
+        """Return why raw rows are cheaper, by table, if they are and none have been expired.
+
+        Of a group that has lost a row, each of its smallest and largest values is looked up among
+        the raw rows of its bucket, or of its key: all together, that may be more than reading all
+        rows once.
+        """
+        since, until = window
+        if known.horizon is not None and (since is None or since < known.horizon):
+            return {}
+        question, source = self.question, self.question.source
+        used = [part.candidate for part in parts if part.candidate is not None]
+        first = {next(iter(index.columns.keys()), None) for index in source.indexes}
+        first.add(next(iter(source.primary_key.columns.keys()), None))
+        conditions, values = ["l.n < 0"], {}
+        for name, edge, sign in (("since", since, ">="), ("until", until, "<")):
+            if edge is not None:
+                conditions.append(f"l.at {sign} :{name}")
+                values[name] = edge
+        log = qualify(known.spec.log, known.schema).replace(":", "\\:")
+        lost = connection.scalar(
+            text(f"SELECT count(*) FROM {log} AS l WHERE {' AND '.join(conditions)}"), values
+        )
+        looked_up = int(lost or 0) * len(question.needs.extremes)
+        if not looked_up:
+            return {}
+        # Into how many parts an index divides the rows.
+        divided = [_KEYS if known.spec.key is not None and known.spec.key in first else 1]
+        for candidate in used:
+            target, level = candidate.target, candidate.level
+            if level is None or target.undated or question.time not in first:
+                continue
+            if since is not None and until is not None:
+                seconds = (until - since).total_seconds()
+            else:
+                table = qualify(target.table, known.schema).replace(":", "\\:")
+                bucket = quote(target.bucket or "").replace(":", "\\:")
+                length = f"CAST(extract(epoch FROM max(t.{bucket}) - min(t.{bucket})) AS float8)"
+                seconds = connection.scalar(text(f"SELECT {length} FROM {table} AS t")) or 0.0
+            divided.append(int(seconds / level.length) + 1)
+        if looked_up <= max(divided):
+            return {}
+        why = (
+            f"keeps smallest or largest values, and {lost:,} rows have gone since the last run: "
+            "raw rows are cheaper than looking up what is left, until the next run"
+        )
+        return {candidate.target.table: why for candidate in used}
 
     # The statement.
 

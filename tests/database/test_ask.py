@@ -19,6 +19,7 @@ from sqlalchemy import (
     Connection,
     DateTime,
     Double,
+    Index,
     Integer,
     MetaData,
     NullPool,
@@ -85,6 +86,7 @@ def source(metadata: MetaData) -> Table:
         Column("x", Double),
         Column("at", DateTime(timezone=True)),
         Column("flag", Boolean, Computed("n > 0", persisted=True)),
+        Index("s_key", "key"),
         Distributed("key"),
     )
 
@@ -661,6 +663,29 @@ def test_how_stale_it_may_be(filled: tuple[Connection, Table, Rollup]) -> None:
         question.ask(connection, at_least=str(int(token) + 1_000_000))
     with pytest.raises(ArgumentError, match="what commit_token"):
         question.ask(connection, at_least="yesterday")
+
+
+def test_many_extremes_that_have_gone(filled: tuple[Connection, Table, Rollup]) -> None:
+    """Looking each of them up is dearer than reading the raw rows once."""
+    connection, table, rollup = filled
+    question = Question(table, measures={"lo": minimum(table.c.n), "rows": count()}, by=["key"])
+    more = [Row(100 + n, 1 + n % 3, "a", None, -5, 1.0, DAY) for n in range(110)]
+    insert(connection, more)
+    run_rollup(connection, rollup)
+    settled = question.ask(connection)
+    assert {row.lo for row in settled} == {-5}
+    assert settled.plan.rollups == ("r0",)
+    for gone, freshness in ((more[:4], "fresh"), (more[4:], "raw")):
+        for row in gone:
+            run_sql(connection, "DELETE FROM s WHERE id = :id", id=row.id)
+        question.ask(connection)  # It says what is pending, which the next one is planned by.
+        answer = question.ask(connection)
+        assert answer.plan.freshness == freshness
+        assert answer.rows == question.ask(connection, freshness="raw").rows
+    assert "110 rows have gone since the last run" in answer.plan.reasons["r0"]
+    run_rollup(connection, rollup)
+    question.ask(connection, until=DAY)
+    assert question.ask(connection).plan.rollups == ("r0",)
 
 
 def test_what_has_been_expired(filled: tuple[Connection, Table, Rollup]) -> None:
