@@ -453,7 +453,8 @@ class Question:
             by: The groups: columns, or expressions with a label.
             every: The width of buckets, which are in a column `bucket`; none by default.
             where: Which rows are asked for. Rollups serve it if each of its conditions, joined by
-                AND, is one of the rollup's own filter, or one on its dimensions.
+                AND, is one of the rollup's own filter, or one on its dimensions. Subqueries, texts
+                and volatile functions are asked of raw rows.
             ranked: The measure by which the answer is sorted, the greatest first.
             time: The column that says when a row happened; by default that of the rollups.
             undated: Whether rows without a finite time are asked for, where there is no window.
