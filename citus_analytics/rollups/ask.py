@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -31,13 +31,20 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    Date,
     DateTime,
     Double,
     Float,
     Integer,
+    LargeBinary,
     Numeric,
     Row,
+    Select,
+    String,
     Text,
+    TextualSelect,
+    Time,
+    Uuid,
     and_,
     bindparam,
     case,
@@ -52,12 +59,34 @@ from sqlalchemy import cast as sql_cast
 from sqlalchemy import distinct as sql_distinct
 from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
+from sqlalchemy.exc import ArgumentError as ConstructError
 from sqlalchemy.exc import CompileError, ProgrammingError
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.sql import operators, visitors
-from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Grouping, TextClause
+from sqlalchemy.sql.elements import (
+    BinaryExpression,
+    BooleanClauseList,
+    Case,
+    Cast,
+    ClauseElement,
+    ClauseList,
+    CollationClause,
+    ColumnClause,
+    ExpressionClauseList,
+    Extract,
+    False_,
+    Grouping,
+    Null,
+    TextClause,
+    True_,
+    TypeClause,
+    UnaryExpression,
+)
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.selectable import Alias, FromClause, Join
+from sqlalchemy.sql.sqltypes import NullType
 
-from citus_analytics.errors import ArgumentError, RollupError
+from citus_analytics.errors import ArgumentError, DeclarationError, RollupError
 from citus_analytics.rollups.declare import (
     _BY_VALUES,
     _PARTS,
@@ -67,8 +96,10 @@ from citus_analytics.rollups.declare import (
     _expression,
     _is_long,
     _kept,
+    _kind,
     _names_read,
     _require_aggregate,
+    _require_time_zone,
     _sql,
     _type_name,
     _visible,
@@ -89,7 +120,7 @@ from citus_analytics.rollups.sql import (
     best_query,
     bucket_of,
 )
-from citus_analytics.schema import column_name, table_of
+from citus_analytics.schema import Distributed, column_name, distribution_of, table_of
 from citus_analytics.sql import (
     DIALECT,
     Executor,
@@ -103,11 +134,11 @@ from citus_analytics.sql import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from typing import Self
 
-    from sqlalchemy import Select, Table, TextualSelect
+    from sqlalchemy import Table
     from sqlalchemy.types import TypeEngine
 
     from citus_analytics.rollups.declare import ExpressionLike
@@ -129,6 +160,8 @@ _SMALL: Final = 1000
 _MANY: Final = 200
 _LONGEST_TEXT: Final = 300
 _INFO: Final = "citus_analytics.ask"
+# How many values a distribution column is taken to have.
+_KEYS: Final = 100
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # Python's calendar ends where a bucket of it would still begin or end.
 _FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)
@@ -178,8 +211,10 @@ class Plan:
         pending: How many changes of the source were in no rollup yet; None if nothing was read that
             would tell. A fresh answer has them.
         reasons: Why other tables of rollups could not serve, by table.
-        suggestion: The declaration of a rollup that would serve, where none did.
-        sql: The statement.
+        suggestion: The declaration of a rollup that would serve, where none did and one could.
+        sql: The statement, with the names of its parameters.
+        statement: The statement with the values of its parameters: what `explain_shape` shows the
+            shape of.
     """
 
     freshness: Freshness
@@ -188,7 +223,8 @@ class Plan:
     pending: int | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
     suggestion: str | None = None
-    sql: str = field(default="", repr=False)
+    sql: str = field(repr=False, compare=False)
+    statement: Select[Any] | TextualSelect = field(repr=False, compare=False)
 
     @property
     def rollups(self) -> tuple[str, ...]:
@@ -417,7 +453,8 @@ class Question:
             by: The groups: columns, or expressions with a label.
             every: The width of buckets, which are in a column `bucket`; none by default.
             where: Which rows are asked for. Rollups serve it if each of its conditions, joined by
-                AND, is one of the rollup's own filter, or one on its dimensions.
+                AND, is one of the rollup's own filter, or one on its dimensions. Subqueries, texts
+                and volatile functions are asked of raw rows.
             ranked: The measure by which the answer is sorted, the greatest first.
             time: The column that says when a row happened; by default that of the rollups.
             undated: Whether rows without a finite time are asked for, where there is no window.
@@ -425,39 +462,70 @@ class Question:
         Raises:
             ArgumentError: The question makes no sense; the message says why.
         """
-        self.source = table_of(source)
-        self._entity = source
+        if not isinstance(measures, Mapping):
+            raise ArgumentError(
+                f"measures must be a mapping of names, such as {{'rows': count()}}; found "
+                f"{measures!r}"
+            )
         if not measures:
             raise ArgumentError("a question needs at least one measure, such as {'rows': count()}.")
-        self.every = None if every is None else width_of(every)
-        self._given_by = by
-        self.by: dict[str, ColumnElement[Any]] = {}
-        for expression in by:
-            element = _expression(self.source, expression)
-            label = getattr(element, "name", None)
-            if not label or label in self.by:
-                raise ArgumentError(
-                    f"give the group {element} a name of its own, with .label('...')."
-                )
-            self.by[label] = element
-        self.measures: dict[str, tuple[Measure, ColumnElement[Any] | None]] = {}
         for name, measure in measures.items():
-            value = None if measure.value is None else _expression(self.source, measure.value)
-            if value is not None:
-                _require_aggregate("a question", name, measure.aggregate, value)
-            self.measures[name] = (measure, value)
-        times = {rollup.time for rollup in self.rollups} - {None}
-        self.time = column_name(time) if time is not None else next(iter(times), None)
+            if not isinstance(measure, Measure):
+                raise ArgumentError(
+                    f"measure {name!r} must be count(), total(...), average(...) or the like of "
+                    f"citus_analytics; found {measure!r}"
+                )
+        if isinstance(by, str) or not isinstance(by, Sequence):
+            raise ArgumentError(f"by must be a list of columns or expressions; found {by!r}")
+        with _as_arguments():
+            self.source = table_of(source)
+            self._entity = source
+            self.every = None if every is None else width_of(every)
+            self._given_by = by
+            self.by: dict[str, ColumnElement[Any]] = {}
+            for expression in by:
+                element = _expression(self.source, expression)
+                label = getattr(element, "name", None)
+                if not label or label in self.by:
+                    raise ArgumentError(
+                        f"give the group {element} a name of its own, with .label('...')."
+                    )
+                self.by[label] = element
+            self.measures: dict[str, tuple[Measure, ColumnElement[Any] | None]] = {}
+            for name, measure in measures.items():
+                value = None if measure.value is None else _expression(self.source, measure.value)
+                if value is not None:
+                    _require_aggregate("the question", name, measure.aggregate, value)
+                self.measures[name] = (measure, value)
+            times = {rollup.time for rollup in self.rollups} - {None}
+            self.time = column_name(time) if time is not None else next(iter(times), None)
+            if self.time is not None:
+                _require_time_zone(self.source, self.time)
+            if where is not None and not isinstance(
+                getattr(where, "__clause_element__", lambda: where)(), ClauseElement
+            ):
+                raise ArgumentError(
+                    "where must be an SQL expression, such as Reading.kind == 'x', with several "
+                    f"conditions joined by and_(); found {where!r}"
+                )
+            # An attribute of a class becomes the condition that it stands for.
+            self.where = None if where is None else select(func.count()).where(where).whereclause
+            self._require_source_alone()
         if self.every is not None and self.time is None:
             raise ArgumentError(
                 f"buckets need to know when a row happened: pass time=..., the column of "
                 f"{self.source.key!r} that says so."
             )
-        self.where = where
         self.undated = undated
-        self.conjuncts = _conjuncts(where)
+        self.conjuncts = _conjuncts(self.where)
         self.needs = _Needs(self)
         names = [*([_BUCKET] if self.every else []), *self.by, *self.needs.types]
+        hidden = next((each for each in names if each.startswith("_")), None)
+        if hidden is not None:
+            raise ArgumentError(
+                f"{hidden!r} cannot be a column of the answer: names that start with an underscore "
+                "are for those of the statement. Use another, for groups with .label('...')."
+            )
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ArgumentError(f"the answer would have two columns named {twice[0]!r}.")
@@ -467,7 +535,7 @@ class Question:
                 f"{', '.join(self.needs.types)}."
             )
         self.ranked = ranked
-        elements = [where, *self.by.values(), *(value for _, value in self.measures.values())]
+        elements = [self.where, *self.by.values(), *(value for _, value in self.measures.values())]
         self._parameters = {
             node.key
             for element in elements
@@ -482,6 +550,38 @@ class Question:
                 "give it another name."
             )
         self._prepared: dict[tuple[str, str | None, int], _Prepared] = {}
+
+    def _require_source_alone(self) -> None:
+        """Refuse columns of further tables, whose rows would multiply those of the source.
+
+        What a subquery reads is its own.
+        """
+
+        def read(*conditions: ColumnElement[bool]) -> set[FromClause]:
+            statement = select(func.count()).select_from(self._entity).where(*conditions)
+            return {
+                node
+                for found in statement.get_final_froms()
+                for node in visitors.iterate(found)
+                if isinstance(node, FromClause) and not isinstance(node, Join)
+            }
+
+        own = read()
+        named = [(f"the group {label!r}", element) for label, element in self.by.items()]
+        named += ((f"measure {n!r}", v) for n, (_, v) in self.measures.items() if v is not None)
+        named += (("where", each) for each in (self.where,) if each is not None)
+        for what, element in named:
+            foreign = read(cast("Any", element).is_(None) if what != "where" else element) - own
+            if foreign:
+                names = sorted(
+                    f"an alias of '{each.element}'" if isinstance(each, Alias) else f"'{each}'"
+                    for each in foreign
+                )
+                raise ArgumentError(
+                    f"{what} has columns of {', '.join(names)}, and a question is about the rows "
+                    f"of {self.source.key!r} alone: use a subquery, such as "
+                    "Reading.tenant_id.in_(select(Tenant.id))."
+                )
 
     @property
     def rollups(self) -> tuple[Rollup, ...]:
@@ -624,8 +724,10 @@ class Question:
                 "connection is in autocommit mode"
             )
 
-        def from_raw(reasons: dict[str, str]) -> Stream:
-            return self._raw_answer(session, window, limit, place, values, reasons, batch)
+        def from_raw(reasons: dict[str, str], suggestion: str | None = None) -> Stream:
+            return self._raw_answer(
+                session, window, limit, place, values, reasons, suggestion, batch
+            )
 
         if freshness == "raw":
             return from_raw({})
@@ -646,13 +748,13 @@ class Question:
                 missing = {self.source.name: f"the database has no rollups of {self.source.name!r}"}
                 if freshness == "rolled_up":
                     raise RollupError(f"{missing[self.source.name]}: migrate it first.")
-                return from_raw(missing)
+                return from_raw(missing, self.suggestion())
             if known.restricted:
                 secret = {self.source.name: "row level security hides rows from this role"}
                 if freshness == "rolled_up":
                     raise RollupError(f"{secret[self.source.name]}: ask for freshness='raw'.")
                 return from_raw(secret)
-            prepared = self._prepare(known)
+            prepared = self._prepare(connection, known)
             long = any(
                 isinstance(value, str) and len(value.encode()) > _LONGEST_TEXT
                 for value in values.values()
@@ -676,11 +778,13 @@ class Question:
                     "time, so that nothing says which of them have come since. Ask for 'fresh', or "
                     "declare a rollup with undated=True."
                 )
+            served = not raw_only or prepared.candidates or prepared.unsafe
+            suggestion = None if served else self.suggestion()
             if raw_only and freshness == "rolled_up":
                 raise RollupError(
                     "no rollup can answer that: "
                     + "; ".join(f"{table}: {why}" for table, why in prepared.reasons.items())
-                    + f". This one would: {self.suggestion()}"
+                    + (f". This one would: {suggestion}" if suggestion else ".")
                 )
             horizon = known.horizon
             short = [
@@ -707,7 +811,11 @@ class Question:
                         if waiting
                         else "has no whole bucket in the window"
                     )
-                return from_raw(reasons)
+                return from_raw(reasons, suggestion)
+            if freshness == "fresh" and self.needs.extremes and known.pending:
+                gone = prepared.costly(connection, known, parts, window)
+                if gone:
+                    return from_raw(gone)
             answer = self._rolled_answer(
                 connection, prepared, known, parts, limit, place, values, freshness, batch
             )
@@ -717,24 +825,87 @@ class Question:
             f"the rollups of {self.source.name!r} are being changed again and again: try later."
         )
 
-    def suggestion(self) -> str:
-        """Return the declaration of a rollup that would answer the question, as Python."""
+    def suggestion(self) -> str | None:
+        """Return the declaration of a rollup that would answer the question, as Python.
 
-        def shown(element: ColumnElement[Any]) -> str:
-            if isinstance(element, Column):
+        It is written with the names of `sqlalchemy`, its `sqlalchemy.dialects.postgresql` and
+        `citus_analytics`, and that of the source: its class, or a variable named as the table.
+        Filters become dimensions, so that it serves other values as well. None if no rollup would:
+        the question is about more than the values of each row.
+        """
+        source = self.source
+        groups: dict[str | None, str] = {}
+        taken = {*([_BUCKET] if self.time is not None else [])}
+
+        def shown(element: ColumnElement[Any], name: str | None = None) -> str:
+            if isinstance(element, Column) and name in (None, element.name):
                 return repr(element.name)
-            label = getattr(element, "name", None)
-            written = f"text({_sql(self.source, element)!r})"
-            return f"{written}.label({label!r})" if label else written
+            written = f"literal_column({_sql(source, element)!r}, {element.type!r})"
+            return written if name is None else f"{written}.label({name!r})"
 
-        groups = [*self.by.values()]
-        filters = []
-        for each in self.conjuncts:
-            columns = [node for node in visitors.iterate(each) if isinstance(node, Column)]
-            if isinstance(each, BinaryExpression) and len(columns) == 1 and each.left is columns[0]:
-                groups += [c for c in columns if all(c is not g for g in groups)]
-            else:
-                filters.append(each)
+        def free(name: str) -> str:
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            return name
+
+        def add(element: ColumnElement[Any], label: str) -> bool:
+            """Make a dimension of an expression; False if it cannot be one."""
+            key = _key_of(source, element)
+            nodes = [*visitors.iterate(element)]
+            values = all(isinstance(node, Column) or _is_plain(node) for node in nodes)
+            if isinstance(element.type, NullType) or key is None or not values:
+                return False
+            if key not in groups:
+                groups[key] = shown(element, free(label))
+            return True
+
+        def add_filter(element: Any) -> bool:
+            """Make dimensions of what a condition compares with values."""
+            if _key_of(source, element) in groups:
+                return True
+            if isinstance(element, Grouping):
+                return add_filter(element.element)
+            if isinstance(element, BooleanClauseList):
+                return all(add_filter(each) for each in element.clauses)
+            if isinstance(element, UnaryExpression) and not isinstance(element.element, Column):
+                return add_filter(element.element)
+            nodes = [*visitors.iterate(element)]
+            columns = [node for node in nodes if isinstance(node, Column)]
+            if not columns:
+                # It says the same of every row, or something that no rollup knows.
+                return False
+            if isinstance(element, BinaryExpression):
+                left = element.left
+                key = {_key_of(source, left)}
+                if (
+                    any(isinstance(node, Column) for node in visitors.iterate(left))
+                    and all(isinstance(node, _VALUES) for node in visitors.iterate(element.right))
+                    and _compares_whole_values(
+                        source,
+                        element,
+                        key if _is_long(left) else set(),
+                        key if _may_look_different(left) else set(),
+                    )
+                ):
+                    return add(left, getattr(left, "name", None) or "value")
+            if any(_is_long(each) or _may_look_different(each) for each in columns):
+                return add(element, "condition")
+            if not all(isinstance(node, Column) or _is_plain(node) for node in nodes):
+                return False
+            return all(add(each, each.name) for each in columns)
+
+        extremes = any(m.aggregate in ("min", "max") for m, _ in self.measures.values())
+        distribution = distribution_of(source)
+        if extremes and isinstance(distribution, Distributed) and distribution.column is not None:
+            # The next value is looked up beside the one that has gone.
+            add(source.c[distribution.column], distribution.column)
+        for label, element in self.by.items():
+            bare = cast("Any", element).element if _is_label(element) else element
+            if not add(bare, label):
+                return None
+        if not all(add_filter(each) for each in self.conjuncts):
+            return None
         makers = {
             "count": "count",
             "sum": "total",
@@ -746,19 +917,27 @@ class Question:
         }
         listed = []
         for name, (measure, value) in self.measures.items():
+            nodes = [] if value is None else [*visitors.iterate(value)]
+            if not all(isinstance(node, Column) or _is_plain(node) for node in nodes):
+                return None
             of = "" if value is None else shown(value)
             if measure.fractions:
                 of += f", {list(measure.fractions)}"
+            if measure.approximate:
+                of += ", approximate=True"
             maker = makers.get(measure.aggregate, measure.aggregate)
-            listed.append(f"{name!r}: {maker}({of})")
-        arguments = [f"{self.source.name + '_rollup'!r}", f"{self.source.name}"]
+            listed.append(f"{free(name)!r}: {maker}({of})")
+        name = f"{source.name}_rollup"
+        names = {each.name for each in rollups_of(source.metadata)} | {*source.metadata.tables}
+        while name in names:
+            name += "_"
+        entity = self._entity.__name__ if isinstance(self._entity, type) else source.name
+        arguments = [repr(name), entity]
         if self.time is not None:
             every = str(self.every or Every(3600))
             arguments += [f"time={self.time!r}", f"every={every!r}", "undated=True"]
-        arguments.append(f"by=[{', '.join(map(shown, groups))}]")
+        arguments.append(f"by=[{', '.join(groups.values())}]")
         arguments.append(f"measures={{{', '.join(listed)}}}")
-        if filters:
-            arguments.append(f"where=text({' AND '.join(_text_of(self, f) for f in filters)!r})")
         return f"Rollup({', '.join(arguments)})"
 
     def columns(self) -> list[Column[Any]]:
@@ -850,6 +1029,7 @@ class Question:
         place: dict[str, Any] | None,
         values: dict[str, Any],
         reasons: dict[str, str],
+        suggestion: str | None,
         batch: int | None,
     ) -> Stream:
         since, until = window
@@ -870,17 +1050,21 @@ class Question:
             freshness="raw",
             steps=(step,),
             reasons=reasons,
-            suggestion=self.suggestion() if reasons else None,
+            suggestion=suggestion,
             sql=str(statement),
+            statement=statement.params(values),
         )
         return Stream(iter(result), plan, self, result.close)
 
-    def _prepare(self, known: _Known) -> _Prepared:
+    def _prepare(self, connection: Connection, known: _Known) -> _Prepared:
         # An application may declare further ones on a source of somebody else's.
         key = (known.comment, known.schema, len(rollups_of(self.source.metadata)))
         prepared = self._prepared.get(key)
         if prepared is None:
-            prepared = self._prepared[key] = _Prepared(self, known.spec)
+            elements = [*self.by.values(), *self.conjuncts]
+            called = {name for each in elements for name in _called(_shown(each))}
+            unsafe = connection.scalars(_UNSAFE, {"names": [*called]}) if called else ()
+            prepared = self._prepared[key] = _Prepared(self, known.spec, frozenset(unsafe))
         return prepared
 
     def _rolled_answer(
@@ -928,6 +1112,7 @@ class Question:
             close()
             connection.info.setdefault(_INFO, {})[known.key] = now
             return None
+        connection.info.setdefault(_INFO, {})[known.key] = now
         used = [part.candidate for part in parts if part.candidate is not None]
         runs = [now.last_run(each.target.table) for each in used]
         steps = tuple(part.step(self.source.name) for part in parts)
@@ -939,6 +1124,7 @@ class Question:
             pending=pending,
             reasons={t: why for t, why in prepared.reasons.items() if t not in read},
             sql=statement.sql,
+            statement=statement.bound(arguments),
         )
         return Stream(rows, plan, self, close)
 
@@ -1068,9 +1254,11 @@ class _NoMatchError(Exception):
 class _Prepared:
     """A question as one state of the database's rollups can serve it."""
 
-    def __init__(self, question: Question, spec: RollupSpec) -> None:
+    def __init__(self, question: Question, spec: RollupSpec, unsafe: frozenset[str]) -> None:
         self.question = question
         self.spec = spec
+        # Functions whose value is not that of a row alone, which groups are not filtered by.
+        self.unsafe = unsafe
         self.reasons: dict[str, str] = {}
         self.candidates: list[_Candidate] = []
         self.fixed: dict[str, tuple[Any, TypeEngine[Any] | None]] = {}
@@ -1112,6 +1300,11 @@ class _Prepared:
             if _is_long(element)
             and not (isinstance(element, Column) and element.name == rollup.key)
         }
+        alike = {
+            _key_of(source, element)
+            for element in rollup.dimensions.values()
+            if _may_look_different(element)
+        }
         touches_long = False
         sides: list[_Side] = []
         for alias in "tl":
@@ -1128,7 +1321,7 @@ class _Prepared:
             for label, element in question.by.items():
                 found = self._rewritten(element, places)
                 bare = _key_of(source, element)
-                if found is None or (bare not in places and self._uses(element, long)):
+                if found is None or (bare not in places and _uses(source, element, long | alike)):
                     raise _NoMatchError(f"has no dimension {label!r}")
                 groups.append(found)
             for sql, element in asked:
@@ -1137,12 +1330,13 @@ class _Prepared:
                 found = self._rewritten(element, places)
                 if found is None:
                     raise _NoMatchError(f"has no dimension for the filter {element}")
-                if self._uses(element, long):
-                    touches_long = True
-                    if not _compares_whole_values(source, element, long):
-                        raise _NoMatchError(
-                            f"abbreviates long values, which the filter {element} may look into"
-                        )
+                touches_long = touches_long or _uses(source, element, long)
+                if not _compares_whole_values(source, element, long, alike):
+                    raise _NoMatchError(
+                        "abbreviates long values, and has equal ones that are written differently "
+                        f"in one group: {_named(element)} may look into them. ==, !=, "
+                        "in_(), not_in(), is_() and their AND, OR and NOT do not"
+                    )
                 where.append(f"({found})")
             sides.append(_Side(groups, where, {}, {}, []))
         table_side, log_side = sides
@@ -1205,6 +1399,7 @@ class _Prepared:
     def _rewritten(self, element: ColumnElement[Any], places: Mapping[str, str]) -> str | None:
         """Return an expression over dimensions as SQL, None if it needs more than these."""
         source = self.question.source
+        placed: list[ColumnClause[Any]] = []
 
         def place(node: Any, **_: Any) -> Any:
             if not isinstance(node, ColumnElement):
@@ -1212,7 +1407,8 @@ class _Prepared:
             sql = _key_of(source, node)
             if sql is None or sql not in places:
                 return None
-            return literal_column(places[sql], type_=node.type)
+            placed.append(literal_column(places[sql], type_=node.type))
+            return placed[-1]
 
         bare: ColumnElement[Any] = element
         if _is_label(element):
@@ -1223,12 +1419,18 @@ class _Prepared:
             listed = isinstance(node, BindParameter) and node.required and node.expanding
             if listed or isinstance(node, Column | TextClause):
                 return None
-        return self._text(new)
-
-    def _uses(self, element: ColumnElement[Any], long: set[str | None]) -> bool:
-        source = self.question.source
-        nodes = (each for each in visitors.iterate(element) if isinstance(each, ColumnElement))
-        return bool(long) and any(_key_of(source, node) in long for node in nodes)
+            if not any(node is each for each in placed) and not _is_plain(node):
+                raise _NoMatchError(
+                    f"has groups, and {_named(element)} is about rows: of that, it has subqueries, "
+                    "literal columns, windows and the like"
+                )
+        sql = self._text(new)
+        unsafe = self.unsafe & _called(sql)
+        if unsafe:
+            raise _NoMatchError(
+                f"has groups, and {min(unsafe)}() of {_named(element)} may differ from row to row"
+            )
+        return sql
 
     def _text(self, element: ColumnElement[Any]) -> str:
         """Compile an expression; its values become parameters between zero characters."""
@@ -1329,6 +1531,56 @@ class _Prepared:
         searched = "key" in candidate.target.by.values()
         complete = known.horizon is None or since >= known.horizon
         return by_time and searched and complete
+
+    def costly(
+        self, connection: Connection, known: _Known, parts: list[_Part], window: Window
+    ) -> dict[str, str]:
+        """Return why raw rows are cheaper, by table, if they are and none have been expired.
+
+        Of a group that has lost a row, each of its smallest and largest values is looked up among
+        the raw rows of its bucket, or of its key: all together, that may be more than reading all
+        rows once.
+        """
+        since, until = window
+        if known.horizon is not None and (since is None or since < known.horizon):
+            return {}
+        question, source = self.question, self.question.source
+        used = [part.candidate for part in parts if part.candidate is not None]
+        first = {next(iter(index.columns.keys()), None) for index in source.indexes}
+        first.add(next(iter(source.primary_key.columns.keys()), None))
+        conditions, values = ["l.n < 0"], {}
+        for name, edge, sign in (("since", since, ">="), ("until", until, "<")):
+            if edge is not None:
+                conditions.append(f"l.at {sign} :{name}")
+                values[name] = edge
+        log = qualify(known.spec.log, known.schema).replace(":", "\\:")
+        lost = connection.scalar(
+            text(f"SELECT count(*) FROM {log} AS l WHERE {' AND '.join(conditions)}"), values
+        )
+        looked_up = int(lost or 0) * len(question.needs.extremes)
+        if not looked_up:
+            return {}
+        # Into how many parts an index divides the rows.
+        divided = [_KEYS if known.spec.key is not None and known.spec.key in first else 1]
+        for candidate in used:
+            target, level = candidate.target, candidate.level
+            if level is None or target.undated or question.time not in first:
+                continue
+            if since is not None and until is not None:
+                seconds = (until - since).total_seconds()
+            else:
+                table = qualify(target.table, known.schema).replace(":", "\\:")
+                bucket = quote(target.bucket or "").replace(":", "\\:")
+                length = f"CAST(extract(epoch FROM max(t.{bucket}) - min(t.{bucket})) AS float8)"
+                seconds = connection.scalar(text(f"SELECT {length} FROM {table} AS t")) or 0.0
+            divided.append(int(seconds / level.length) + 1)
+        if looked_up <= max(divided):
+            return {}
+        why = (
+            f"keeps smallest or largest values, and {lost:,} rows have gone since the last run: "
+            "raw rows are cheaper than looking up what is left, until the next run"
+        )
+        return {candidate.target.table: why for candidate in used}
 
     # The statement.
 
@@ -1450,7 +1702,7 @@ class _Prepared:
                 if name in named
             )
         )
-        return _Statement(clause.columns(*columns), columns, names, sql, alone=alone)
+        return _Statement(clause, named, columns, names, sql, alone=alone)
 
     def _beyond(
         self, alias: str, place: Mapping[str, Any], names: Sequence[str] | None = None
@@ -1692,7 +1944,8 @@ class _Statement:
 
     def __init__(
         self,
-        clause: TextualSelect,
+        clause: TextClause,
+        named: set[str],
         columns: Sequence[Column[Any]],
         edges: list[str],
         sql: str,
@@ -1702,8 +1955,16 @@ class _Statement:
         self.edges = edges
         self.sql = sql
         self._clause = clause
+        self._columns = columns
+        self._named = named
+        self._statement = clause.columns(*columns)
         self._alone = alone
         self._names = SimpleResultMetaData([column.name for column in columns][0 if alone else 3 :])
+
+    def bound(self, arguments: Mapping[str, Any]) -> TextualSelect:
+        """Return it with the values of its parameters."""
+        values = {name: value for name, value in arguments.items() if name in self._named}
+        return self._clause.bindparams(**values).columns(*self._columns)
 
     def execute(
         self, connection: Connection, arguments: Mapping[str, Any], batch: int | None
@@ -1715,7 +1976,7 @@ class _Statement:
             not stand alone; the rows; and what closes the cursor.
         """
         options = {} if batch is None else {"yield_per": batch}
-        result = connection.execute(self._clause, arguments, execution_options=options)
+        result = connection.execute(self._statement, arguments, execution_options=options)
         rows = iter(result if batch else result.all())
         # A cursor of Citus has read everything as soon as it has been asked for a row.
         first = next(rows, None)
@@ -1902,6 +2163,15 @@ def _look(connection: Connection, question: Question, *, again: bool) -> _Known 
     return known
 
 
+@contextmanager
+def _as_arguments() -> Iterator[None]:
+    """Let what is wrong with a part of a question be an error of its arguments."""
+    try:
+        yield
+    except (DeclarationError, ConstructError) as error:
+        raise ArgumentError(str(error)) from error
+
+
 def _is_autocommit(connection: Connection) -> bool:
     driver: Any = connection.connection.dbapi_connection
     return driver is not None and bool(driver.autocommit)
@@ -1959,6 +2229,73 @@ def _text_of(question: Question, element: ColumnElement[Any]) -> str:
     return str(element) if sql is None else sql
 
 
+def _is_plain(node: Any) -> bool:
+    """Whether the value of a node is that of its parts, so that equal parts make it equal.
+
+    A subquery is not: what it says of rows, it would say of groups. A value that is called for may
+    be another one each time.
+    """
+    if isinstance(node, BindParameter):
+        return node.callable is None
+    return isinstance(node, _PLAIN)
+
+
+_PLAIN: Final = (
+    BinaryExpression,
+    UnaryExpression,
+    ExpressionClauseList,
+    ClauseList,
+    Grouping,
+    Case,
+    Cast,
+    TypeClause,
+    CollationClause,
+    Extract,
+    FunctionElement,
+    Null,
+    True_,
+    False_,
+)
+
+# Volatile ones, aggregates and sets; a stable one has one value for the same arguments, as long as
+# the statement lasts. Names are enough, since those of some types of arguments are seldom all.
+_UNSAFE: Final = text(
+    "SELECT DISTINCT p.proname::text FROM pg_catalog.pg_proc AS p "
+    "WHERE p.proname = ANY(CAST(:names AS text[])) "
+    "AND (p.provolatile = 'v' OR p.proretset OR p.prokind <> 'f')"
+)
+_CALL: Final = re.compile(r'(\w[\w$]*|"(?:[^"]|"")+")\s*\(')
+_NO_CALLS: Final = frozenset(("and", "any", "all", "as", "case", "cast", "in", "not", "or", "when"))
+
+
+def _called(sql: str) -> frozenset[str]:
+    """Return the names of the functions that are called, and maybe more."""
+    return (
+        frozenset(
+            name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
+            for name in _CALL.findall(sql)
+        )
+        - _NO_CALLS
+    )
+
+
+def _shown(element: ColumnElement[Any]) -> str:
+    """Return an expression as SQL, whatever it is, for people or to look for names."""
+    bare = cast("Any", element).element if _is_label(element) else element
+    try:
+        return str(bare.compile(dialect=DIALECT))
+    except (CompileError, NotImplementedError):
+        return str(bare)
+
+
+def _named(element: ColumnElement[Any]) -> str:
+    return (
+        f"the group {cast('Any', element).name!r}"
+        if _is_label(element)
+        else f"the filter {_shown(element)}"
+    )
+
+
 def _is_label(element: Any) -> bool:
     return (
         hasattr(element, "element") and hasattr(element, "name") and not isinstance(element, Column)
@@ -1983,23 +2320,54 @@ _WHOLE: Final = (
     operators.not_in_op,
     operators.is_,
     operators.is_not,
+    operators.is_distinct_from,
+    operators.is_not_distinct_from,
 )
+_ORDERED: Final = (*_WHOLE, operators.lt, operators.le, operators.gt, operators.ge)
+_VALUES: Final = (BindParameter, ClauseList, ExpressionClauseList, Grouping, Null, True_, False_)
 
 
-def _compares_whole_values(table: Table, element: Any, long: set[str | None]) -> bool:
-    """Whether a condition says the same of a value and of what a long one is abbreviated to."""
-    if not isinstance(element, BinaryExpression) or element.operator not in _WHOLE:
+def _compares_whole_values(
+    table: Table, element: Any, long: set[str | None], alike: set[str | None]
+) -> bool:
+    """Whether a condition says the same of a value and of what its group has in its place.
+
+    That is what a long value is abbreviated to, or an equal value that is written differently.
+    """
+    if not _uses(table, element, long | alike):
+        return True
+    if isinstance(element, Grouping):
+        return _compares_whole_values(table, element.element, long, alike)
+    if isinstance(element, UnaryExpression) and element.operator is operators.inv:
+        return _compares_whole_values(table, element.element, long, alike)
+    if isinstance(element, BooleanClauseList):
+        return all(_compares_whole_values(table, each, long, alike) for each in element.clauses)
+    if not isinstance(element, BinaryExpression):
         return False
-    if _key_of(table, element.left) not in long:
+    key = _key_of(table, element.left)
+    if key not in long | alike or element.operator not in (_WHOLE if key in long else _ORDERED):
         return False
     for node in visitors.iterate(element.right):
-        if isinstance(node, Column):
+        if not isinstance(node, _VALUES):
             return False
         value = getattr(node, "value", None)
         values = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(each, str) and len(each.encode()) > _LONGEST_TEXT for each in values):
             return False
     return True
+
+
+def _uses(table: Table, element: ColumnElement[Any], keys: set[str | None]) -> bool:
+    nodes = (each for each in visitors.iterate(element) if isinstance(each, ColumnElement))
+    return bool(keys) and any(_key_of(table, node) in keys for node in nodes)
+
+
+def _may_look_different(element: ColumnElement[Any]) -> bool:
+    """Whether values that are equal, and so in one group, may be written differently: 1.0, 1.00."""
+    kind = _kind(element)
+    if isinstance(kind, String):
+        return kind.collation is not None
+    return not isinstance(kind, Integer | Boolean | Date | DateTime | Time | Uuid | LargeBinary)
 
 
 def _same_target(own: RollupSpec, found: RollupSpec, table: str) -> TargetSpec:

@@ -478,7 +478,7 @@ class Rollup:
                 )
             value = None if measure.value is None else _expression(table, measure.value)
             if value is not None:
-                _require_aggregate(name, column, measure.aggregate, value)
+                _require_aggregate(f"rollup {name!r}", column, measure.aggregate, value)
             values[column] = (measure, value)
         names = [*dimensions, *([bucket] if widths != [None] else [])]
         for column, (measure, _) in values.items():
@@ -1368,7 +1368,7 @@ _NO_SUM: Final = (*_NO_ORDER, Date, DateTime, Interval, LargeBinary, String, Tim
 
 
 def _require_aggregate(
-    rollup: str, measure: str, aggregate: Aggregate, value: ColumnElement[Any]
+    what: str, measure: str, aggregate: Aggregate, value: ColumnElement[Any]
 ) -> None:
     # Types that are not listed, an application's own among them, are left to the server.
     unfit = {"count": (), "min": _NO_ORDER, "max": _NO_ORDER, "distinct": (JSON,)}.get(
@@ -1377,7 +1377,7 @@ def _require_aggregate(
     kind = _kind(value)
     if isinstance(kind, unfit) and not (aggregate == "distinct" and isinstance(kind, JSONB)):
         raise DeclarationError(
-            f"rollup {rollup!r}: PostgreSQL has no {aggregate} of {value.type!r}, which measure "
+            f"{what}: PostgreSQL has no {aggregate} of {value.type!r}, which measure "
             f"{measure!r} asks for."
         )
 
