@@ -617,6 +617,8 @@ def tolerated(error: BaseException) -> bool:
     gone = re.search(r"""relation "\S+_\d+" does not exist""", str(cause)) is not None
     # New shards are there a moment before each node knows of them.
     new = "If its shards are being made anew just now" in str(cause)
+    # Nor where each of them is now.
+    new |= "cannot find a worker that has active placements" in str(cause)
     # What Citus makes of 23505 where a COPY fails on a worker.
     twice = "duplicate key value violates unique constraint" in str(cause)
     return split or gone or new or twice or getattr(cause, "sqlstate", "") in CONFLICTS

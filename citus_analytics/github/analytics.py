@@ -24,10 +24,10 @@ arguments mean the same everywhere:
   `do_orm_execute` hooks, which may filter rows), a fresh answer is computed from the events, too.
 
 They raise `ArgumentError` if a bound is not an aware datetime, if `since` is not before `until`, if
-the limit is not a positive integer, if a time zone is unknown, or if `session` is something else,
-such as an `AsyncSession`; `DeclarationError` if `every` is not the width of a bucket; and
-`RollupError` if no rollup can answer as of the last run, or if events are needed that have been
-expired. The statements raise the same for their arguments.
+the limit is not a positive integer, if `every` is not the width of a bucket, if a time zone is
+unknown, or if `session` is something else, such as an `AsyncSession`; and `RollupError` if no
+rollup can answer as of the last run, or if events are needed that have been expired. The statements
+raise the same for their arguments.
 
 Without filters, the first four return what the tutorial's SQL returns, with ties put in a fixed
 order. Every column of the tutorial's tables may be NULL, and so may a value that comes from one:

@@ -522,9 +522,7 @@ SERVED: Final = (
 )
 
 
-def test_every_question(server: DatabaseServer, empty_database: URL) -> None:
-    engine = create_engine(empty_database, poolclass=NullPool)
-
+def test_every_question(server: DatabaseServer) -> None:
     @settings(
         max_examples=20 if server.kind == "postgresql" else 3,
         deadline=None,
@@ -539,8 +537,9 @@ def test_every_question(server: DatabaseServer, empty_database: URL) -> None:
         others(tables)
         rollups = [each.declare(table, n) for n, each in enumerate(case.declared)]
         (spec,) = specs_of(tables)
-        build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
-        try:
+        with server.database("empty") as url:
+            engine = create_engine(url, poolclass=NullPool)
+            build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
             with engine.begin() as connection:
                 rolled_up, now = play(connection, case, rollups[0])
             with engine.connect() as connection:
@@ -548,12 +547,6 @@ def test_every_question(server: DatabaseServer, empty_database: URL) -> None:
                     if server.kind == "citus" and "twin" in asked.by:
                         continue  # Citus has no subqueries in groups.
                     assert_answer(connection, table, asked, rolled_up, now)
-        finally:
-            with engine.begin() as connection:
-                for statement in drop(spec):
-                    run_sql(connection, statement)
-            with engine.begin() as connection:
-                tables.drop_all(connection)
 
     is_answered()
 

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from citus_analytics.errors import ArgumentError, DeclarationError
+from citus_analytics.errors import ArgumentError
 from citus_analytics.github import analytics
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
 from citus_analytics.rollups.run import run_rollup
@@ -254,7 +254,7 @@ def test_nothing(session: Session) -> None:
 
 
 def test_what_is_no_bucket(session: Session) -> None:
-    with pytest.raises(DeclarationError, match="a bucket must be like"):
+    with pytest.raises(ArgumentError, match="a bucket must be like"):
         analytics.events_by_type(session, every="often")
     with pytest.raises(ArgumentError, match="time_zone must be"):
         analytics.heat_map(session, time_zone="Europe/Atlantis")

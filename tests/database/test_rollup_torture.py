@@ -104,7 +104,7 @@ def test_backfill_beside_writers(lab: Engine) -> None:
 def test_repair_of_what_no_trigger_saw_beside_writers(lab: Engine) -> None:
     build(lab, citus=False)
     job = Torture(lab, 4, 1)
-    job.writer(1, "READ COMMITTED")
+    job.writer(1, "READ COMMITTED", truncates=False)
     job.writer(2, "SERIALIZABLE")
     job.runner(1)
     time.sleep(1)

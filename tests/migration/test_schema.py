@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -249,6 +250,7 @@ def test_policy_require_refuses_and_leaves_nothing(empty_database: URL) -> None:
 def test_policy_auto_says_what_stays_local(
     empty_database: URL, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, "citus_analytics")
     upgrade(empty_database)
     said = [message for message in caplog.messages if "Citus is not installed" in message]
     assert [name for name in TUTORIAL_TABLES[:3] if any(name in line for line in said)] == [
