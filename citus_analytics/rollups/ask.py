@@ -1034,13 +1034,25 @@ class Question:
     ) -> Stream:
         since, until = window
         statement = self.raw_statement(since=since, until=until)
-        if place is not None:
+        executor = session
+        if place is not None and isinstance(session, Session | scoped_session) and _hooks(session):
+            # What hooks add is for the statement that they know.
             columns = dict(statement.selected_columns.items())
             statement = statement.having(place_after(self.order(), columns, place))
+        elif place is not None:
+            # Around the groups: in HAVING, Citus does not know those that are expressions.
+            rows = statement.order_by(None).subquery()
+            statement = (
+                select(rows)
+                .where(place_after(self.order(), dict(rows.c.items()), place))
+                .order_by(*(text(each.sql("")) for each in self.order()))
+            )
+            entity = self._entity if isinstance(self._entity, type) else None
+            executor = flushed_connection(session, self.source, entity)
         statement = statement.limit(limit)
         if batch is not None:
             statement = statement.execution_options(yield_per=batch)
-        result = session.execute(statement, values)
+        result = executor.execute(statement, values)
         step = Step(
             table=self.source.name,
             windows=(window,) if self.time is not None else (),
