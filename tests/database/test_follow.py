@@ -307,7 +307,8 @@ def test_after_a_fault_it_is_as_if_there_had_been_none(
                 github.happen(*range(happened, happened + 150))
                 happened += 150
                 github.replies = [*([None] * (page - 1)), fault]
-                broken, whole = polls(engine, github, 2, timeout=1.0)
+                (broken,) = polls(engine, github, timeout=1.0)
+                (whole,) = polls(engine, github)
                 assert broken.problem is not None
                 assert (whole.outcome, whole.problem) == ("loaded", None)
                 # Without a first page there is nothing to load; with it, it is loaded.
