@@ -285,7 +285,8 @@ def split(cluster: Connection, mode: str) -> None:
             node=shard.nodeid,
             mode=mode,
         )
-    assert len(shards(cluster)) == 2 * SHARD_COUNT
+    # More, where it gave way to a writer midway and began again.
+    assert len(shards(cluster)) >= 2 * SHARD_COUNT
 
 
 def redistribute(cluster: Connection, mode: str) -> None:
@@ -308,7 +309,7 @@ CHANGES = {
 
 # A replication slot waits for the transactions of every database of its server: on a cluster that
 # is shared, for another test's, which may wait for a slot in turn.
-@pytest.mark.faults
+@pytest.mark.endurance
 @pytest.mark.timeout(120)
 @ON_BREAKABLE_CITUS
 @pytest.mark.parametrize("name", CHANGES)
