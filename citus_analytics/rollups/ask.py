@@ -107,7 +107,7 @@ from citus_analytics.rollups.declare import (
     rollups_of,
     width_of,
 )
-from citus_analytics.rollups.run import _runs_held
+from citus_analytics.rollups.run import _is_autocommit, _runs_held
 from citus_analytics.rollups.sql import (
     VALUE,
     RollupSpec,
@@ -2182,11 +2182,6 @@ def _as_arguments() -> Iterator[None]:
         yield
     except (DeclarationError, ConstructError) as error:
         raise ArgumentError(str(error)) from error
-
-
-def _is_autocommit(connection: Connection) -> bool:
-    driver: Any = connection.connection.dbapi_connection
-    return driver is not None and bool(driver.autocommit)
 
 
 def _require_visible(connection: Connection, token: str) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from citus_analytics.errors import ArgumentError, RollupError
 from citus_analytics.rollups.sql import CHANNEL as CHANNEL
+from citus_analytics.rollups.sql import lock_key
 from citus_analytics.sql import Executor, flushed_connection, literal, qualify, schema_of
 
 if TYPE_CHECKING:
@@ -58,19 +59,23 @@ def hold_runs(session: Executor, rollup: Rollup) -> Iterator[None]:
         yield
 
 
+def _is_autocommit(connection: Connection) -> bool:
+    driver: Any = connection.connection.dbapi_connection
+    return driver is not None and bool(driver.autocommit)
+
+
 @contextmanager
 def _runs_held(
     connection: Connection, source: Table, *, read_only: bool = False, kept: bool = False
 ) -> Iterator[None]:
     """Keep runs from committing on the nodes; if that is kept, until the transaction ends."""
     name = literal(qualify(source.name, schema_of(connection, source))).replace("%", "%%")
-    key = f"(hashtext('citus_analytics.rollups'), {name}::regclass::oid::integer)"
+    key = lock_key(f"{name}::regclass")
     if kept:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared{key}")
         yield
         return
-    driver: Any = connection.connection.dbapi_connection
-    if driver is not None and driver.autocommit:
+    if _is_autocommit(connection):
         connection.exec_driver_sql(f"SELECT pg_advisory_lock_shared{key}")
         try:
             yield

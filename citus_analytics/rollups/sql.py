@@ -911,10 +911,10 @@ def _current(spec: RollupSpec) -> str:
 def _lock(spec: RollupSpec, *, attempt: bool = False) -> str:
     """Return the call that keeps runs of one source apart."""
     name = f"pg_{'try_' if attempt else ''}advisory_xact_lock"
-    return f"{name}{_lock_key(_regclass(spec.source))}"
+    return f"{name}{lock_key(_regclass(spec.source))}"
 
 
-def _lock_key(source: str) -> str:
+def lock_key(source: str) -> str:
     """Return the key of the lock of a source, which is an expression of type regclass."""
     return f"(hashtext('citus_analytics.rollups'), {source}::oid::integer)"
 
@@ -1688,7 +1688,7 @@ def _create_fresh(spec: RollupSpec, target: TargetSpec) -> str:
     # While a run commits on several nodes, what it has taken from their logs may be in the table
     # not yet. A read waits for it, in a function: its query sees what is there after the wait.
     source = literal(qualify(spec.source, spec.schema))
-    key = _lock_key(f"{source}::regclass")
+    key = lock_key(f"{source}::regclass")
     body = f"""
 BEGIN
   PERFORM pg_advisory_lock_shared{key};
@@ -1779,7 +1779,7 @@ def drop(
         for name, suffix in (("run", "_run"), ("capture", "_capture"), ("source", ""))
     }
     source, state = qualified["source"], qualify(spec.state, spec.schema)
-    lock = f"pg_advisory_xact_lock{_lock_key(f'{literal(source)}::regclass')}"
+    lock = f"pg_advisory_xact_lock{lock_key(f'{literal(source)}::regclass')}"
     capture = f"to_regprocedure({literal(qualified['capture'] + '()')})"
     log = literal(qualify(spec.log, spec.schema))
     failed = literal(
