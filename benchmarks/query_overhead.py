@@ -25,7 +25,7 @@ from benchmarks.harness import (
 from citus_analytics import run_rollup
 from citus_analytics.github import analytics
 from citus_analytics.github.load import load_events, load_users
-from citus_analytics.github.models import GITHUB_ROLLUP_1MIN
+from citus_analytics.github.models import GITHUB_LOGINS, GITHUB_ROLLUP_1MIN
 from citus_analytics.github.sample import Sample
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def _fill(engine: Engine) -> None:
         load_events(connection, sample.events_csv())
         load_users(connection, sample.users_csv())
         run_rollup(connection, GITHUB_ROLLUP_1MIN)
+        run_rollup(connection, GITHUB_LOGINS)
     execute(engine, "VACUUM ANALYZE github_events, github_users, github_rollup_1min")
 
 

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from citus_analytics.github.models import (
         GITHUB_ACTIVE_USERS,
         GITHUB_EVENTS_BY_TYPE,
+        GITHUB_LOGINS,
         GITHUB_PUSH_SIZES,
         GITHUB_REPOSITORIES_CREATED,
         GITHUB_REPOSITORIES_CREATED_BY_DAY,
@@ -158,6 +159,7 @@ __all__ = [
     # The rollups of these events
     "GITHUB_ACTIVE_USERS",
     "GITHUB_EVENTS_BY_TYPE",
+    "GITHUB_LOGINS",
     "GITHUB_PUSH_SIZES",
     "GITHUB_REPOSITORIES_CREATED",
     "GITHUB_REPOSITORIES_CREATED_BY_DAY",

@@ -67,6 +67,7 @@ from citus_analytics.github.models import (
     COMMITS,
     CREATES_REPOSITORY,
     DISTINCT_SIZE,
+    GITHUB_LOGINS,
     GITHUB_ROLLUP_1MIN,
     IS_PUSH,
     STARS_OR_FORKS,
@@ -86,10 +87,13 @@ from citus_analytics.rollups.declare import Every, count, distinct, total
 from citus_analytics.sql import executor_of, qualify
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import BindParameter, Label
     from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.types import TypeEngine
 
+    from citus_analytics.rollups.sql import RollupSpec
     from citus_analytics.sql import Executor
 
 # What no argument changes is built once, here, because building a statement costs more than
@@ -744,6 +748,8 @@ def _commits(time_zone: str) -> Question:
 class _Creators(Question):
     """Who created repositories, by login: several users may have one, and some have none."""
 
+    further = GITHUB_LOGINS
+
     def columns(self) -> list[Column[Any]]:
         return [Column("login", Text()), Column("repositories", BigInteger())]
 
@@ -756,6 +762,73 @@ class _Creators(Question):
             "SELECT u.login, sum(q._rows)::bigint AS repositories\n"
             f"FROM (\n{rows}\n) AS q JOIN {users} AS u ON q.user_id = u.user_id\n"
             "GROUP BY u.login HAVING sum(q._rows) > 0"
+        )
+
+    def greatest(
+        self,
+        legs: Sequence[str],
+        table: str,
+        further: RollupSpec,
+        beyond: str,
+        *,
+        on_nodes: bool,
+    ) -> str:
+        users = qualify("github_users", further.schema)
+        logins = qualify("github_logins", further.schema)
+        state, log = (qualify(name, further.schema) for name in (further.state, further.log))
+        shortened = further.columns["login"].replace("r.", "u.")
+        rows = "\n    UNION ALL ".join(
+            f"SELECT c.login, q._rows FROM counted AS c JOIN ({leg}) AS q ON q.user_id = c.user_id"
+            for leg in legs
+        )
+
+        def few(query: str) -> str:
+            # PostgreSQL expects little in an array, and looks it up by an index.
+            return query if on_nodes else f"SELECT unnest(ARRAY({query}))"
+
+        shared = (
+            f"SELECT s.login FROM {logins} AS s WHERE s.users > 1\n"
+            "      UNION SELECT p.login FROM (\n"
+            f"        SELECT l.key, l.login FROM {log} AS l\n"
+            # Every login may be shared until the rollup has been filled.
+            f"        UNION ALL SELECT u.user_id, {shortened} FROM {users} AS u\n"
+            "        WHERE NOT EXISTS (\n"
+            f"          SELECT 1 FROM {state} AS s\n"
+            "          WHERE s.target = 'github_logins' AND s.complete_since = '-infinity'\n"
+            "        )\n"
+            "      ) AS p\n    "
+        )
+        changed = "".join(
+            f"    UNION SELECT u.user_id, u.login FROM {users} AS u WHERE u.user_id IN (\n      "
+            + few(f"SELECT q.user_id FROM ({pending}) AS q")
+            + "\n    )\n"
+            for pending in legs[1:]
+        )
+        return (
+            # All users whose number of repositories is not that of their login.
+            "WITH counted AS (\n"
+            "  SELECT q.user_id, q.login FROM (\n"
+            f"    SELECT u.user_id, u.login FROM ({few(shared)}) AS s (login) JOIN {users} AS u\n"
+            f"      ON left(u.login, 100) = left(s.login, 100) AND {shortened} = s.login\n"
+            f"    UNION SELECT u.user_id, u.login FROM {users} AS u\n"
+            "      WHERE left(u.login, 100) IS NULL\n"
+            f"{changed}  ) AS q\n"
+            "), added AS (\n"
+            f"  SELECT a.login, sum(a._rows)::bigint AS repositories FROM (\n    {rows}\n"
+            "  ) AS a GROUP BY a.login HAVING sum(a._rows) > 0\n"
+            "), others AS (\n"
+            "  SELECT p.login, p.repositories FROM (\n"
+            f"    SELECT u.login, t.repositories FROM {table} AS t\n"
+            f"    JOIN {users} AS u ON u.user_id = t.user_id\n"
+            # Unlike NOT EXISTS, it is looked up in a hash table.
+            "    WHERE t.user_id NOT IN (\n"
+            "      SELECT c.user_id FROM counted AS c WHERE c.user_id IS NOT NULL\n"
+            "    )\n"
+            f"  ) AS p WHERE {beyond}\n"
+            # Equal numbers are in the order of the logins.
+            "  ORDER BY p.repositories DESC NULLS LAST FETCH FIRST (:limit\0) ROWS WITH TIES\n"
+            ")\n"
+            "SELECT * FROM added UNION ALL SELECT * FROM others"
         )
 
     def raw_statement(
@@ -771,6 +844,7 @@ def _creators() -> Question:
         measures={"repositories": count()},
         by=[GithubEvent.user_id],
         where=CREATES_REPOSITORY,
+        ranked="repositories",
     )
 
 

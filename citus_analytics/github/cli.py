@@ -63,7 +63,12 @@ from citus_analytics.github.analytics import (
 from citus_analytics.github.follow import GITHUB, Feed, FollowOptions, follow
 from citus_analytics.github.load import ENDINGS, LoadOptions, load_files, write_reject
 from citus_analytics.github.migrate import configuration, downgrade, upgrade
-from citus_analytics.github.models import GITHUB_ROLLUP_1MIN, github_events, github_users
+from citus_analytics.github.models import (
+    GITHUB_LOGINS,
+    GITHUB_ROLLUP_1MIN,
+    github_events,
+    github_users,
+)
 from citus_analytics.rollups.run import run_rollup
 from citus_analytics.sql import logger
 
@@ -559,6 +564,7 @@ def follow_feed(arguments: Namespace) -> None:
                     if arguments.rollup and poll.new:
                         with interrupts.held(), engine.begin() as connection:
                             run = run_rollup(connection, GITHUB_ROLLUP_1MIN)
+                            run_rollup(connection, GITHUB_LOGINS)
                 if arguments.json:
                     document = {
                         **asdict(poll),

@@ -36,6 +36,7 @@ from citus_analytics.github.load import load_events, load_users
 from citus_analytics.github.migrate import upgrade
 from citus_analytics.github.models import (
     GITHUB_EVENTS_BY_TYPE,
+    GITHUB_LOGINS,
     GITHUB_REPOSITORIES_CREATED,
     GITHUB_ROLLUP_1MIN,
     GITHUB_USER_ACTIVITY,
@@ -272,7 +273,10 @@ def demo(arguments: Namespace) -> None:
         story.step("Events", "load_events(session, source)", load)
 
         story.heading("Roll up")
-        story.step("Rollups", "run_rollup(session, GITHUB_ROLLUP_1MIN)", _roll_up)
+        of_users = partial(_roll_up, GITHUB_LOGINS)
+        story.step("Rollups of users", "run_rollup(session, GITHUB_LOGINS)", of_users)
+        of_events = partial(_roll_up, GITHUB_ROLLUP_1MIN)
+        story.step("Rollups of events", "run_rollup(session, GITHUB_ROLLUP_1MIN)", of_events)
         story.step("Raw against rolled up", "", partial(_require_agreement, "github_rollup_1min"))
 
         story.heading("Ask")
@@ -298,7 +302,7 @@ def demo(arguments: Namespace) -> None:
         story.step("Raw against fresh", "", partial(_require_agreement, "github_rollup_1min_fresh"))
 
         story.heading("Roll up again: only what has changed")
-        story.step("Rollups", "run_rollup(session, GITHUB_ROLLUP_1MIN)", _roll_up)
+        story.step("Rollups of events", "run_rollup(session, GITHUB_ROLLUP_1MIN)", of_events)
         totals = story.step(
             "Raw against rolled up", "", partial(_require_agreement, "github_rollup_1min")
         )
@@ -379,9 +383,9 @@ def _load(
         return function(connection, source(), progress=show)
 
 
-def _roll_up(connection: Connection) -> RollupRun:
+def _roll_up(rollup: Rollup, connection: Connection) -> RollupRun:
     with waiting("Rolling up"):
-        return run_rollup(connection, GITHUB_ROLLUP_1MIN)
+        return run_rollup(connection, rollup)
 
 
 def _compare(rollup: str, connection: Connection) -> Totals:

@@ -96,6 +96,8 @@ class GithubUser(Base):
     __table_args__ = (
         Distributed("user_id", colocate_with=GithubEvent),
         Index("github_users_key", "user_id", unique=True),
+        # The users of one login, and those without; an entry of an index cannot be much longer.
+        Index("github_users_login_index", text("left(login, 100)")),
     )
 
 
@@ -291,6 +293,15 @@ GITHUB_REPOSITORIES_CREATED = Rollup(
     ranked="repositories",
 )
 """Repositories created, by user."""
+
+GITHUB_LOGINS = Rollup(
+    "github_logins",
+    GithubUser,
+    by=[GithubUser.login],
+    measures={"users": count()},
+    ranked="users",
+)
+"""Users, by login: which logins several users share, so that their numbers are added up."""
 
 GITHUB_REPOSITORIES_CREATED_BY_DAY = Rollup(
     "github_repositories_created_by_day",

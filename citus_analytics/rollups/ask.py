@@ -16,11 +16,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import chain
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from psycopg.errors import InsufficientPrivilege, UndefinedColumn, UndefinedTable
@@ -157,6 +158,7 @@ AnswerRow: TypeAlias = "Row[*tuple[Any, ...]] | Mapping[str, Any]"
 _BUCKET: Final = "bucket"
 # Limits that are written into a statement, and how many statements a question has of these.
 _SMALL: Final = 1000
+_A_WHILE: Final = 30.0
 _MANY: Final = 200
 _LONGEST_TEXT: Final = 300
 _INFO: Final = "citus_analytics.ask"
@@ -431,6 +433,9 @@ class Question:
     Threads may share it.
     """
 
+    further: Rollup | None = None
+    """A rollup of the further table that the answer needs, by which `greatest` finds rows."""
+
     def __init__(
         self,
         source: TableLike,
@@ -549,7 +554,7 @@ class Question:
                 f"the parameter {own!r} starts with an underscore, as those of the statement do: "
                 "give it another name."
             )
-        self._prepared: dict[tuple[str, str | None, int], _Prepared] = {}
+        self._prepared: dict[object, _Prepared] = {}
 
     def _require_source_alone(self) -> None:
         """Refuse columns of further tables, whose rows would multiply those of the source.
@@ -737,13 +742,13 @@ class Question:
                 raise RollupError(f"{hooked}: ask with freshness='fresh' or 'raw'.")
             return from_raw({self.source.name: hooked})
         if freshness == "rolled_up" and (max_staleness is not None or at_least is not None):
-            known = _look(connection, self, again=True)
+            known = _look(connection, self.source, again=True)
             if known is not None and known.pending:
                 stale = max_staleness is not None and known.age > max_staleness
                 freshness = "fresh" if stale or at_least is not None else freshness
         # What was known of the rollups may have changed: then they are looked at again.
         for again in (False, False, True, True, True):
-            known = _look(connection, self, again=again)
+            known = _look(connection, self.source, again=again)
             if known is None:
                 missing = {self.source.name: f"the database has no rollups of {self.source.name!r}"}
                 if freshness == "rolled_up":
@@ -957,6 +962,29 @@ class Question:
         """
         return None
 
+    def greatest(
+        self,
+        legs: Sequence[str],
+        table: str,
+        further: RollupSpec,
+        beyond: str,
+        *,
+        on_nodes: bool,
+    ) -> str:
+        """Return the query for the first rows of the answer, by the ranking of a rollup.
+
+        For questions that have a `further` rollup, if the database has both.
+
+        Args:
+            legs: The queries for the rows that are to be added up: those of the rollup, and those
+                of what is pending, if that is asked for.
+            table: The rollup that is ranked as the question is, quoted.
+            further: The rollups of the further table.
+            beyond: The condition for what comes after a place, over the answer's columns of `p`.
+            on_nodes: Whether the tables are on the nodes of a cluster.
+        """
+        raise NotImplementedError
+
     def raw_statement(
         self, *, since: datetime | None = None, until: datetime | None = None
     ) -> Select[Any]:
@@ -1070,13 +1098,23 @@ class Question:
 
     def _prepare(self, connection: Connection, known: _Known) -> _Prepared:
         # An application may declare further ones on a source of somebody else's.
-        key = (known.comment, known.schema, len(rollups_of(self.source.metadata)))
+        declared = rollups_of(self.source.metadata)
+        further = None
+        if self.further is not None and self.further in declared:
+            further = _look(connection, self.further.source, again=False)
+            if further is not None and monotonic() - further.looked > _A_WHILE:
+                further = _look(connection, self.further.source, again=True)
+            if further is not None and further.pending > _SMALL:
+                # Until they are added up, there is no saying what most of its numbers are.
+                further = None
+        comments = (known.comment, None if further is None else further.comment)
+        key = (comments, known.schema, len(declared))
         prepared = self._prepared.get(key)
         if prepared is None:
             elements = [*self.by.values(), *self.conjuncts]
             called = {name for each in elements for name in _called(_shown(each))}
             unsafe = connection.scalars(_UNSAFE, {"names": [*called]}) if called else ()
-            prepared = self._prepared[key] = _Prepared(self, known.spec, frozenset(unsafe))
+            prepared = self._prepared[key] = _Prepared(self, known.spec, further, frozenset(unsafe))
         return prepared
 
     def _rolled_answer(
@@ -1266,9 +1304,23 @@ class _NoMatchError(Exception):
 class _Prepared:
     """A question as one state of the database's rollups can serve it."""
 
-    def __init__(self, question: Question, spec: RollupSpec, unsafe: frozenset[str]) -> None:
+    def __init__(
+        self,
+        question: Question,
+        spec: RollupSpec,
+        further: _Known | None,
+        unsafe: frozenset[str],
+    ) -> None:
         self.question = question
         self.spec = spec
+        # The rollups of the further table, if the one that the question needs can be read.
+        self.further: RollupSpec | None = None
+        if question.further is not None and further is not None:
+            (named,) = (each.name for each in question.further.targets.values())
+            with suppress(_NoMatchError):
+                _same_target(question.further.spec(), further.spec, named)
+                self.further = further.spec if named in further.readable else None
+            self.further_on_nodes = further.distributed
         # Functions whose value is not that of a row alone, which groups are not filtered by.
         self.unsafe = unsafe
         self.reasons: dict[str, str] = {}
@@ -1669,7 +1721,7 @@ class _Prepared:
             legs += found
         rows = "\n    UNION ALL ".join(legs)
         query = (
-            (self._best(parts, edges, place, fresh=fresh) if limit else None)
+            (self._best(parts, edges, place, legs, fresh=fresh) if limit else None)
             or question.joined(rows, spec.schema)
             or self._grouped(rows, [quote(each) for each in groups])
         ).replace(":limit\0", limit)
@@ -1687,7 +1739,7 @@ class _Prepared:
             state, pending = _state_sql(spec), _pending_sql(spec)
             # What is known is long, and enough of it is in the first row.
             known = "s._state"
-            if sorted_by and not limit:
+            if sorted_by and not limit.isdigit():
                 known = f"CASE WHEN row_number() OVER (ORDER BY {sorted_by}) = 1 THEN {known} END"
             query = (
                 f"SELECT r._row, {known} AS _state, s._pending, {listed}\n"
@@ -1756,6 +1808,7 @@ class _Prepared:
         parts: list[_Part],
         edges: list[tuple[str | None, str | None]],
         place: Mapping[str, Any] | None,
+        legs: list[str],
         *,
         fresh: bool,
     ) -> str | None:
@@ -1774,6 +1827,17 @@ class _Prepared:
         rollup, target = candidate.rollup, candidate.target
         ranked = str(rollup.ranked)
         value = rollup.measures[ranked][1]
+        table = qualify(target.table, self.spec.schema)
+        if question.further is not None:
+            if self.further is None:
+                return None
+            beyond = "true"
+            if place is not None:
+                # The index is read from here on.
+                beyond = f"{self._beyond('p', place)} AND p.{quote(question.ranked)} <= \0_after0\0"
+            return question.greatest(
+                legs, table, self.further, beyond, on_nodes=self.further_on_nodes
+            )
         columns = [
             f"b.{quote(label)} AS {quote(name)}"
             for label, name in zip(rollup.dimensions, question.by, strict=True)
@@ -1795,7 +1859,6 @@ class _Prepared:
             query = best_query(self.spec, target, ranked, of_table=of_table, of_log=of_log)
             query += "" if place is not None else "\nLIMIT :limit\0"
         else:
-            table = qualify(target.table, self.spec.schema)
             where = f" WHERE {' AND '.join(of_table)}" if of_table else ""
             order = best_order(target, ranked)
             query = f"SELECT * FROM {table} AS t{where} ORDER BY {order} LIMIT :limit\0"
@@ -2019,6 +2082,7 @@ class _Known:
     state: str
     pending: int
     age: timedelta = timedelta()
+    looked: float = field(default_factory=monotonic)
     restricted: bool = field(init=False)
     horizon: datetime | None = field(init=False)
     signature: object = field(init=False)
@@ -2117,12 +2181,11 @@ _READABLE: Final = text(
 )
 
 
-def _look(connection: Connection, question: Question, *, again: bool) -> _Known | None:
+def _look(connection: Connection, source: Table, *, again: bool) -> _Known | None:
     """Return what the database has of the rollups of a source, None if it has none.
 
     It is remembered for the connection, unless it is to be looked at again.
     """
-    source = question.source
     schema = schema_of(connection, source)
     key = (schema, source.name)
     remembered: dict[tuple[str | None, str], _Known] = connection.info.setdefault(_INFO, {})

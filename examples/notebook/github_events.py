@@ -23,6 +23,7 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
 from citus_analytics import (
+    GITHUB_LOGINS,
     GITHUB_ROLLUP_1MIN,
     GithubEvent,
     Question,
@@ -66,6 +67,7 @@ if not count_events(session):
     load_users(session, sample.users_csv())
     session.commit()
     run_rollup(session, GITHUB_ROLLUP_1MIN)
+    run_rollup(session, GITHUB_LOGINS)
     session.commit()
 
 

@@ -14,11 +14,12 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import insert, text
+from sqlalchemy import delete, insert, text, update
 
 from citus_analytics.errors import ArgumentError, RollupError
 from citus_analytics.github import analytics
 from citus_analytics.github.models import (
+    GITHUB_LOGINS,
     GITHUB_ROLLUP_1MIN,
     Base,
     GithubEvent,
@@ -124,6 +125,70 @@ def test_creators_are_the_tutorials(connection: Connection) -> None:
     assert None in {each.login for each in found}
     assert len({each.repositories for each in found}) < len(found) > 10
     assert analytics.top_repository_creators(connection, limit=3) == found[:3]
+
+
+LONG = "long login " * 200
+changes = st.lists(
+    st.one_of(
+        # A user who is new, or has another login from now on.
+        st.tuples(
+            st.just("user"),
+            st.integers(1, 9),
+            st.sampled_from(["a", "b", "c", "", None, LONG, LONG + "!", LONG[:-1] + "x"]),
+        ),
+        st.tuples(st.just("gone"), st.integers(1, 9), st.none()),
+        st.tuples(st.just("created"), st.integers(1, 10), st.integers(1, 4)),
+        st.tuples(st.just("deleted"), st.integers(1, 10), st.none()),
+        st.tuples(st.just("run"), st.sampled_from(["events", "users"]), st.none()),
+    ),
+    min_size=5,
+    max_size=30,
+)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=changes, size=st.integers(1, 5))
+def test_creators_whatever_becomes_of_users(
+    connection: Connection, steps: list[tuple[str, Any, Any]], size: int
+) -> None:
+    """Logins that are shared, changed, long, unknown; pending and run, page by page."""
+    noon = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    repository = {"event_type": "CreateEvent", "created_at": noon, "repo_id": 1}
+    repository["payload"] = {"ref_type": "repository"}
+    with connection.begin_nested() as savepoint:
+        for what, which, value in steps:
+            if what == "run":
+                run_rollup(connection, GITHUB_ROLLUP_1MIN if which == "events" else GITHUB_LOGINS)
+            elif what == "created":
+                events = [{**repository, "event_id": 1, "user_id": which} for _ in range(value)]
+                connection.execute(insert(GithubEvent), events)
+            elif what == "deleted":
+                connection.execute(delete(GithubEvent).where(GithubEvent.user_id == which))
+            elif what == "gone":
+                connection.execute(delete(github_users).where(github_users.c.user_id == which))
+            else:
+                user = github_users.c.user_id == which
+                renamed = connection.execute(update(github_users).where(user).values(login=value))
+                if not renamed.rowcount:
+                    values = {"user_id": which, "login": value}
+                    connection.execute(insert(github_users).values(values))
+        rows = [tuple(row) for row in connection.exec_driver_sql(REPOSITORY_CREATORS)]
+        rows.sort(key=lambda row: (-row[1], row[0] is None, row[0] or ""))
+        expected = [analytics.RepositoryCreator(*row) for row in rows]
+        found: list[analytics.RepositoryCreator] = []
+        page = analytics.top_repository_creators(connection, limit=size)
+        while page:
+            assert len(page) == min(size, len(expected) - len(found))
+            found += page
+            page = analytics.top_repository_creators(connection, limit=size, after=page[-1])
+        assert found == expected
+        run_rollup(connection, GITHUB_ROLLUP_1MIN)
+        assert expected[:size] == analytics.top_repository_creators(
+            connection, limit=size, freshness="rolled_up"
+        )
+        savepoint.rollback()
 
 
 def test_most_active_are_the_tutorials(connection: Connection) -> None:

@@ -98,7 +98,7 @@ def test_a_round_trip_in_json(
         return read_json(run(*arguments, "--json", database=empty_database, stdin=stdin))
 
     migrated = ask("migrate")
-    assert (migrated["previous_revision"], migrated["revision"]) == (None, "ca_0006")
+    assert (migrated["previous_revision"], migrated["revision"]) == (None, "ca_0007")
     events = tmp_path / "events.csv"
     events.write_bytes(EVENTS)
     loaded = ask("load", "events", str(events))
@@ -128,7 +128,7 @@ def test_a_round_trip_for_a_person(run: Run, database: URL, tmp_path: Path) -> N
     def ask(*arguments: str, stdin: bytes = b"") -> str:
         return succeed(run(*arguments, database=database, stdin=stdin))
 
-    assert "revision ca_0006" in ask("migrate")
+    assert "revision ca_0007" in ask("migrate")
     assert "Nothing found" in ask("query", "most-active")
     assert "load_files(engine, github_events, ['-'])" in ask("load", "events", "-", stdin=EVENTS)
     assert "users" in ask("load", "users", "-", stdin=USERS)
@@ -168,11 +168,11 @@ def test_a_database_is_created_if_it_is_missing(run: Run, server: DatabaseServer
     try:
         done = run("migrate", "--create", "--json", database=url)
         created = read_json(done)
-        assert (created["created"], created["revision"]) == (True, "ca_0006")
+        assert (created["created"], created["revision"]) == (True, "ca_0007")
         assert "Created the database web-shop 2.\n" in done.stderr
         done = run("migrate", "--create", "--json", database=url)
         again = read_json(done)
-        assert (again["created"], again["previous_revision"]) == (False, "ca_0006")
+        assert (again["created"], again["previous_revision"]) == (False, "ca_0007")
         assert "Created" not in done.stderr
     finally:
         drop_database(url)

@@ -149,9 +149,11 @@ def test_the_tutorials_indexes_are_there(
     names = sorted(definition.split(" ON ")[0] for (definition,) in added)
     assert names == [
         "CREATE INDEX created_at_index",
+        "CREATE INDEX github_logins_rank",
         "CREATE INDEX github_repositories_created_rank",
         "CREATE INDEX github_stars_rank",
         "CREATE INDEX github_user_activity_rank",
+        "CREATE INDEX github_users_login_index",
         "CREATE UNIQUE INDEX followed_feeds_pkey",
         "CREATE UNIQUE INDEX github_active_users_1_day_key",
         "CREATE UNIQUE INDEX github_active_users_1_hour_key",
@@ -160,6 +162,7 @@ def test_the_tutorials_indexes_are_there(
         "CREATE UNIQUE INDEX github_events_by_type_1_hour_key",
         "CREATE UNIQUE INDEX github_events_by_type_1_minute_key",
         "CREATE UNIQUE INDEX github_events_rollups_pkey",
+        "CREATE UNIQUE INDEX github_logins_key",
         "CREATE UNIQUE INDEX github_push_sizes_1_day_key",
         "CREATE UNIQUE INDEX github_push_sizes_1_hour_key",
         "CREATE UNIQUE INDEX github_repositories_created_by_day_key",
@@ -170,6 +173,7 @@ def test_the_tutorials_indexes_are_there(
         "CREATE UNIQUE INDEX github_user_activity_key",
         "CREATE UNIQUE INDEX github_user_origins_pkey",
         "CREATE UNIQUE INDEX github_users_key",
+        "CREATE UNIQUE INDEX github_users_rollups_pkey",
         "CREATE UNIQUE INDEX loaded_files_pkey",
     ]
 
