@@ -107,7 +107,7 @@ from citus_analytics.rollups.declare import (
     rollups_of,
     width_of,
 )
-from citus_analytics.rollups.run import _is_autocommit, _runs_held
+from citus_analytics.rollups.run import is_autocommit, runs_held
 from citus_analytics.rollups.sql import (
     VALUE,
     RollupSpec,
@@ -123,6 +123,7 @@ from citus_analytics.rollups.sql import (
 from citus_analytics.schema import Distributed, column_name, distribution_of, table_of
 from citus_analytics.sql import (
     DIALECT,
+    SNAPSHOT,
     Executor,
     executor_of,
     flushed_connection,
@@ -718,7 +719,7 @@ class Question:
         connection = flushed_connection(session, self.source, entity)
         if at_least is not None:
             _require_visible(connection, at_least)
-        if batch is not None and _is_autocommit(connection):
+        if batch is not None and is_autocommit(connection):
             raise ArgumentError(
                 "a stream needs a transaction for the cursor of the server to live in, and this "
                 "connection is in autocommit mode"
@@ -1107,7 +1108,7 @@ class Question:
                 # A reader could see half of what a run commits on the nodes.
                 held: AbstractContextManager[None] = nullcontext()
                 if fresh and unkeyed:
-                    held = _runs_held(connection, self.source, kept=batch is not None)
+                    held = runs_held(connection, self.source, kept=batch is not None)
                 with held:
                     # Citus has all rows when it has the first.
                     _, rows, close = statement.execute(connection, arguments, batch)
@@ -2191,19 +2192,72 @@ def _require_visible(connection: Connection, token: str) -> None:
         raise ArgumentError(
             f"at_least must be what commit_token() or a load has returned, got {token!r}."
         )
-    seen = connection.scalar(
-        text(
-            "SELECT bool_and(pg_visible_in_snapshot(CAST(one AS xid8), pg_current_snapshot()) "
-            "OR CAST(one AS xid8) IS NOT DISTINCT FROM pg_current_xact_id_if_assigned()) "
-            "FROM unnest(string_to_array(:token, ',')) AS one"
-        ),
-        {"token": token},
-    )
-    if not seen:
+    seen = connection.execute(_SEEN, {"token": token}).one()
+    if not seen.visible:
         raise RollupError(
             f"transaction {token} is not visible here: it has not been committed, or this server "
             "or snapshot has not got it yet. Ask again, or ask the server that it was written to."
         )
+    if not seen.citus or SNAPSHOT in connection.get_execution_options():
+        return
+    # Citus commits here first, and only then what it has prepared on other nodes; it keeps a note
+    # of it, written by that transaction, for at least as long as that takes.
+    noted = connection.execute(_NOTED, {"token": token}).all()
+    if not noted:
+        return
+    gids = ", ".join(literal(row.gid) for row in noted)
+    command = f"""SELECT CASE
+      WHEN EXISTS (SELECT FROM pg_catalog.pg_prepared_xacts AS p WHERE p.gid IN ({gids}))
+        THEN 'prepared'
+      WHEN EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+                   WHERE a.application_name = 'citus_internal gpid={noted[0].backend}'
+                     AND a.xact_start IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid())
+        THEN 'reading' ELSE '' END"""
+    nodes = {(row.nodename, row.nodeport) for row in noted}
+    asked = {
+        "names": [name for name, _ in nodes],
+        "ports": [port for _, port in nodes],
+        "commands": [command] * len(nodes),
+    }
+    for node in connection.execute(_ON_NODES, asked):
+        if not node.success:
+            raise RollupError(
+                f"whether transaction {token} has been committed on all nodes cannot be known, "
+                f"since {node.node} does not answer: {' '.join(node.result.split())}"
+            )
+        if node.result == "prepared":
+            raise RollupError(
+                f"transaction {token} is not visible everywhere: it has been committed here, and "
+                f"not yet on {node.node}. Ask again. Where a node has failed meanwhile, Citus "
+                "makes up for it within a minute, and SELECT recover_prepared_transactions() at "
+                "once."
+            )
+        if node.result == "reading" and not seen.current:
+            raise RollupError(
+                f"transaction {token} may be newer than what this transaction sees on {node.node}, "
+                "whose snapshot is older than the question. Ask before anything else is read, at "
+                "READ COMMITTED, or in a consistent_snapshot()."
+            )
+
+
+_SEEN: Final = text(
+    "SELECT bool_and(pg_visible_in_snapshot(CAST(one AS xid8), pg_current_snapshot()) "
+    "OR CAST(one AS xid8) IS NOT DISTINCT FROM pg_current_xact_id_if_assigned()) AS visible, "
+    "to_regclass('pg_catalog.pg_dist_transaction') IS NOT NULL AS citus, "
+    "current_setting('transaction_isolation') LIKE 'read%' AS current "
+    "FROM unnest(string_to_array(:token, ',')) AS one"
+)
+_NOTED: Final = text(
+    "SELECT d.gid, n.nodename, n.nodeport, pg_catalog.citus_backend_gpid() AS backend "
+    "FROM pg_catalog.pg_dist_transaction AS d "
+    "JOIN unnest(string_to_array(:token, ',')) AS one ON d.xmin = CAST(CAST(one AS xid8) AS xid) "
+    "JOIN pg_catalog.pg_dist_node AS n ON n.groupid = d.groupid AND n.noderole = 'primary'"
+)
+_ON_NODES: Final = text(
+    "SELECT node_name || ':' || node_port AS node, success, result "
+    "FROM pg_catalog.master_run_on_worker(CAST(:names AS text[]), CAST(:ports AS integer[]), "
+    "CAST(:commands AS text[]), true)"
+)
 
 
 def _hooks(session: Session | scoped_session[Session]) -> bool:
