@@ -82,7 +82,7 @@ def test_a_commit_that_a_worker_has_not_got_yet(server: DatabaseServer, engine: 
         assert 0 < seen < USERS, "this is what must not be taken for all of it"
         for freshness in ("fresh", "raw", "rolled_up"):
             with pytest.raises(RollupError, match="committed here, and not yet on"):
-                EVENTS.ask(connection, at_least=tokens[0], freshness=freshness)  # type: ignore[arg-type]
+                EVENTS.ask(connection, at_least=tokens[0], freshness=freshness)
         connection.rollback()
     committing.join(20)
     with engine.connect() as connection:
