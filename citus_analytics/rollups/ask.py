@@ -60,7 +60,7 @@ from sqlalchemy import distinct as sql_distinct
 from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import ArgumentError as ConstructError
-from sqlalchemy.exc import CompileError, ProgrammingError
+from sqlalchemy.exc import CompileError, ProgrammingError, UnboundExecutionError
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import (
@@ -104,6 +104,7 @@ from citus_analytics.rollups.declare import (
     _type_name,
     _visible,
     _visible_type,
+    label_of,
     rollups_of,
     width_of,
 )
@@ -268,8 +269,9 @@ class Answer:
 class Stream:
     """The rows that answer a question, one after the other, from a cursor of the server.
 
-    They are iterated over once. The cursor is closed at their end, by `close`, at the end of a
-    `with` block, and at that of the transaction.
+    They are iterated over once: whoever needs them again asks again, or keeps them in a list. The
+    cursor is closed at their end, by `close`, at the end of a `with` block, and at that of the
+    transaction.
 
     Attributes:
         plan: How the answer comes about.
@@ -285,11 +287,17 @@ class Stream:
     ) -> None:
         self.plan = plan
         self.question = question
-        self._rows = rows
+        self._rows: Iterator[Row[*tuple[Any, ...]]] | None = rows
         self._close = close
 
     def __iter__(self) -> Iterator[Row[*tuple[Any, ...]]]:
-        return self._rows
+        rows, self._rows = self._rows, None
+        if rows is None:
+            raise ArgumentError(
+                "the rows of a stream are read once, and these have been, or the stream is closed: "
+                "ask again, or keep the rows in a list"
+            )
+        return rows
 
     def __enter__(self) -> Self:
         return self
@@ -299,6 +307,7 @@ class Stream:
 
     def close(self) -> None:
         """Close the cursor. Rows that have not been read are lost."""
+        self._rows = None
         self._close()
 
 
@@ -366,7 +375,7 @@ def _after(
     return or_(*found) if found else false()
 
 
-def commit_token(session: Executor) -> str:
+def commit_token(session: Executor, source: TableLike | None = None) -> str:
     """Return a token of the current transaction, for `at_least` of questions that follow it.
 
     A question that has it answers only where everything that the transaction writes is in the
@@ -374,15 +383,29 @@ def commit_token(session: Executor) -> str:
 
     Args:
         session: The session or connection that writes, before it commits.
+        source: What is written to. It needs to be known of a session that has several databases,
+            by class or by table, with a transaction in each; by default it is the session's `bind`.
 
     Raises:
-        ArgumentError: It is neither a session nor a connection.
+        ArgumentError: It is neither a session nor a connection, or a session that has a database
+            for some classes or tables alone, and was not told which.
     """
     session = executor_of(session)
-    if isinstance(session, Connection):
-        return transaction_token(session)
-    session.flush()
-    return transaction_token(session.connection())
+    if not isinstance(session, Connection):
+        session.flush()
+        if source is not None:
+            entity = source if isinstance(source, type) else None
+            session = flushed_connection(session, table_of(source), entity)
+        else:
+            try:
+                session = session.connection()
+            except UnboundExecutionError as error:
+                raise ArgumentError(
+                    "the session has databases for some classes or tables alone, and a "
+                    "transaction in each: pass what is written to, as in commit_token(session, "
+                    "Reading)"
+                ) from error
+    return transaction_token(session)
 
 
 def ask(
@@ -486,10 +509,10 @@ class Question:
             self.by: dict[str, ColumnElement[Any]] = {}
             for expression in by:
                 element = _expression(self.source, expression)
-                label = getattr(element, "name", None)
+                label = label_of(element)
                 if not label or label in self.by:
                     raise ArgumentError(
-                        f"give the group {element} a name of its own, with .label('...')."
+                        f"give the group {_shown(element)} a name of its own, with .label('...')."
                     )
                 self.by[label] = element
             self.measures: dict[str, tuple[Measure, ColumnElement[Any] | None]] = {}
@@ -550,7 +573,7 @@ class Question:
                 f"the parameter {own!r} starts with an underscore, as those of the statement do: "
                 "give it another name."
             )
-        self._prepared: dict[tuple[str, str | None, int], _Prepared] = {}
+        self._prepared: dict[tuple[str, str | None, tuple[Rollup, ...]], _Prepared] = {}
 
     def _require_source_alone(self) -> None:
         """Refuse columns of further tables, whose rows would multiply those of the source.
@@ -1070,8 +1093,8 @@ class Question:
         return Stream(iter(result), plan, self, result.close)
 
     def _prepare(self, connection: Connection, known: _Known) -> _Prepared:
-        # An application may declare further ones on a source of somebody else's.
-        key = (known.comment, known.schema, len(rollups_of(self.source.metadata)))
+        # An application may declare further ones on a source of somebody else's, and remove some.
+        key = (known.comment, known.schema, self.rollups)
         prepared = self._prepared.get(key)
         if prepared is None:
             elements = [*self.by.values(), *self.conjuncts]

@@ -56,6 +56,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import DOMAIN, JSONB
 from sqlalchemy.sql import coercions, roles
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.util import ClauseAdapter
 
 from citus_analytics.errors import ArgumentError, DeclarationError
@@ -459,7 +460,7 @@ class Rollup:
         dimensions = {}
         for expression in by:
             element = _expression(table, expression)
-            label = getattr(element, "name", None)
+            label = label_of(element)
             if not label:
                 raise DeclarationError(
                     f"rollup {name!r}: give the dimension {element} a name, with .label('...')."
@@ -557,19 +558,26 @@ class Rollup:
                 )
         targets: dict[Every | None, Table] = {}
         tables: dict[tuple[Every | None, str], Table] = {}
-        for width in widths:
-            if self.target is not None:
-                targets[width] = self._check_target(self.target)
-                continue
-            suffix = "" if len(widths) == 1 else "_" + re.sub(r"\W+", "_", str(width)).lower()
-            targets[width] = self._make_target(f"{name}{suffix}", width)
-            for label, (measure, _) in values.items():
-                if measure.aggregate in _BY_VALUES:
-                    table_name = f"{name}{suffix}_{label}"
-                    tables[width, label] = self._make_target(table_name, width, values_of=label)
         object.__setattr__(self, "targets", targets)
         object.__setattr__(self, "value_tables", tables)
-        _declare(self)
+        try:
+            for width in widths:
+                if self.target is not None:
+                    targets[width] = self._check_target(self.target)
+                    continue
+                suffix = "" if len(widths) == 1 else "_" + re.sub(r"\W+", "_", str(width)).lower()
+                targets[width] = self._make_target(f"{name}{suffix}", width)
+                for label, (measure, _) in values.items():
+                    if measure.aggregate in _BY_VALUES:
+                        table_name = f"{name}{suffix}_{label}"
+                        tables[width, label] = self._make_target(table_name, width, values_of=label)
+            _declare(self)
+        except BaseException:
+            # What is refused leaves the metadata as it was.
+            for made in self.tables:
+                if made is not self.target:
+                    table.metadata.remove(made)
+            raise
 
     def remove(self) -> None:
         """Take the rollup and the tables that it has made out of its metadata.
@@ -1256,6 +1264,14 @@ def _expression(table: Table, value: ExpressionLike) -> ColumnElement[Any]:
     if column is None:
         raise DeclarationError(f"{element} is not a column of the source {table.key!r}.")
     return column
+
+
+def label_of(element: ColumnElement[Any]) -> str | None:
+    """Return the name of a column or a label, None of what nobody has named."""
+    # A function has the name of what it does, which several calls share.
+    name = None if isinstance(element, FunctionElement) else getattr(element, "name", None)
+    # SQLAlchemy's own, of label(None), until a statement is compiled.
+    return None if name is None or re.match(r"%\(\d+ ", name) else name
 
 
 def _sql(table: Table, element: ColumnElement[Any]) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from citus_analytics import average, count, run_rollup, total
 from citus_analytics.errors import ArgumentError, RollupError
+from citus_analytics.frames import to_arrow_batches
 from citus_analytics.github import analytics
 from citus_analytics.github.load import (
     load_api_events,
@@ -206,6 +207,25 @@ def test_a_stream_is_of_one_moment(engine: Engine) -> None:
             next(iter(stream))
         assert connection.scalar(cursors) == 0
         assert len(list(question.ask(connection))) == len(before)
+
+
+def test_a_stream_is_read_once(asked: Session) -> None:
+    """Nobody takes its rows for none, or for all of them, when they read it again."""
+    for freshness in ("fresh", "raw"):
+        question = QUESTIONS["groups"]
+        assert len(question.ask(asked, freshness=freshness)) > 1
+        for read in (
+            list,
+            lambda stream: next(iter(stream)),
+            lambda stream: stream.close(),
+            lambda stream: to_arrow_batches(stream).read_all(),
+        ):
+            stream = question.stream(asked, freshness=freshness)
+            read(stream)
+            for again in (list, to_arrow_batches):
+                with pytest.raises(ArgumentError, match=r"read once, .* ask again"):
+                    again(stream)
+            stream.close()
 
 
 def test_a_stream_needs_a_transaction(engine: Engine) -> None:
