@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from psycopg.errors import InsufficientPrivilege, UndefinedColumn, UndefinedTable
 from sqlalchemy import (
+    JSON,
     BigInteger,
     BindParameter,
     Boolean,
@@ -124,6 +125,7 @@ from citus_analytics.rollups.sql import (
 from citus_analytics.schema import Distributed, column_name, distribution_of, table_of
 from citus_analytics.sql import (
     DIALECT,
+    HAS_CITUS,
     SNAPSHOT,
     Executor,
     executor_of,
@@ -1043,6 +1045,13 @@ class Question:
                 f"the bucket of after must be an aware datetime; found {bucket!r}, which has no "
                 "time zone"
             )
+        for name, element in self.by.items():
+            if row[name] is None and isinstance(_kind(element), JSON):
+                raise ArgumentError(
+                    f"{name!r} is None in after, which may stand for the null of JSON or the NULL "
+                    "of SQL, and these are two groups: for pages, group by its text, as in "
+                    "Reading.payload['x'].astext"
+                )
         return {name: row[name] for name in names}
 
     def _raw_answer(
@@ -1059,19 +1068,26 @@ class Question:
         since, until = window
         statement = self.raw_statement(since=since, until=until)
         executor = session
+        entity = self._entity if isinstance(self._entity, type) else None
         if place is not None and isinstance(session, Session | scoped_session) and _hooks(session):
-            # What hooks add is for the statement that they know.
-            columns = dict(statement.selected_columns.items())
+            # What hooks add is for the statement that they know. In HAVING, Citus knows of groups
+            # that are expressions no more than of what is not grouped; all values are the same.
+            columns: dict[str, ColumnElement[Any]] = dict(statement.selected_columns.items())
+            connection = flushed_connection(session, self.source, entity)
+            if connection.scalar(text(f"SELECT {HAS_CITUS}")):
+                for name in (*([_BUCKET] if self.every else []), *self.by):
+                    element = cast("Any", columns[name]).element
+                    if not isinstance(element, Column):
+                        columns[name] = func.any_value(element, type_=element.type)
             statement = statement.having(place_after(self.order(), columns, place))
         elif place is not None:
-            # Around the groups: in HAVING, Citus does not know those that are expressions.
+            # Around the groups, for the same reason.
             rows = statement.order_by(None).subquery()
             statement = (
                 select(rows)
                 .where(place_after(self.order(), dict(rows.c.items()), place))
                 .order_by(*(text(each.sql("")) for each in self.order()))
             )
-            entity = self._entity if isinstance(self._entity, type) else None
             executor = flushed_connection(session, self.source, entity)
         statement = statement.limit(limit)
         if batch is not None:

@@ -22,7 +22,15 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from citus_analytics.errors import ArgumentError, RollupError
 from citus_analytics.rollups.sql import CHANNEL as CHANNEL
 from citus_analytics.rollups.sql import lock_key
-from citus_analytics.sql import SNAPSHOT, Executor, flushed_connection, literal, qualify, schema_of
+from citus_analytics.sql import (
+    HAS_CITUS,
+    SNAPSHOT,
+    Executor,
+    flushed_connection,
+    literal,
+    qualify,
+    schema_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +87,7 @@ def runs_held(
         not alone
         and SNAPSHOT not in connection.get_execution_options()
         and not (level := connection.exec_driver_sql(_LEVEL).scalar_one()).startswith("READ")
-        and connection.exec_driver_sql(_CITUS).scalar_one()
+        and connection.exec_driver_sql(f"SELECT {HAS_CITUS}").scalar_one()
         and connection.exec_driver_sql(_SHARDED.format(source=name)).scalar_one()
     ):
         raise RollupError(
@@ -117,7 +125,6 @@ def runs_held(
 
 
 _LEVEL: Final = "SELECT upper(current_setting('transaction_isolation'))"
-_CITUS: Final = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"
 _SHARDED: Final = (
     "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = {source}::regclass)"
 )
