@@ -89,38 +89,38 @@ from sqlalchemy.sql.sqltypes import NullType
 
 from citus_analytics.errors import ArgumentError, DeclarationError, RollupError
 from citus_analytics.rollups.declare import (
-    _BY_VALUES,
-    _PARTS,
+    BY_VALUES,
+    PARTS,
     Every,
     Measure,
     Rollup,
-    _expression,
-    _is_long,
-    _kept,
-    _kind,
-    _names_read,
-    _require_aggregate,
-    _require_time_zone,
-    _sql,
-    _type_name,
-    _visible,
-    _visible_type,
+    expression_of,
+    is_long,
+    kept_as,
+    kind_of,
     label_of,
+    names_read,
+    require_aggregate,
+    require_time_zone,
     rollups_of,
+    sql_of,
+    type_name,
+    visible_type,
+    visible_value,
     width_of,
 )
 from citus_analytics.rollups.run import is_autocommit, runs_held
 from citus_analytics.rollups.sql import (
     VALUE,
     RollupSpec,
+    Target,
     TargetSpec,
-    _raw,
-    _settled,
-    _Target,
     added_up,
     best_order,
     best_query,
     bucket_of,
+    raw_rows,
+    settled_rows,
 )
 from citus_analytics.schema import Distributed, column_name, distribution_of, table_of
 from citus_analytics.sql import (
@@ -510,7 +510,7 @@ class Question:
             self._given_by = by
             self.by: dict[str, ColumnElement[Any]] = {}
             for expression in by:
-                element = _expression(self.source, expression)
+                element = expression_of(self.source, expression)
                 label = label_of(element)
                 if not label or label in self.by:
                     raise ArgumentError(
@@ -519,14 +519,14 @@ class Question:
                 self.by[label] = element
             self.measures: dict[str, tuple[Measure, ColumnElement[Any] | None]] = {}
             for name, measure in measures.items():
-                value = None if measure.value is None else _expression(self.source, measure.value)
+                value = None if measure.value is None else expression_of(self.source, measure.value)
                 if value is not None:
-                    _require_aggregate("the question", name, measure.aggregate, value)
+                    require_aggregate("the question", name, measure.aggregate, value)
                 self.measures[name] = (measure, value)
             times = {rollup.time for rollup in self.rollups} - {None}
             self.time = column_name(time) if time is not None else next(iter(times), None)
             if self.time is not None:
-                _require_time_zone(self.source, self.time)
+                require_time_zone(self.source, self.time)
             if where is not None and not isinstance(
                 getattr(where, "__clause_element__", lambda: where)(), ClauseElement
             ):
@@ -866,7 +866,7 @@ class Question:
         def shown(element: ColumnElement[Any], name: str | None = None) -> str:
             if isinstance(element, Column) and name in (None, element.name):
                 return repr(element.name)
-            written = f"literal_column({_sql(source, element)!r}, {element.type!r})"
+            written = f"literal_column({sql_of(source, element)!r}, {element.type!r})"
             return written if name is None else f"{written}.label({name!r})"
 
         def free(name: str) -> str:
@@ -910,12 +910,12 @@ class Question:
                     and _compares_whole_values(
                         source,
                         element,
-                        key if _is_long(left) else set(),
+                        key if is_long(left) else set(),
                         key if _may_look_different(left) else set(),
                     )
                 ):
                     return add(left, getattr(left, "name", None) or "value")
-            if any(_is_long(each) or _may_look_different(each) for each in columns):
+            if any(is_long(each) or _may_look_different(each) for each in columns):
                 return add(element, "condition")
             if not all(isinstance(node, Column) or _is_plain(node) for node in nodes):
                 return False
@@ -1046,7 +1046,7 @@ class Question:
                 "time zone"
             )
         for name, element in self.by.items():
-            if row[name] is None and isinstance(_kind(element), JSON):
+            if row[name] is None and isinstance(kind_of(element), JSON):
                 raise ArgumentError(
                     f"{name!r} is None in after, which may stand for the null of JSON or the NULL "
                     "of SQL, and these are two groups: for pages, group by its text, as in "
@@ -1195,7 +1195,7 @@ class _Values:
 
     @property
     def type(self) -> str:
-        return _type_name(self.element.type) if self.kind == "distinct" else "integer"
+        return type_name(self.element.type) if self.kind == "distinct" else "integer"
 
 
 class _Needs:
@@ -1218,10 +1218,10 @@ class _Needs:
             if measure.aggregate in ("min", "max"):
                 self.types[name] = value.type
                 self.extremes[name] = (measure.aggregate, sql)
-                self.extreme_types[name] = _type_name(value.type)
-            elif measure.aggregate in _BY_VALUES:
+                self.extreme_types[name] = type_name(value.type)
+            elif measure.aggregate in BY_VALUES:
                 kind = "approximate" if measure.approximate else measure.aggregate
-                reads = _names_read(name, measure)
+                reads = names_read(name, measure)
                 whole: TypeEngine[Any] = (
                     BigInteger() if measure.aggregate == "distinct" else Double()
                 )
@@ -1233,13 +1233,13 @@ class _Needs:
                 found.reads |= reads
             else:
                 base = bases.setdefault(sql, f"a{len(bases)}")
-                for part in _PARTS[measure.aggregate]:
-                    for number, column in enumerate(_kept(part, value)):
+                for part in PARTS[measure.aggregate]:
+                    for number, column in enumerate(kept_as(part, value)):
                         self.additive[f"_{base}_{column}"] = (sql, part, number)
-                type_ = _visible_type(measure.aggregate, value)
+                type_ = visible_type(measure.aggregate, value)
                 self.types[name] = type_
-                shown = _visible(measure.aggregate, base, value)
-                self.shown[name] = f"({shown})::{_type_name(type_).lower()}"
+                shown = visible_value(measure.aggregate, base, value)
+                self.shown[name] = f"({shown})::{type_name(type_).lower()}"
 
 
 @dataclass(slots=True)
@@ -1349,8 +1349,7 @@ class _Prepared:
         long = {
             _key_of(source, element)
             for element in rollup.dimensions.values()
-            if _is_long(element)
-            and not (isinstance(element, Column) and element.name == rollup.key)
+            if is_long(element) and not (isinstance(element, Column) and element.name == rollup.key)
         }
         alike = {
             _key_of(source, element)
@@ -1403,7 +1402,7 @@ class _Prepared:
             value = next(
                 (v for _, v in rollup.measures.values() if _is_value(source, v, sql)), None
             )
-            kept = () if value is None else _kept(part, value)
+            kept = () if value is None else kept_as(part, value)
             column = f"_{base}_{kept[number]}" if number < len(kept) else ""
             if column not in target.sums:
                 raise _NoMatchError(f"has no measure that keeps the {part} of {sql}")
@@ -1871,7 +1870,7 @@ class _Prepared:
                 conditions.append(f"{candidate.table.values[number - 1]} IS NOT NULL")
                 pending.append(f"{candidate.log.values[number - 1]} IS NOT NULL")
             elif settled:
-                table = f"(\n{_settled(spec, _Target(spec, target))})"
+                table = f"(\n{settled_rows(spec, Target(spec, target))})"
             rows = f"t.{quote(of.rows)}"
             yield self._leg(candidate, candidate.table, number, table, "t", rows, conditions, keyed)
             if fresh and not (settled and number == 0):
@@ -1898,7 +1897,7 @@ class _Prepared:
         if undated:
             wanted.append(f"{time} IS NULL OR {time} = 'infinity' OR {time} = '-infinity'")
         source = qualify(spec.source, spec.schema)
-        raw = f"({_raw(spec, source)} WHERE {' OR '.join(wanted)})"
+        raw = f"({raw_rows(spec, source)} WHERE {' OR '.join(wanted)})"
         sources = [raw]
         if not fresh:
             columns = ["at", *(["key"] if spec.key is not None else []), *map(quote, spec.columns)]
@@ -2315,7 +2314,7 @@ def _key_of(table: Table, element: ColumnElement[Any]) -> str | None:
     if any(getattr(node, "required", False) for node in visitors.iterate(element)):
         return None  # The value of a parameter is not known yet.
     try:
-        return _sql(table, element)
+        return sql_of(table, element)
     except (CompileError, NotImplementedError):
         return None
 
@@ -2464,7 +2463,7 @@ def _uses(table: Table, element: ColumnElement[Any], keys: set[str | None]) -> b
 
 def _may_look_different(element: ColumnElement[Any]) -> bool:
     """Whether values that are equal, and so in one group, may be written differently: 1.0, 1.00."""
-    kind = _kind(element)
+    kind = kind_of(element)
     if isinstance(kind, String):
         return kind.collation is not None
     return not isinstance(kind, Integer | Boolean | Date | DateTime | Time | Uuid | LargeBinary)
@@ -2611,9 +2610,9 @@ def _native(
     elif kind == "distinct":
         yield func.count(sql_distinct(value)).label(name)
     elif kind == "percentiles":
-        for label, fraction in _names_read(name, measure).items():
+        for label, fraction in names_read(name, measure).items():
             found = func.percentile_disc(literal_column(fraction)).within_group(value)
             yield sql_cast(found, Double()).label(label)
     else:
         computed = getattr(func, kind)(number)
-        yield sql_cast(computed, _visible_type(kind, value)).label(name)
+        yield sql_cast(computed, visible_type(kind, value)).label(name)
