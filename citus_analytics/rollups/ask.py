@@ -575,7 +575,7 @@ class Question:
                 f"the parameter {own!r} starts with an underscore, as those of the statement do: "
                 "give it another name."
             )
-        self._prepared: dict[tuple[str, str | None, tuple[Rollup, ...]], _Prepared] = {}
+        self._prepared: dict[object, _Prepared] = {}
 
     def _require_source_alone(self) -> None:
         """Refuse columns of further tables, whose rows would multiply those of the source.
