@@ -1045,8 +1045,9 @@ class Question:
                 f"the bucket of after must be an aware datetime; found {bucket!r}, which has no "
                 "time zone"
             )
-        for name, element in self.by.items():
-            if row[name] is None and isinstance(kind_of(element), JSON):
+        for name in names:
+            group = self.by.get(name)
+            if row[name] is None and group is not None and isinstance(kind_of(group), JSON):
                 raise ArgumentError(
                     f"{name!r} is None in after, which may stand for the null of JSON or the NULL "
                     "of SQL, and these are two groups: for pages, group by its text, as in "
