@@ -651,7 +651,9 @@ class Question:
             ArgumentError: A bound is not an aware datetime, or the window is empty; or another
                 argument cannot be accepted.
             RollupError: No rollup can serve what is asked for as `"rolled_up"`; raw rows are needed
-                that have been expired; or what `at_least` stands for is not visible here.
+                that have been expired; what `at_least` stands for is not visible here, or not on
+                all nodes; or, on Citus, the transaction is REPEATABLE READ or SERIALIZABLE, and
+                what is asked for is in a table that every node has a copy of.
         """
         options = (limit, after, freshness, max_staleness, at_least, parameters)
         answer = self._answer(session, checked_window(since, until), *options)
