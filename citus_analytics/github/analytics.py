@@ -764,15 +764,7 @@ class _Creators(Question):
             "GROUP BY u.login HAVING sum(q._rows) > 0"
         )
 
-    def greatest(
-        self,
-        legs: Sequence[str],
-        table: str,
-        further: RollupSpec,
-        beyond: str,
-        *,
-        on_nodes: bool,
-    ) -> str:
+    def greatest(self, legs: Sequence[str], table: str, further: RollupSpec, beyond: str) -> str:
         users = qualify("github_users", further.schema)
         logins = qualify("github_logins", further.schema)
         state, log = (qualify(name, further.schema) for name in (further.state, further.log))
@@ -780,18 +772,16 @@ class _Creators(Question):
 
         def few(query: str) -> str:
             # PostgreSQL expects little in an array, and looks it up by an index.
-            return query if on_nodes else f"SELECT unnest(ARRAY({query}))"
+            return f"SELECT unnest(ARRAY({query}))"
 
         # Every login may be shared until the rollup has been filled.
         shared = f"""
       SELECT s.login FROM {logins} AS s WHERE s.users > 1
-      UNION SELECT p.login FROM (
-        SELECT l.key, l.login FROM {log} AS l
-        UNION ALL SELECT u.user_id, {login} FROM {users} AS u WHERE NOT EXISTS (
-          SELECT 1 FROM {state} AS s
-          WHERE s.target = 'github_logins' AND s.complete_since = '-infinity'
-        )
-      ) AS p
+      UNION SELECT l.login FROM {log} AS l
+      UNION SELECT {login} FROM {users} AS u WHERE NOT EXISTS (
+        SELECT FROM {state} AS s
+        WHERE s.target = 'github_logins' AND s.complete_since = '-infinity'
+      )
     """
         pending = "".join(
             f"""

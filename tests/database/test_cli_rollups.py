@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import MetaData, NullPool, create_engine, text
 
 import citus_analytics
+from citus_analytics import Rollup, count
 from citus_analytics.__main__ import main
 from citus_analytics.github.migrate import downgrade, upgrade
+from tests import autogenerate
 from tests.servers import ON_POSTGRESQL_ONLY, execute, query_text
 
 if TYPE_CHECKING:
@@ -177,6 +180,51 @@ def test_what_cannot_be_done(cli: Cli, database: URL) -> None:
         assert "Migrate the database first" in err
 
 
+SEVERAL_SOURCES = """
+from sqlalchemy import BigInteger, Column, MetaData, Table
+from citus_analytics import Distributed, Rollup, count
+
+METADATA = MetaData()
+for name in ("first", "second", "third", "fourth"):
+    table = Table(name, METADATA, Column("key", BigInteger), Distributed("key"))
+    Rollup(f"{name}_by_key", table, by=["key"], measures={"rows": count()})
+"""
+
+
+@ON_POSTGRESQL_ONLY
+def test_sources_that_are_missing_do_not_keep_others_waiting(
+    cli: Cli, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "several_sources.py").write_text(SEVERAL_SOURCES)
+    monkeypatch.syspath_prepend(tmp_path)
+    declared = importlib.import_module("several_sources").METADATA
+    there = MetaData()
+    for name in ("second", "fourth"):
+        execute(database, f"CREATE TABLE {name} (key bigint)")
+        execute(database, f"INSERT INTO {name} SELECT generate_series(1, 3)")
+        table = declared.tables[name].to_metadata(there)
+        Rollup(f"{name}_by_key", table, by=["key"], measures={"rows": count()})
+    autogenerate.repair(database, there)
+    named = ("--metadata", "several_sources:METADATA")
+
+    filled = cli("backfill", *named, "--json")
+    assert {each["source"] for each in document(filled, 1)["sources"]} == {"second", "fourth"}
+    execute(database, "INSERT INTO second VALUES (4)", "INSERT INTO fourth VALUES (4)")
+    with create_engine(database, poolclass=NullPool).connect() as other:
+        other.execute(text("SELECT fourth_run()"))
+        run = cli("run", *named, "--json", "--no-wait")
+    assert document(run, 1)["sources"][0]["source"] == "second"
+    assert "another run of fourth is in progress" in run[2]
+    code, out, err = cli("run", *named)
+    assert code == 1
+    for name in ("second", "fourth"):
+        assert f"{name}: " in out
+        assert query_text(database, f"SELECT sum(rows) FROM {name}_by_key") == "4"
+    for name in ("first", "third"):
+        assert f"{name}: the database has no rollup '{name}_by_key'" in err
+        assert f"the database has no rollup '{name}_by_key'" in filled[2]
+
+
 @ON_POSTGRESQL_ONLY
 @pytest.mark.parametrize("text", ["10", "0s", "1.5s", "s", "10 s", "1y", "9999999s"])
 def test_lengths_of_time(cli: Cli, text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +239,8 @@ def test_a_run_under_way_is_left_alone(cli: Cli, database: URL) -> None:
     with engine.connect() as other:
         other.execute(text("SELECT github_events_run()"))
         code, out, err = cli("run", "--no-wait", "--json")
-        assert (code, out) == (3, "")
+        assert code == 3
+        assert [each["source"] for each in json.loads(out)["sources"]] == ["github_users"]
         assert "another run of github_events is in progress" in err
 
 

@@ -40,6 +40,7 @@ from citus_analytics.rollups.declare import (
     Rollup,
     average,
     count,
+    distinct,
     maximum,
     minimum,
     rollups_of,
@@ -386,6 +387,39 @@ def test_an_expression_needs_a_name() -> None:
     source = clicks()
     with pytest.raises(DeclarationError, match=r"give the dimension .* a name, with \.label"):
         declare(source, by=[source.c.size % 10])
+    with pytest.raises(DeclarationError, match=r"give the dimension abs.* a name, with \.label"):
+        declare(source, by=[func.abs(source.c.size)])
+    with pytest.raises(DeclarationError, match=r"give the dimension .* a name, with \.label"):
+        declare(source, by=[func.abs(source.c.size).label(None)])
+
+
+def test_what_is_refused_leaves_nothing_behind() -> None:
+    source = clicks()
+    metadata = source.metadata
+    declare(source, name="first", function="run_first")
+    Table("hourly_1_day", metadata, Column("n", Integer))
+    Table("second_fresh", metadata, Column("n", Integer))
+    own = Table("own", metadata, Column("user_id", BigInteger), Distributed("user_id"))
+    before = (dict(metadata.tables), rollups_of(metadata), specs_of(metadata))
+    for changes, message in (
+        ({"name": "first", "every": "1 day"}, "there is a table of that name already"),
+        ({"name": "first", "every": ["1 day", "2 days"]}, "there is a rollup 'first' already"),
+        ({"every": ["1 hour", "1 day"]}, "'hourly_1_day': there is a table of that name already"),
+        ({"name": "second"}, "would have the name 'second_fresh'"),
+        ({"function": "run_first"}, "needs a function name of its own"),
+        ({"late": "refuse"}, "do different things"),
+        ({"measures": {"n" * 70: count()}}, "PostgreSQL has at most 63"),
+        ({"measures": {"users": distinct("user_id"), "d" * 60: distinct("page")}}, "of 67 bytes"),
+        ({"target": own}, "'own' has no column"),
+    ):
+        with pytest.raises(DeclarationError, match=message):
+            declare(source, **changes)
+        assert (dict(metadata.tables), rollups_of(metadata), specs_of(metadata)) == before, message
+    # What was wrong can be made right under the same name.
+    assert declare(source, every=["1 hour", "2 days"]).targets.keys() == {
+        width_of("1 hour"),
+        width_of("2 days"),
+    }
 
 
 def test_columns_of_other_tables() -> None:
