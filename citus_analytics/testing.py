@@ -109,6 +109,8 @@ _CITUS_SETTINGS: Final = {
     # third of the time of a new connection.
     "ssl": "off",
     "citus.node_conninfo": "sslmode=prefer",
+    # On a busy machine the statements for one node rather wait than open a connection each.
+    "citus.executor_slow_start_interval": "100ms",
     # Shards move by logical replication, which starts one subscription in so much time (and one
     # every 5 seconds by default).
     "wal_level": "logical",

@@ -62,7 +62,6 @@ from tests.servers import ON_CITUS_ONLY, ON_POSTGRESQL_ONLY
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sqlalchemy import URL
     from sqlalchemy.types import TypeEngine
 
     from tests.servers import DatabaseServer
@@ -72,8 +71,8 @@ HOUR: Final = timedelta(hours=1)
 
 
 @pytest.fixture
-def engine(empty_database: URL) -> Engine:
-    return create_engine(empty_database, poolclass=NullPool)
+def engine(empty_engine: Engine) -> Engine:
+    return empty_engine
 
 
 def table(name: str = "visits", *items: Any) -> Table:
