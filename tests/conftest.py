@@ -130,7 +130,7 @@ def database(server: DatabaseServer) -> Iterator[URL]:
 @pytest.fixture
 def engine(database: URL) -> Iterator[Engine]:
     """An engine on `database`, which keeps its connections: a new one costs more than its use."""
-    engine = create_engine(database)
+    engine = create_engine(database, pool_pre_ping=True)
     yield engine
     engine.dispose()
 
@@ -138,7 +138,7 @@ def engine(database: URL) -> Iterator[Engine]:
 @pytest.fixture
 def empty_engine(empty_database: URL) -> Iterator[Engine]:
     """An engine on `empty_database`."""
-    engine = create_engine(empty_database)
+    engine = create_engine(empty_database, pool_pre_ping=True)
     yield engine
     engine.dispose()
 
@@ -153,7 +153,8 @@ def prepared(server: DatabaseServer) -> Iterator[Prepared]:
 
         def clone(name: str, prepare: Callable[[Engine], object]) -> Engine:
             server.templates[name] = lambda url: prepare(create_engine(url, poolclass=NullPool))
-            engine = create_engine(stack.enter_context(server.database(name)))
+            url = stack.enter_context(server.database(name))
+            engine = create_engine(url, pool_pre_ping=True)
             stack.callback(engine.dispose)
             return engine
 

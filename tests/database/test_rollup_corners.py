@@ -215,7 +215,10 @@ def test_clocks_that_change_at_midnight(
     assert wrong == []
     buckets = [bucket for (bucket,) in rows(engine, "SELECT bucket FROM visits_there ORDER BY 1")]
     assert differences(engine, rollup) == []
-    for edge in buckets:
+    change = datetime.fromisoformat(f"{midnight} 00:00Z")
+    near = [bucket for bucket in buckets if abs(bucket - change) < timedelta(days=4)]
+    assert near
+    for edge in near:
         # A window from a bucket on, up to it, and from somewhere in it.
         assert differences(engine, rollup, since=edge) == []
         assert differences(engine, rollup, until=edge) == []
