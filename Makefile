@@ -13,7 +13,8 @@ dashboard: $(INSTALLED)
 	$(BIN)/python -m examples.dashboard
 
 # More processes than cores: the tests wait for their servers more than they compute.
-PYTEST := $(BIN)/python -m pytest --numprocesses=3 --dist=worksteal
+# The many programs that the tests start find the library compiled, whatever the environment says.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=3 --dist=worksteal
 
 MARKS := not faults and not endurance
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +21,11 @@ from tests.github_api import GitHub, playing
 from tests.servers import citus_binaries, running
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
     from sqlalchemy import URL, Connection, Engine
 
-    from tests.servers import DatabaseServer
+    from tests.servers import DatabaseServer, Prepared
 
 
 _MEMORY = Path("/dev/shm")
@@ -126,9 +128,37 @@ def database(server: DatabaseServer) -> Iterator[URL]:
 
 
 @pytest.fixture
-def engine(database: URL) -> Engine:
-    """An engine on `database` that keeps no connections."""
-    return create_engine(database, poolclass=NullPool)
+def engine(database: URL) -> Iterator[Engine]:
+    """An engine on `database`, which keeps its connections: a new one costs more than its use."""
+    engine = create_engine(database, pool_pre_ping=True)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def empty_engine(empty_database: URL) -> Iterator[Engine]:
+    """An engine on `empty_database`."""
+    engine = create_engine(empty_database, pool_pre_ping=True)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def prepared(server: DatabaseServer) -> Iterator[Prepared]:
+    """What returns an engine on a database that a function has prepared, once in a run.
+
+    It is given a name for what it makes, and the function, which gets an engine on the template.
+    """
+    with ExitStack() as stack:
+
+        def clone(name: str, prepare: Callable[[Engine], object]) -> Engine:
+            server.templates[name] = lambda url: prepare(create_engine(url, poolclass=NullPool))
+            url = stack.enter_context(server.database(name))
+            engine = create_engine(url, pool_pre_ping=True)
+            stack.callback(engine.dispose)
+            return engine
+
+        yield clone
 
 
 @pytest.fixture
@@ -170,6 +200,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Note which Citus tests are left after `-m`, `-k` and the like."""
     session.config.stash[REPORT].select(session.items)
+    # What all tests have in common is not looked through again whenever one leaves garbage.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
-from sqlalchemy import URL, NullPool, create_engine
+from sqlalchemy import URL, Engine, NullPool, create_engine
 
 from citus_analytics.github.migrate import upgrade
 from citus_analytics.testing import DatabaseServer, citus_binaries, free_ports, running_server
@@ -29,6 +30,9 @@ ON_EVERY_SERVER = pytest.mark.parametrize(
 ON_BREAKABLE_CITUS = pytest.mark.parametrize("server", ["breakable_citus"], indirect=True)
 
 SHARD_COUNT = 4
+
+Prepared: TypeAlias = Callable[[str, Callable[[Engine], object]], Engine]
+"""The type of the fixture `prepared`."""
 
 
 def running(kind: ServerKind, home: Path) -> AbstractContextManager[DatabaseServer]:

@@ -132,17 +132,19 @@ def test_seconds_of_everything(engines: list[Engine], truncates: bool) -> None:
 
 @pytest.mark.faults
 @ON_CITUS_ONLY
-def test_everything_at_once(engines: list[Engine]) -> None:
+@pytest.mark.parametrize("seconds", [5, pytest.param(30, marks=pytest.mark.endurance)])
+def test_everything_at_once(engines: list[Engine], seconds: float) -> None:
     build(engines[0], citus=True)
-    citus_torture(engines, 10, 2).finish()
+    citus_torture(engines, seconds, 2).finish()
     settle(engines)
 
 
 @pytest.mark.faults
 @ON_SINGLE_NODE_CITUS
-def test_everything_at_once_on_one_node(engines: list[Engine]) -> None:
+@pytest.mark.parametrize("seconds", [4, pytest.param(20, marks=pytest.mark.endurance)])
+def test_everything_at_once_on_one_node(engines: list[Engine], seconds: float) -> None:
     build(engines[0], citus=True)
-    citus_torture(engines[:1], 8, 3).finish()
+    citus_torture(engines[:1], seconds, 3).finish()
     settle(engines[:1])
 
 
@@ -345,10 +347,11 @@ def test_shards_change_beside_writers(engines: list[Engine], name: str) -> None:
 
 @pytest.mark.faults
 @ON_CITUS_ONLY
-def test_terminated_backends(engines: list[Engine]) -> None:
+@pytest.mark.parametrize("seconds", [5, pytest.param(20, marks=pytest.mark.endurance)])
+def test_terminated_backends(engines: list[Engine], seconds: float) -> None:
     """Backends of any node are terminated in the middle of writes and runs."""
     build(engines[0], citus=True)
-    until = time.monotonic() + 10
+    until = time.monotonic() + seconds
 
     def insist(seed: int) -> None:
         while time.monotonic() < until:
@@ -388,7 +391,7 @@ def recover(engine: Engine) -> None:
 
 @pytest.mark.faults
 @ON_BREAKABLE_CITUS
-@pytest.mark.parametrize("delay", [0.5, 1.5, 3.0])
+@pytest.mark.parametrize("delay", [0.5, 1.5, pytest.param(3.0, marks=pytest.mark.endurance)])
 @pytest.mark.parametrize("victim", [0, 1], ids=["coordinator", "worker"])
 def test_a_killed_node(
     server: DatabaseServer, engines: list[Engine], delay: float, victim: int

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
 
     from citus_analytics import ShapeKind
-    from tests.servers import DatabaseServer
+    from tests.servers import DatabaseServer, Prepared
 
 
 class Base(DeclarativeBase):
@@ -104,21 +104,22 @@ setting = Table("settings", MetaData(), Column("id", BigInteger), Column("value"
 
 
 @pytest.fixture
-def engine(server: DatabaseServer, empty_database: URL) -> Engine:
-    engine = create_engine(empty_database, poolclass=NullPool)
-    Base.metadata.create_all(engine)
-    for table in (elsewhere, setting):
-        table.create(engine)
-    if server.kind == "citus":
-        execute(
-            empty_database,
-            "SELECT create_distributed_table('orders', 'tenant_id')",
-            "SELECT create_distributed_table('items', 'tenant_id', colocate_with => 'orders')",
-            "SELECT create_reference_table('\"Products of ours\"')",
-            "SELECT create_distributed_table('visits', 'id', colocate_with => 'none')",
-            "SELECT create_distributed_table('settings', NULL)",
-        )
-    return engine
+def engine(server: DatabaseServer, prepared: Prepared) -> Engine:
+    def prepare(engine: Engine) -> None:
+        Base.metadata.create_all(engine)
+        for table in (elsewhere, setting):
+            table.create(engine)
+        if server.kind == "citus":
+            execute(
+                engine.url,
+                "SELECT create_distributed_table('orders', 'tenant_id')",
+                "SELECT create_distributed_table('items', 'tenant_id', colocate_with => 'orders')",
+                "SELECT create_reference_table('\"Products of ours\"')",
+                "SELECT create_distributed_table('visits', 'id', colocate_with => 'none')",
+                "SELECT create_distributed_table('settings', NULL)",
+            )
+
+    return prepared("shapes", prepare)
 
 
 JOINED = select(Order.amount, Item.id).join(Item, Item.tenant_id == Order.tenant_id)

@@ -42,9 +42,9 @@ from tests.servers import ON_CITUS_ONLY, ON_EVERY_SERVER, ON_POSTGRESQL_ONLY, ex
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sqlalchemy import URL, Connection, Executable
+    from sqlalchemy import Connection, Executable
 
-    from tests.servers import DatabaseServer
+    from tests.servers import DatabaseServer, Prepared
 
 ACCOUNTS = 40
 LIKELY = 20.0  # Seconds in which what happens in one of ten reads has happened.
@@ -73,23 +73,26 @@ HALF = select(Account.id).where(Account.id % 2 == 0).order_by(Account.id).limit(
 
 
 @pytest.fixture
-def engines(server: DatabaseServer, empty_database: URL) -> list[Engine]:
+def engines(server: DatabaseServer, prepared: Prepared) -> list[Engine]:
     """An engine for each node, the coordinator's first; the accounts are there."""
-    engine = create_engine(empty_database, poolclass=NullPool)
-    Base.metadata.create_all(engine)
-    if server.kind == "citus":
+
+    def prepare(engine: Engine) -> None:
+        Base.metadata.create_all(engine)
+        if server.kind == "citus":
+            execute(
+                engine.url,
+                "SELECT create_distributed_table('accounts', 'id')",
+                "SELECT create_reference_table('rates')",
+            )
         execute(
-            empty_database,
-            "SELECT create_distributed_table('accounts', 'id')",
-            "SELECT create_reference_table('rates')",
+            engine.url,
+            f"INSERT INTO accounts SELECT n, 0 FROM generate_series(1, {ACCOUNTS}) AS n",
+            "INSERT INTO rates VALUES (1)",
         )
-    execute(
-        empty_database,
-        f"INSERT INTO accounts SELECT n, 0 FROM generate_series(1, {ACCOUNTS}) AS n",
-        "INSERT INTO rates VALUES (1)",
-    )
-    assert empty_database.database is not None
-    urls = [node.url_for(empty_database.database) for node in server.nodes]
+
+    name = prepared("accounts", prepare).url.database
+    assert name is not None
+    urls = [node.url_for(name) for node in server.nodes]
     return [create_engine(url, poolclass=NullPool) for url in urls]
 
 

@@ -69,10 +69,10 @@ from tests.rollup_lab import build, run_sql, same
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import URL, ColumnElement
+    from sqlalchemy import URL, ColumnElement, Engine
 
     from citus_analytics.rollups.declare import Measure
-    from tests.servers import DatabaseServer
+    from tests.servers import DatabaseServer, Prepared
 
 
 def source(metadata: MetaData) -> Table:
@@ -557,19 +557,21 @@ def test_every_question(server: DatabaseServer) -> None:
 
 @pytest.fixture
 def filled(
-    server: DatabaseServer, empty_database: URL
+    server: DatabaseServer, prepared: Prepared
 ) -> Iterator[tuple[Connection, Table, Rollup]]:
     """A source with rollups and some rows, all of them rolled up."""
     tables = MetaData()
     table = source(tables)
     rollups = [each.declare(table, n) for n, each in enumerate(LEVELED)]
     (spec,) = specs_of(tables)
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
-    with engine.begin() as connection:
-        insert(connection, [Row(n, *list(vars(r).values())[1:]) for n, r in enumerate(SOME)])
-        run_rollup(connection, rollups[0])
-    with engine.connect() as connection:
+
+    def prepare(engine: Engine) -> None:
+        build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+        with engine.begin() as connection:
+            insert(connection, [Row(n, *list(vars(r).values())[1:]) for n, r in enumerate(SOME)])
+            run_rollup(connection, rollups[0])
+
+    with prepared("asked", prepare).connect() as connection:
         yield connection, table, rollups[0]
 
 

@@ -54,7 +54,7 @@ def test_snippets(
     namespace: dict[str, object] = {"__name__": document.stem}
     try:
         for block in blocks(document.read_text("utf-8")):
-            run(block, server, empty_database, tmp_path, namespace)
+            run(block, server, empty_database, namespace)
     finally:
         dispose_engines(namespace)
 
@@ -63,7 +63,6 @@ def run(
     block: Block,
     server: DatabaseServer,
     database: URL,
-    directory: Path,
     namespace: dict[str, object],
 ) -> None:
     match block.language:
@@ -72,6 +71,6 @@ def run(
         case "sql":
             psql(server, database, block.text)
         case "console":
-            run_commands(block, directory, os.environ)
+            run_commands(block)
         case other:
             assert other == "text", f"line {block.line}: nobody runs a block of {other}"

@@ -21,6 +21,7 @@ import citus_analytics
 from tests.github_api import Reply, live_event, stored
 from tests.processes import eventually
 from tests.rollups import assert_adds_up
+from tests.servers import ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,6 +63,7 @@ def run(url: URL, github: GitHub, *options: str, code: int = 0, **environment: s
     return said if code else out
 
 
+@ON_POSTGRESQL_ONLY
 def test_lines_for_a_person(database: URL, github: GitHub) -> None:
     github.happen(*range(150))
     github.headers = {"X-RateLimit-Remaining": "4987", "X-RateLimit-Reset": "0"}
@@ -113,6 +115,7 @@ def test_lines_of_json(database: URL, connection: Connection, github: GitHub) ->
     assert_adds_up(connection)
 
 
+@ON_POSTGRESQL_ONLY
 def test_the_token_is_sent_and_not_shown(database: URL, github: GitHub) -> None:
     github.replies = [None, Reply(401, body=b'{"message": "Bad credentials"}')]
     told = run(database, github, "--once", GITHUB_TOKEN="sesame\n")
@@ -124,6 +127,7 @@ def test_the_token_is_sent_and_not_shown(database: URL, github: GitHub) -> None:
     assert "authorization" not in github.requests[-1][1]
 
 
+@ON_POSTGRESQL_ONLY
 def test_once_is_once(database: URL, engine: Engine, github: GitHub) -> None:
     github.happen(*range(150))
     github.replies = [Reply(500), None, Reply(500)]
@@ -136,6 +140,7 @@ def test_once_is_once(database: URL, engine: Engine, github: GitHub) -> None:
     assert stored(engine) == [*range(150)]
 
 
+@ON_POSTGRESQL_ONLY
 def test_rejects_are_kept(database: URL, github: GitHub, tmp_path: Path) -> None:
     github.events = [live_event(1, payload={"text": "\0"}), live_event(2)]
     file = tmp_path / "rejects"
@@ -148,6 +153,7 @@ def test_rejects_are_kept(database: URL, github: GitHub, tmp_path: Path) -> None
     assert json.loads(rejects[0]["text"])["id"] == "1000001"
 
 
+@ON_POSTGRESQL_ONLY
 @pytest.mark.parametrize("options", [["--repo", "nobody"], ["--org", "a", "--user", "b"]], ids=str)
 def test_a_feed_that_cannot_be(database: URL, github: GitHub, options: list[str]) -> None:
     run(database, github, *options, code=2)
@@ -175,6 +181,7 @@ def stopped_before_the_commit(engine: Engine) -> Iterator[Callable[[], bool]]:
         yield lambda: other.execute(waiting).scalar_one() == 1
 
 
+@ON_POSTGRESQL_ONLY
 @SIGNALS
 def test_interrupted_while_it_waits(
     database: URL, engine: Engine, github: GitHub, number: signal.Signals
@@ -192,6 +199,7 @@ def test_interrupted_while_it_waits(
     assert stored(engine) == [1, 2]
 
 
+@ON_POSTGRESQL_ONLY
 def test_interrupted_while_github_answers(database: URL, engine: Engine, github: GitHub) -> None:
     github.happen(*range(100))
     github.replies = [Reply(damage="slow")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from sqlalchemy import NullPool, event, func, insert, text
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.orm import with_loader_criteria
+from sqlalchemy.orm import Session, with_loader_criteria
 
 from citus_analytics import average, count, distinct, percentiles, run_rollup, total
 from citus_analytics.errors import ArgumentError, RollupError
@@ -22,6 +22,7 @@ from citus_analytics.github.load import (
     load_once,
     load_users,
 )
+from citus_analytics.github.migrate import upgrade
 from citus_analytics.github.models import GITHUB_ROLLUP_1MIN, GithubEvent, github_users
 from citus_analytics.github.sample import Sample
 from citus_analytics.github.store import Buffers, LoadOptions
@@ -30,14 +31,15 @@ from tests.database.analytics_data import CLOCK_CHANGES, add_events, random_user
 from tests.database.test_more_analytics import some_events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from sqlalchemy import Connection, Engine
-    from sqlalchemy.orm import ORMExecuteState, Session
+    from sqlalchemy.orm import ORMExecuteState
 
     from citus_analytics import Measure
     from citus_analytics.rollups.ask import Freshness
+    from tests.servers import Prepared
 
 SINCE: Final = CLOCK_CHANGES[0] - timedelta(hours=3)
 WINDOWS: Final[list[dict[str, Any]]] = [{}, {"since": SINCE, "until": CLOCK_CHANGES[4]}]
@@ -74,15 +76,22 @@ QUESTIONS: Final = {
 
 
 @pytest.fixture
-def asked(session: Session) -> Session:
+def asked(prepared: Prepared) -> Iterator[Session]:
     """A session on events of which some are pending."""
-    session.execute(insert(github_users), random_users())
-    events = some_events(500)
-    add_events(session, events[:350])
-    run_rollup(session, GITHUB_ROLLUP_1MIN)
-    add_events(session, events[350:])
-    session.execute(text("DELETE FROM github_events WHERE event_id % 40 = 3"))
-    return session
+
+    def prepare(engine: Engine) -> None:
+        upgrade(engine.url)
+        events = some_events(500)
+        with engine.begin() as connection:
+            connection.execute(insert(github_users), random_users())
+            add_events(connection, events[:350])
+            run_rollup(connection, GITHUB_ROLLUP_1MIN)
+        with engine.begin() as connection:
+            add_events(connection, events[350:])
+            connection.execute(text("DELETE FROM github_events WHERE event_id % 40 = 3"))
+
+    with Session(prepared("pages", prepare)) as session:
+        yield session
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=["all", "window"])
@@ -104,7 +113,7 @@ def test_pages_are_the_answer(asked: Session, freshness: Freshness, window: dict
             last = page[-1]
         assert [tuple(row) for row in found] == rows, name
         # From each row on, also without a limit, and from the columns alone.
-        for number in range(0, len(rows), 11):
+        for number in range(0, len(rows), 37):
             rest = question.ask(asked, after=dict(whole.rows[number]._mapping), **options)
             assert [tuple(row) for row in rest] == rows[number + 1 :], name
             few = question.ask(asked, after=whole.rows[number], limit=1001, **options)
@@ -137,7 +146,7 @@ def test_pages_of_the_analytics(asked: Session, name: str, freshness: str) -> No
             if len(found) > 60:
                 break
         assert found == whole[: len(found)]
-        for each in whole[::9]:
+        for each in whole[::29]:
             rest = ask(asked, limit=None, after=each, freshness=freshness, **window)
             assert rest == whole[whole.index(each) + 1 :]
 

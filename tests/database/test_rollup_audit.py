@@ -28,9 +28,7 @@ from tests.rollup_lab import build, run_sql
 from tests.servers import ON_EVERY_SERVER, ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL
-
-    from tests.servers import DatabaseServer
+    from tests.servers import DatabaseServer, Prepared
 
 MARCH: Final = datetime(2026, 3, 1, tzinfo=UTC)
 DAY: Final = timedelta(days=1)
@@ -63,16 +61,18 @@ HOURS, DAYS = "by_site_1_hour", "by_site_1_day_at_europe_berlin"
 
 
 @pytest.fixture
-def visits(server: DatabaseServer, empty_database: URL) -> Engine:
+def visits(server: DatabaseServer, prepared: Prepared) -> Engine:
     """Ten days of visits, and one without a time, some of them pending."""
-    engine = engine_of(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=TABLES, spec=SPEC)
-    visit(engine, 0, 399)
-    with engine.begin() as connection:
-        run_rollup(connection, EVER)
-    visit(engine, 400, 479)
-    execute(engine, "INSERT INTO visits (site) VALUES (1)")
-    return engine
+
+    def prepare(engine: Engine) -> None:
+        build(engine, citus=server.kind == "citus", tables=TABLES, spec=SPEC)
+        visit(engine, 0, 399)
+        with engine.begin() as connection:
+            run_rollup(connection, EVER)
+        visit(engine, 400, 479)
+        execute(engine, "INSERT INTO visits (site) VALUES (1)")
+
+    return prepared("audit", prepare)
 
 
 def visit(engine: Engine, first: int, last: int) -> None:

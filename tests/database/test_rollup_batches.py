@@ -34,7 +34,7 @@ from tests.servers import ON_EVERY_SERVER, ON_POSTGRESQL_ONLY
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
 
-    from tests.servers import DatabaseServer
+    from tests.servers import DatabaseServer, Prepared
 
 pytestmark = pytest.mark.endurance
 
@@ -95,11 +95,12 @@ def assert_at_rest(connection: Connection) -> None:
 
 
 @pytest.fixture
-def lab(server: DatabaseServer, empty_database: URL) -> Engine:
+def lab(server: DatabaseServer, prepared: Prepared) -> Engine:
     """An engine on a database with the rollups."""
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=METADATA, spec=SPEC)
-    return engine
+    citus = server.kind == "citus"
+    return prepared(
+        "batches", lambda engine: build(engine, citus=citus, tables=METADATA, spec=SPEC)
+    )
 
 
 def fill(lab: Engine, rows: int = ROWS, *, inserts: bool = False) -> int:

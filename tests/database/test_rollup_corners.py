@@ -62,7 +62,6 @@ from tests.servers import ON_CITUS_ONLY, ON_POSTGRESQL_ONLY
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sqlalchemy import URL
     from sqlalchemy.types import TypeEngine
 
     from tests.servers import DatabaseServer
@@ -72,8 +71,8 @@ HOUR: Final = timedelta(hours=1)
 
 
 @pytest.fixture
-def engine(empty_database: URL) -> Engine:
-    return create_engine(empty_database, poolclass=NullPool)
+def engine(empty_engine: Engine) -> Engine:
+    return empty_engine
 
 
 def table(name: str = "visits", *items: Any) -> Table:
@@ -216,7 +215,10 @@ def test_clocks_that_change_at_midnight(
     assert wrong == []
     buckets = [bucket for (bucket,) in rows(engine, "SELECT bucket FROM visits_there ORDER BY 1")]
     assert differences(engine, rollup) == []
-    for edge in buckets:
+    change = datetime.fromisoformat(f"{midnight} 00:00Z")
+    near = [bucket for bucket in buckets if abs(bucket - change) < timedelta(days=4)]
+    assert near
+    for edge in near:
         # A window from a bucket on, up to it, and from somewhere in it.
         assert differences(engine, rollup, since=edge) == []
         assert differences(engine, rollup, until=edge) == []

@@ -51,18 +51,17 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection
 
-    from tests.servers import DatabaseServer
+    from tests.servers import DatabaseServer, Prepared
 
 INSERT: Final = "INSERT INTO events (id, user_id, kind, ms, temp, at) VALUES "
 HORIZON: Final = datetime(2026, 3, 1, 0, 30, tzinfo=UTC)
 
 
 @pytest.fixture
-def lab(server: DatabaseServer, empty_database: URL) -> Engine:
+def lab(server: DatabaseServer, prepared: Prepared) -> Engine:
     """An engine on a database with the rollups of the lab."""
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus")
-    return engine
+    citus = server.kind == "citus"
+    return prepared("lab", lambda engine: build(engine, citus=citus))
 
 
 def execute(lab: Engine, *statements: str) -> None:

@@ -161,10 +161,9 @@ class Lab:
 
 
 @pytest.fixture(params=["add", "refuse"])
-def lab(server: DatabaseServer, empty_database: URL, request: pytest.FixtureRequest) -> Lab:
+def lab(server: DatabaseServer, empty_engine: Engine, request: pytest.FixtureRequest) -> Lab:
     """Visits on both sides of a horizon: before it three have been expired."""
-    engine = engine_of(empty_database, poolclass=NullPool)
-    lab = Lab(engine, request.param, citus=server.kind == "citus")
+    lab = Lab(empty_engine, request.param, citus=server.kind == "citus")
     start(lab)
     return lab
 

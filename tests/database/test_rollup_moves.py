@@ -57,7 +57,7 @@ from tests.servers import ON_EVERY_SERVER, ON_POSTGRESQL_ONLY
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-    from tests.servers import DatabaseServer
+    from tests.servers import DatabaseServer, Prepared
 
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -135,10 +135,9 @@ def visit(engine: Engine, first: int = 1, last: int = 1000) -> None:
 
 
 @pytest.fixture
-def tables(empty_database: URL) -> Engine:
+def tables(prepared: Prepared) -> Engine:
     """An engine on a database that has the rollups."""
-    autogenerate.repair(empty_database, METADATA)
-    return create_engine(empty_database, poolclass=NullPool)
+    return prepared("moves", lambda engine: autogenerate.repair(engine.url, METADATA))
 
 
 @pytest.fixture

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection
 
+    from tests.servers import Prepared
+
 METADATA = MetaData()
 READINGS = Table(
     "readings",
@@ -70,19 +72,22 @@ RAW = (
 
 
 @pytest.fixture
-def readings(empty_database: URL) -> Iterator[Connection]:
+def readings(prepared: Prepared) -> Iterator[Connection]:
     """A rollup of 20 sensors that are read every 20 minutes from mid-January to mid-February."""
-    engine = create_engine(empty_database, poolclass=NullPool)
-    with engine.begin() as connection:
-        create(connection, METADATA)
-        connection.exec_driver_sql(PARTITIONS)
-    with engine.connect() as connection:
+
+    def prepare(engine: Engine) -> None:
+        with engine.begin() as connection:
+            create(connection, METADATA)
+            connection.exec_driver_sql(PARTITIONS)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO readings SELECT i, taken_at FROM generate_series(1, 20) AS i, "
+                "generate_series('2026-01-15 00:00Z'::timestamptz, '2026-02-14 23:59Z', '20 min') "
+                "AS taken_at"
+            )
+
+    with prepared("readings", prepare).connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT")
-        connection.exec_driver_sql(
-            "INSERT INTO readings SELECT i, taken_at FROM generate_series(1, 20) AS i, "
-            "generate_series('2026-01-15 00:00Z'::timestamptz, '2026-02-14 23:59Z', '20 min') "
-            "AS taken_at"
-        )
         yield connection
 
 
@@ -196,12 +201,14 @@ def execute(engine: Engine, *statements: str) -> None:
 
 
 @pytest.fixture
-def samples(empty_database: URL) -> Engine:
+def samples(prepared: Prepared) -> Engine:
     """Rollups of a table that has no partitions yet."""
-    engine = create_engine(empty_database, poolclass=NullPool)
-    with engine.begin() as connection:
-        create(connection, KEPT)
-    return engine
+
+    def prepare(engine: Engine) -> None:
+        with engine.begin() as connection:
+            create(connection, KEPT)
+
+    return prepared("samples", prepare)
 
 
 def run(engine: Engine) -> None:

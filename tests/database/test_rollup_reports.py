@@ -45,7 +45,7 @@ from tests.servers import ON_EVERY_SERVER, ON_POSTGRESQL_ONLY
 if TYPE_CHECKING:
     from sqlalchemy import URL, Executable
 
-    from tests.servers import DatabaseServer
+    from tests.servers import DatabaseServer, Prepared
 
 MARCH: Final = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -93,11 +93,10 @@ PRODUCTS = Rollup(
 
 
 @pytest.fixture
-def orders(server: DatabaseServer, empty_database: URL) -> Engine:
+def orders(server: DatabaseServer, prepared: Prepared) -> Engine:
     """An engine on a database with the rollups."""
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=TABLES, spec=SPEC)
-    return engine
+    citus = server.kind == "citus"
+    return prepared("reports", lambda engine: build(engine, citus=citus, tables=TABLES, spec=SPEC))
 
 
 def execute(engine: Engine, *statements: str) -> None:

@@ -30,7 +30,7 @@ from tests.rollup_lab import build, run_sql
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
 
-    from tests.servers import DatabaseServer
+    from tests.servers import DatabaseServer, Prepared
 
 TABLES = MetaData()
 PAGES = Table(
@@ -88,11 +88,10 @@ LONG: Final = {
 
 
 @pytest.fixture
-def pages(server: DatabaseServer, empty_database: URL) -> Engine:
+def pages(server: DatabaseServer, prepared: Prepared) -> Engine:
     """An engine on a database with the rollups."""
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=TABLES, spec=SPEC)
-    return engine
+    citus = server.kind == "citus"
+    return prepared("texts", lambda engine: build(engine, citus=citus, tables=TABLES, spec=SPEC))
 
 
 def insert(connection: Connection, site: int, text: str | None, times: int = 1) -> None:

@@ -73,10 +73,10 @@ def test_a_second_of_everything(lab: Engine) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("seed", range(2))
-def test_everything_at_once(lab: Engine, seed: int) -> None:
+@pytest.mark.parametrize("seconds", [5, pytest.param(30, marks=pytest.mark.endurance)])
+def test_everything_at_once(lab: Engine, seconds: float) -> None:
     build(lab, citus=False)
-    torture(lab, 10, seed)
+    torture(lab, seconds, 2)
 
 
 @pytest.mark.faults
@@ -131,10 +131,11 @@ def test_repair_of_what_no_trigger_saw_beside_writers(lab: Engine) -> None:
 
 
 @pytest.mark.faults
-def test_terminated_backends(lab: Engine) -> None:
+@pytest.mark.parametrize("seconds", [5, pytest.param(20, marks=pytest.mark.endurance)])
+def test_terminated_backends(lab: Engine, seconds: float) -> None:
     """Writers and runners whose backends are terminated in the middle, again and again."""
     build(lab, citus=False)
-    until = time.monotonic() + 10
+    until = time.monotonic() + seconds
     unexpected: list[BaseException] = []
 
     def insist(job: Callable[[], None]) -> None:

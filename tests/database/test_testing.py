@@ -15,10 +15,8 @@ from sqlalchemy import (
     Column,
     Engine,
     MetaData,
-    NullPool,
     PrimaryKeyConstraint,
     Table,
-    create_engine,
     text,
 )
 from sqlalchemy.orm import Session
@@ -33,16 +31,15 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection
 
-    from tests.servers import DatabaseServer
+    from tests.servers import DatabaseServer, Prepared
 
 ROLLUPS = (PER_USER, BY_KIND, ALL_EVENTS)
 
 
 @pytest.fixture
-def built(server: DatabaseServer, empty_database: URL) -> Engine:
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus")
-    return engine
+def built(server: DatabaseServer, prepared: Prepared) -> Engine:
+    citus = server.kind == "citus"
+    return prepared("lab", lambda engine: build(engine, citus=citus))
 
 
 def write(connection: Connection, seed: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -29,9 +30,12 @@ from tests.autogenerate import Application, differences
 from tests.servers import ON_POSTGRESQL_ONLY, execute
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from sqlalchemy import URL
+
+    from tests.servers import DatabaseServer
 
 
 @dataclass(frozen=True)
@@ -126,15 +130,23 @@ def change(names: Names = NAMES) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def application(empty_database: URL, tmp_path: Path) -> Application:
+def application(server: DatabaseServer, home: Path, tmp_path: Path) -> Iterator[Application]:
     """An application whose rollups have been added up, but for some changes."""
-    application = Application(empty_database, tmp_path / "migrations")
-    application.revise(NAMES.declare())
-    application.upgrade()
-    execute(application.url, insert())
-    run_all(application.url, NAMES)
-    execute(application.url, *change())
-    return application
+    begun = home / f"drift on {server.kind}"
+
+    def begin(url: URL) -> None:
+        application = Application(url, begun)
+        application.revise(NAMES.declare())
+        application.upgrade()
+        execute(url, insert())
+        run_all(url, NAMES)
+        execute(url, *change())
+
+    server.templates["drift"] = begin
+    with server.database("drift") as url:
+        application = Application(url, tmp_path / "migrations")
+        shutil.copytree(begun / "versions", application.folder / "versions", dirs_exist_ok=True)
+        yield application
 
 
 def run_all(url: URL, names: Names) -> None:
