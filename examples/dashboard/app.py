@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 from collections import deque
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -40,7 +41,12 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from citus_analytics import ArgumentError, RollupError, SnapshotError, consistent_snapshot
+from citus_analytics import (
+    ArgumentError,
+    RollupError,
+    SnapshotError,
+    consistent_snapshot,
+)
 from citus_analytics.catalog import citus_version
 from citus_analytics.cluster import Shape, explain_shape
 from citus_analytics.migrations import database_url
@@ -163,6 +169,13 @@ def trouble(error: Exception) -> Trouble:
         return Trouble(
             "The database has no tables for this",
             "Migrate it, with “citus-analytics migrate”. This panel tries again.",
+        )
+    if isinstance(cause, InsufficientPrivilege):
+        found = re.search(r"\bgithub_\w+", str(cause))
+        tables = found[0] if found else "ALL TABLES IN SCHEMA public"
+        return Trouble(
+            f"The dashboard may not read {found[0] if found else 'all of its tables'}",
+            f"Its role needs the right: “GRANT SELECT ON {tables} TO …”. This panel tries again.",
         )
     if isinstance(error, RollupError):
         said, _, suggestion = str(error).partition(". This one would: ")
@@ -760,6 +773,10 @@ def create_app(settings: Settings) -> FastAPI:
             said = query.get(name, "").strip()
             if not said or said.isdecimal():
                 continue
+            shown = board.names.repository_called(said) if name == "repo" else None
+            if shown is not None:
+                query[name] = str(shown)
+                continue
             with suppress(Exception):
                 query[name] = str(await board.load(_finder(name, said)) or said)
         view, problems = View.read(query)
@@ -795,7 +812,8 @@ def _finder(name: str, said: str) -> Callable[[Session], int | None]:
     if name == "user":
         statement = "SELECT user_id FROM github_users WHERE login = :said ORDER BY 1 LIMIT 1"
     else:
-        # Names of repositories are in events alone; whoever filters by one has seen it lately.
+        # Names of repositories are in events alone; whoever filters by one has seen it lately, if
+        # not here.
         statement = (
             "SELECT repo_id FROM (SELECT repo_id, repo FROM github_events "
             "WHERE created_at < now() + interval '1 day' ORDER BY created_at DESC LIMIT 50000) e "

@@ -8,7 +8,8 @@ its template draws. All of it is synchronous: the application calls it through `
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
+from psycopg.errors import InsufficientPrivilege, QueryCanceled, UndefinedTable
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -30,6 +32,7 @@ from sqlalchemy import (
     text,
     tuple_,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from citus_analytics import (
@@ -111,8 +114,13 @@ ONLY: Final[Mapping[str, ColumnElement[bool]]] = {
 _INSTANT: Final = timedelta(microseconds=1)
 _MOST_BUCKETS: Final = 5_000
 _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
-# Less is as fast to ask the database for, and more names would have to be looked for.
 _RECENT_EVENTS: Final = 20_000
+
+
+_NAMED: Final = {
+    "user": ("user", "the login of one that is known"),
+    "repo": ("repository", "the name of one that was shown or has an event among the latest ones"),
+}
 
 
 def type_name(event_type: str | None) -> str:
@@ -195,7 +203,10 @@ class View:
                 if said[name].isdecimal() and int(said[name]) <= _LARGEST:
                     found[f"{name}_id"] = int(said[name])
                 else:
-                    problems.append(f"{name}={said[name]!r} is not the number of a {name}.")
+                    called, known = _NAMED[name]
+                    problems.append(
+                        f"{name}={said[name]!r} is not the number of a {called}, nor {known}."
+                    )
         freshness = said.get("freshness", "fresh")
         if freshness in get_args(Freshness):
             found["freshness"] = freshness
@@ -500,12 +511,38 @@ def ask_for(
 # ------------------------------------------------------------------------------------- The panels
 
 
+# Milliseconds that names may keep a panel waiting.
+_LOOK_UP: Final = 400
+_MOST_NAMES: Final = 200_000
+_BUSIEST_HOUR: Final = text(
+    "SELECT DISTINCT ON (repo_id) repo_id, bucket FROM github_repository_activity "
+    "WHERE repo_id = ANY(:ids) AND bucket > '-infinity' AND bucket < 'infinity' AND events > 0 "
+    "ORDER BY repo_id, events DESC, bucket DESC"
+)
+
+
+@contextmanager
+def _optional(session: Session) -> Iterator[None]:
+    """Do without what is read if it takes too long, is not there, or is not for this role."""
+    point = session.begin_nested()
+    try:
+        yield
+    except DBAPIError as error:
+        if not isinstance(error.orig, QueryCanceled | UndefinedTable | InsufficientPrivilege):
+            raise
+    finally:
+        # Its settings go with it.
+        if point.is_active:
+            point.rollback()
+
+
 @dataclass(slots=True)
 class Names:
     """The names of users and repositories, looked up once.
 
-    A login is found by its key. A repository's name is in its events alone, so it is looked for in
-    the latest ones; a repository that is not among them goes by its number.
+    A login is found by its key. A repository's name is in its events alone: it is looked for in the
+    hour in which the repository had the most of them, which a rollup knows, and otherwise among the
+    latest events. What cannot be found, in time or for want of rights, goes by its number.
     """
 
     of_users: dict[int, str | None] = field(default_factory=dict)
@@ -519,20 +556,56 @@ class Names:
             statement = select(GithubUser.user_id, GithubUser.login).where(
                 GithubUser.user_id.in_(missing)
             )
-            found = {row.user_id: row.login for row in session.execute(statement)}
-            # Whoever is not there may come with the next event.
-            self.of_users |= {each: login for each, login in found.items() if login is not None}
+            with _optional(session):
+                # Whoever is not there may come with the next event.
+                self.of_users |= {
+                    row.user_id: row.login
+                    for row in session.execute(statement)
+                    if row.login is not None
+                }
+        if len(self.of_users) > _MOST_NAMES:
+            self.of_users.clear()
 
     def learn_repositories(self, session: Session, ids: Iterable[int | None]) -> None:
-        """Look for the names of repositories that are not known yet in the latest events."""
+        """Look for the names of repositories that are not known yet."""
         start = perf_counter()
+        if len(self.of_repositories) + len(self._looked_at) > _MOST_NAMES:
+            self.of_repositories.clear()
+            self._looked_at.clear()
         missing = {
             each
             for each in ids
             if each is not None
             and each not in self.of_repositories
-            and start - self._looked_at.get(each, -100.0) > 10
+            and start - self._looked_at.get(each, -100.0) > 60
         }
+        if not missing:
+            return
+        self._looked_at |= dict.fromkeys(missing, start)
+        name = GithubEvent.repo["name"].astext
+        with _optional(session):
+            # An event of it comes up soon among those of its busiest hour.
+            hours = session.execute(_BUSIEST_HOUR, {"ids": [*missing]}).all()
+            for repo_id, hour in hours:
+                session.execute(text(f"SET LOCAL statement_timeout = {_LOOK_UP}"))
+                found = session.scalar(
+                    select(name)
+                    .where(
+                        GithubEvent.created_at >= hour,
+                        GithubEvent.created_at < hour + timedelta(hours=1),
+                        GithubEvent.repo_id == repo_id,
+                        name.is_not(None),
+                    )
+                    .limit(1)
+                )
+                if found is not None:
+                    self.of_repositories[repo_id] = found
+                    missing.discard(repo_id)
+                if 1000 * (perf_counter() - start) > _LOOK_UP:
+                    # The others have their turn, sooner than those that cannot be found.
+                    for later in missing:
+                        self._looked_at[later] = start - 50
+                    return
         if not missing:
             return
         recent = (
@@ -547,10 +620,14 @@ class Names:
             .where(recent.c.repo_id.in_(missing))
             .group_by(recent.c.repo_id)
         )
-        for repo_id, name in session.execute(statement):
-            if name:
-                self.of_repositories[repo_id] = name
-        self._looked_at |= dict.fromkeys(missing, start)
+        with _optional(session):
+            for repo_id, called in session.execute(statement):
+                if called:
+                    self.of_repositories[repo_id] = called
+
+    def repository_called(self, name: str) -> int | None:
+        """Return the number of a repository that has been shown, by its name."""
+        return next((each for each, known in self.of_repositories.items() if known == name), None)
 
     def user(self, user_id: int | None) -> str:
         """Return what a user is called."""

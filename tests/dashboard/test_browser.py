@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect
 from sqlalchemy import Engine, insert, text
 
 from citus_analytics import GITHUB_ROLLUP_1MIN, run_rollup
@@ -18,6 +17,11 @@ from tests.dashboard.conftest import dashboard_of
 from tests.dashboard.test_app import add
 from tests.rollups import event
 from tests.servers import free_ports
+
+# Without them the fixture `browser` skips every test, and says so.
+with suppress(ImportError):
+    from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import expect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
