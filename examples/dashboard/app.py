@@ -14,7 +14,7 @@ import json
 import logging
 import re
 from collections import deque
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -278,6 +278,7 @@ class Dashboard:
         self._templates.filters |= {
             "short": short,
             "number": lambda value: f"{value:,.0f}",
+            "counted": panels.counted,
             "clock": _clock,
             "moment": _moment,
             "ago": _ago,
@@ -357,6 +358,7 @@ class Dashboard:
                     )
                 )
                 data = {"page": page, "milliseconds": page.milliseconds, "as_of": now}
+                data |= {"nothing": page.nothing, "freshness": "raw", "pending": None}
             else:
                 panel = PANELS[name]
                 data = await self.load(lambda session: panel.load(session, self.names, view, now))
@@ -379,7 +381,7 @@ class Dashboard:
         """Return the state of cluster and rollups; it is the same for all views."""
         async with self._state_lock:
             if self._state is None or perf_counter() - self._state[0] > 0.5:
-                loaded = await self.load(load_state)
+                loaded = await self.load(lambda session: load_state(session, self.names))
                 self._state = (perf_counter(), loaded)
             return {**self._state[1], "listening": self.listening}
 
@@ -446,7 +448,8 @@ class Dashboard:
             took: deque[float] = deque(maxlen=4)
             while True:
                 changed = self._changed
-                async with turn, self._streaming:
+                # What is not asked of the events is there at once, whatever is asked of them.
+                async with turn if name in PANELS else nullcontext(), self._streaming:
                     html, seconds = await self.panel(name, feed.view, anew=bool(took))
                 feed.send(name, json.dumps({"panel": name, "html": html}))
                 feed.answered[name] = seconds is not None
@@ -464,8 +467,8 @@ class Dashboard:
                     await asyncio.wait_for(changed.wait(), _TICK)
 
         async with asyncio.TaskGroup() as group:
-            for name in ALL_PANELS:
-                group.create_task(follow_panel(name))
+            for each in ALL_PANELS:
+                group.create_task(follow_panel(each))
 
     async def stream(self, view: View) -> AsyncIterator[str]:
         """Yield what changes in a view, as server-sent events."""

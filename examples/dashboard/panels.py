@@ -7,9 +7,10 @@ its template draws. All of it is synchronous: the application calls it through `
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
@@ -43,6 +44,7 @@ from citus_analytics import (
     Measure,
     Plan,
     Question,
+    RollupError,
     count,
     distinct,
     rollups_of,
@@ -127,7 +129,17 @@ def type_name(event_type: str | None) -> str:
     """Return what a type of events is called."""
     if event_type is None:
         return "Without a type"
-    return TYPES[event_type][0] if event_type in TYPES else event_type.removesuffix("Event")
+    if event_type in TYPES:
+        return TYPES[event_type][0]
+    words = re.fullmatch(r"((?:[A-Z][a-z]+)+)Event", event_type)
+    return re.sub("(?<!^)(?=[A-Z])", " ", words[1]).capitalize() if words else event_type
+
+
+def counted(value: float, unit: str) -> str:
+    """Say how many there are of what `unit` is the plural of."""
+    if value == 1:
+        unit = f"{unit[:-3]}y" if unit.endswith("ies") else unit.removesuffix("s")
+    return f"{value:,.0f} {unit}"
 
 
 # --------------------------------------------------------------------------------------- The view
@@ -522,12 +534,18 @@ _BUSIEST_HOUR: Final = text(
 
 
 @contextmanager
-def _optional(session: Session) -> Iterator[None]:
-    """Do without what is read if it takes too long, is not there, or is not for this role."""
-    point = session.begin_nested()
+def _optional(session: Session, refused: set[str] | None = None, table: str = "") -> Iterator[None]:
+    """Do without what is read if it takes too long, is not there, or is not for this role.
+
+    Whether the role may read the table is noted in a set of those that it may not.
+    """
+    point, refused = session.begin_nested(), set() if refused is None else refused
     try:
         yield
+        refused.discard(table)
     except DBAPIError as error:
+        if isinstance(error.orig, InsufficientPrivilege):
+            refused.add(table)
         if not isinstance(error.orig, QueryCanceled | UndefinedTable | InsufficientPrivilege):
             raise
     finally:
@@ -547,6 +565,7 @@ class Names:
 
     of_users: dict[int, str | None] = field(default_factory=dict)
     of_repositories: dict[int, str | None] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
     _looked_at: dict[int, float] = field(default_factory=dict)
 
     def learn_users(self, session: Session, ids: Iterable[int | None]) -> None:
@@ -556,7 +575,7 @@ class Names:
             statement = select(GithubUser.user_id, GithubUser.login).where(
                 GithubUser.user_id.in_(missing)
             )
-            with _optional(session):
+            with _optional(session, self.refused, "github_users"):
                 # Whoever is not there may come with the next event.
                 self.of_users |= {
                     row.user_id: row.login
@@ -674,7 +693,17 @@ class Panel:
     def load(self, session: Session, names: Names, view: View, now: datetime) -> dict[str, Any]:
         """Ask the questions, and return what the template needs."""
         answers = [ask.answer(session, view.freshness) for ask in self.asks(view, now)]
-        return {**self.show(Scene(session, names, view, now, answers)), **told(answers)}
+        found = {**self.show(Scene(session, names, view, now, answers)), **told(answers)}
+        return found | {"nothing": not any(each.rows for each in answers) and is_empty(session)}
+
+
+def is_empty(session: Session) -> bool:
+    """Whether the database has no events at all, as far as this role may know."""
+    with _optional(session):
+        return (
+            session.scalar(select(literal_column("1")).select_from(github_events).limit(1)) is None
+        )
+    return False
 
 
 def told(answers: Sequence[Asked]) -> dict[str, Any]:
@@ -687,13 +716,19 @@ def told(answers: Sequence[Asked]) -> dict[str, Any]:
         as_of = min((plan.as_of or _FIRST for plan in rolled), default=as_of)
     pending = [plan.pending for plan in plans if plan.pending is not None]
     read = dict.fromkeys(step.table for plan in plans for step in plan.steps)
+    reasons = {
+        f"{table}: {why}"
+        for plan in plans
+        if plan.freshness == "raw"
+        for table, why in plan.reasons.items()
+    }
     return {
         "as_of": as_of,
         "pending": max(pending) if pending else None,
         "milliseconds": 1000 * sum(answer.seconds for answer in answers),
         "read": tuple(read),
         "freshness": plans[0].freshness if len({p.freshness for p in plans}) == 1 else "mixed",
-        "from_raw": any(step.rollup is None for plan in plans for step in plan.steps),
+        "why": f"From raw events. {'; '.join(sorted(reasons))}." if reasons else "",
     }
 
 
@@ -711,7 +746,7 @@ def _named_buckets(chart: Chart, view: View, window: Window, every: Every, **cha
 
 def _width(every: Every) -> str:
     said = str(every).partition(" at ")[0]
-    return f"per {said.removeprefix('1 ')}"
+    return f"shown per {said.removeprefix('1 ')}"
 
 
 def _from(view: View, window: Window) -> str:
@@ -754,7 +789,8 @@ def _events_show(scene: Scene) -> dict[str, Any]:
     return {
         "value": sum(each.total for each in series),
         "unit": "events",
-        "width": _width(every) + _from(view, window),
+        "since": _from(view, window),
+        "width": _width(every),
         "chart": chart,
         "series": series,
         "legend": len(series) > 1 or view.event_type is not None,
@@ -786,6 +822,7 @@ def _commits_show(scene: Scene) -> dict[str, Any]:
     return {
         "value": series.total,
         "unit": "commits",
+        "since": _from(view, window),
         "width": _width(every),
         "chart": chart,
         "series": [series],
@@ -815,7 +852,8 @@ def _users_show(scene: Scene) -> dict[str, Any]:
     chart = area(series, edges, every=every, zone=view.place, partial=cut)
     return {
         "value": answers[1].rows[0].users if answers[1].rows else 0,
-        "unit": "users",
+        "unit": "different users",
+        "since": _from(view, window),
         "width": _width(every),
         "chart": chart,
         "series": [series],
@@ -1032,19 +1070,23 @@ PANELS: Final[Mapping[str, Panel]] = {
 # ------------------------------------------------------- What is not asked of events: the machinery
 
 
-def load_state(session: Session) -> dict[str, Any]:
+def load_state(session: Session, names: Names) -> dict[str, Any]:
     """Return the state of the cluster and of the rollups."""
     start = perf_counter()
     statuses: list[RollupStatus] = []
-    for rollup in rollups_of(GithubEvent.metadata):
+    migrated = session.scalar(text("SELECT to_regclass('github_events_rollups') IS NOT NULL"))
+    for rollup in rollups_of(GithubEvent.metadata) if migrated else ():
         if rollup.source is GithubEvent.__table__:
-            statuses += rollup_status(session, rollup)
+            # An application can leave any of them out.
+            with suppress(RollupError):
+                statuses += rollup_status(session, rollup)
     version = citus_version(session)
     server = str(session.scalar(text("SHOW server_version"))).split()[0]
     runs = [status.last_run for status in statuses if status.last_run is not None]
     lag = max((status.lag for status in statuses), default=timedelta())
     return {
         "statuses": statuses,
+        "refused": sorted(names.refused),
         "pending": statuses[0].pending if statuses else 0,
         "last_run": max(runs, default=None),
         "duration": max((s.duration for s in statuses if s.duration), default=None),
@@ -1089,6 +1131,7 @@ class EventsPage:
         total: How many there are in all, None if that was not asked.
         sql: The statement.
         milliseconds: How long it took.
+        nothing: Whether the database has no events at all.
     """
 
     events: tuple[Row[*tuple[Any, ...]], ...]
@@ -1096,6 +1139,7 @@ class EventsPage:
     total: Asked | None
     sql: str
     milliseconds: float
+    nothing: bool
 
 
 def load_events(
@@ -1146,6 +1190,7 @@ def load_events(
         total=total,
         sql=str(statement.compile(session.get_bind())),
         milliseconds=milliseconds,
+        nothing=not events and is_empty(session),
     )
 
 
