@@ -205,7 +205,7 @@ class Feed:
         view: The view.
         readers: For each browser, what it has not taken yet: the latest of each panel.
         latest: What was sent last, by panel.
-        answered: Whether each panel has an answer.
+        answered: Whether each panel about events has an answer.
         task: What asks.
     """
 
@@ -254,6 +254,8 @@ class Dashboard:
             # A connection that has died while it was idle costs a round trip, not an error.
             pool_pre_ping=True,
             connect_args=self.connect_options,
+            # What people look for is nobody's business, not even the log's.
+            hide_parameters=True,
         )
         self._address = url.set(drivername="postgresql").render_as_string(hide_password=False)
         self.names = Names()
@@ -452,11 +454,13 @@ class Dashboard:
                 async with turn if name in PANELS else nullcontext(), self._streaming:
                     html, seconds = await self.panel(name, feed.view, anew=bool(took))
                 feed.send(name, json.dumps({"panel": name, "html": html}))
-                feed.answered[name] = seconds is not None
+                if name != "state":
+                    feed.answered[name] = seconds is not None
                 up = any(feed.answered.values())
                 status = "live" if up and self.listening else "polling" if up else "down"
                 message = json.dumps({"status": status})
-                if feed.latest.get("status") != message:
+                known = up or len(feed.answered) == len(ALL_PANELS) - 1
+                if known and feed.latest.get("status") != message:
                     feed.send("status", message)
                 took.append(0.25 if seconds is None else seconds)
                 # The least of the last few: a panel does not pay for what was busy beside it.

@@ -694,7 +694,7 @@ class Panel:
         """Ask the questions, and return what the template needs."""
         answers = [ask.answer(session, view.freshness) for ask in self.asks(view, now)]
         found = {**self.show(Scene(session, names, view, now, answers)), **told(answers)}
-        return found | {"nothing": not any(each.rows for each in answers) and is_empty(session)}
+        return found | {"nothing": not answers[0].rows and is_empty(session)}
 
 
 def is_empty(session: Session) -> bool:

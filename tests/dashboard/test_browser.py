@@ -195,6 +195,11 @@ def test_it_can_be_used_with_the_keyboard_alone(
     assert page.locator("tbody tr").count() == int(count[1])
     page.go_back()
     expect_headline(page, "300")
+    page.locator(".chart[data-chart=events]").focus()
+    page.keyboard.press("End")
+    page.keyboard.press("+")
+    page.wait_for_url("**/?since=*")
+    assert 0 < int(headline(page)) < 300
 
 
 def test_dragging_over_the_chart_zooms_in(page: Page, dashboard: Running, filled: Engine) -> None:
@@ -221,6 +226,9 @@ def test_what_was_opened_stays_open_while_panels_are_patched(
 ) -> None:
     page.goto(f"{dashboard.address}/?range=1h")
     page.get_by_role("link", name=re.compile("^Events: how this was")).click()
+    link = page.locator("#panel-events [data-open]").last
+    expect(link).to_have_attribute("aria-expanded", "true")
+    expect(page.locator("#announce")).to_contain_text("Events: three ways, one moment")
     page.locator("#more-events summary").first.click()
     expect(page.locator("#more-events .plan").first).to_be_visible()
     page.get_by_label("User", exact=True).fill("login-")
@@ -231,6 +239,10 @@ def test_what_was_opened_stays_open_while_panels_are_patched(
     expect(page.get_by_label("User", exact=True)).to_have_value("login-")
     page.locator("#more-events").get_by_role("button", name="Close").click()
     expect(page.locator("#more-events .plan")).to_have_count(0)
+    expect(link).to_have_attribute("aria-expanded", "false")
+    expect(link).to_be_focused()
+    # Nothing of what the stream patches is read out.
+    assert page.locator(".live [aria-live], .live [role=status], .live[aria-live]").count() == 0
 
 
 def test_light_and_dark(page: Page, context: BrowserContext, dashboard: Running) -> None:
@@ -301,12 +313,14 @@ def test_a_server_that_goes_and_comes_back(
         page.goto(f"{running.address}/?range=1h")
         expect(page.locator("#status")).to_have_text("Live")
     expect(page.locator("#status")).to_have_text("Server unreachable")
+    expect(page.get_by_role("alert")).to_contain_text("the page goes on by itself")
     expect_headline(page, "300")
     with filled.begin() as connection:
         connection.execute(text("DELETE FROM github_events WHERE event_id < 10"))
     with dashboard_of(database, port=port):
         expect(page.locator("#status")).to_have_text("Live")
         expect_headline(page, "290")
+        expect(page.get_by_role("alert")).to_have_count(0)
         page.close()
 
 

@@ -138,9 +138,10 @@
     const close = event.target.closest("[data-close]");
     if (close) {
       const more = close.closest(".more");
+      const by = find(`[data-open="${more.id}"][aria-expanded="true"]`) ?? find(`[data-open="${more.id}"]`);
       more.replaceChildren();
       opened(more);
-      find(`[data-open="${more.id}"]`)?.focus();
+      by?.focus();
     }
     if (event.target.closest("#theme")) {
       const dark = matchMedia("(prefers-color-scheme: dark)").matches;
