@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from citus_analytics.rollups.ask import Freshness
+    from examples.dashboard.charts import Series
 
 HERE: Final = Path(__file__).parent
 log: Final = logging.getLogger("dashboard")
@@ -288,6 +289,7 @@ class Dashboard:
             "size": _size,
             "pretty": _pretty,
             "minutes": _minutes,
+            "points": _points,
         }
         self._templates.globals |= {
             "asset": _asset,
@@ -452,7 +454,10 @@ class Dashboard:
                 changed = self._changed
                 # What is not asked of the events is there at once, whatever is asked of them.
                 async with turn if name in PANELS else nullcontext(), self._streaming:
+                    start = perf_counter()
                     html, seconds = await self.panel(name, feed.view, anew=bool(took))
+                    # With what it costs here, and the longer if the machine has no time.
+                    took.append(0.25 if seconds is None else perf_counter() - start)
                 feed.send(name, json.dumps({"panel": name, "html": html}))
                 if name != "state":
                     feed.answered[name] = seconds is not None
@@ -462,7 +467,6 @@ class Dashboard:
                 known = up or len(feed.answered) == len(ALL_PANELS) - 1
                 if known and feed.latest.get("status") != message:
                     feed.send("status", message)
-                took.append(0.25 if seconds is None else seconds)
                 # The least of the last few: a panel does not pay for what was busy beside it.
                 least = min(took) if len(took) == took.maxlen else 0.0
                 rest = min(_REST * least * len(self.feeds), max(1.0, 4 * least))
@@ -910,6 +914,16 @@ def _minutes(edges: Sequence[datetime]) -> str:
     """Return moments as a script reads them: the first in minutes since 1970, then the steps."""
     minutes = [round(edge.timestamp() / 60) for edge in edges]
     return ",".join(map(str, [*minutes[:1], *(b - a for a, b in pairwise(minutes))]))
+
+
+def _points(series: Sequence[Series]) -> str:
+    """Return what a chart is drawn of, as a script reads it."""
+    return json.dumps(
+        [
+            {"name": each.name, "color": each.color, "values": [*map(int, each.values)]}
+            for each in series
+        ]
+    )
 
 
 def _pretty(payload: Any) -> str:

@@ -770,9 +770,9 @@ def _events_show(scene: Scene) -> dict[str, Any]:
     edges = window.edges(every, {row.bucket for row in rows})
     places = {edge: i for i, edge in enumerate(edges[:-1])}
     counted: dict[str | None, list[float]] = defaultdict(lambda: [0.0] * len(places))
-    for row in rows:
-        key = row.event_type if row.event_type in TYPES or view.event_type else None
-        counted[key][places[row.bucket.astimezone(UTC)]] += row.events
+    for bucket, event_type, events in rows:
+        key = event_type if event_type in TYPES or view.event_type else None
+        counted[key][places[bucket]] += events
     order = [*(each for each in TYPES if each in counted)]
     order += sorted(each for each in counted if each not in TYPES and each is not None)
     order += [None] if None in counted else []
