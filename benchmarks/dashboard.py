@@ -190,7 +190,7 @@ async def commit_to_screen(engine: Engine, client: httpx.AsyncClient) -> list[fl
             start = perf_counter()
             async for line in lines:
                 message = json.loads(line[6:]) if line.startswith("data: ") else {}
-                found = re.search(r'class="big">([\d,]+)<', message.get("html", ""))
+                found = re.search(r'class="big"[^>]*>([\d,]+)<', message.get("html", ""))
                 if message.get("panel") == "events" and found and int(found[1]) == number:
                     break
             took.append(perf_counter() - start)

@@ -96,7 +96,7 @@ def rows(engine: Engine, statement: str) -> list[tuple[Any, ...]]:
 
 def number_of(shown: str) -> int:
     """Return the headline of a panel."""
-    found = re.search(r'class="big">([\d,]+)<', shown)
+    found = re.search(r'class="big"[^>]*>([\d,]+)<', shown)
     assert found is not None, shown
     return int(found[1].replace(",", ""))
 

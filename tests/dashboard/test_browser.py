@@ -111,7 +111,7 @@ def test_panels_fill_and_everybody_can_read_them(
     expect(page.locator("#live-latest tbody tr")).to_have_count(8)
     expect(page.locator(".skeleton")).to_have_count(0)
     assert_accessible(page)
-    page.get_by_role("link", name=re.compile("^Events: how this was")).click()
+    page.get_by_role("link", name=re.compile("^Events: compare")).click()
     expect(page.locator("#more-events .good").first).to_have_text("✓ equal")
     page.get_by_role("link", name="Active users: as a table", exact=True).click()
     expect(page.locator("#more-users tbody tr").first).to_be_visible()
@@ -225,7 +225,7 @@ def test_what_was_opened_stays_open_while_panels_are_patched(
     page: Page, dashboard: Running, filled: Engine, runner: None
 ) -> None:
     page.goto(f"{dashboard.address}/?range=1h")
-    page.get_by_role("link", name=re.compile("^Events: how this was")).click()
+    page.get_by_role("link", name=re.compile("^Events: compare")).click()
     link = page.locator("#panel-events [data-open]").last
     expect(link).to_have_attribute("aria-expanded", "true")
     expect(page.locator("#announce")).to_contain_text("Events: three ways, one moment")
