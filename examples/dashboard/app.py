@@ -189,6 +189,14 @@ def trouble(error: Exception) -> Trouble:
         )
     if isinstance(error, ArgumentError):
         return Trouble("This cannot be asked", str(error), passes=False)
+    if isinstance(cause, psycopg.Error) and (cause.sqlstate or "").startswith("08"):
+        # It is the server that says so, which was reached; of the address not who it connects as.
+        node = re.search(r"[\w.-]+:\d+", str(cause))
+        return Trouble(
+            f"A node of the cluster does not answer{f': {node[0]}' if node else ''}",
+            "What is on it is missing: start it again. The panel fills by itself as soon as it "
+            "answers.",
+        )
     if isinstance(error, OperationalError | InterfaceError | OSError | psycopg.Error):
         return Trouble(
             "The database does not answer",
