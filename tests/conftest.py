@@ -246,7 +246,8 @@ def _seen_in_a_browser(stats: Mapping[str, list[Any]]) -> str:
     if skipped:
         return (
             f"Browser: {skipped} test{' was' if skipped == 1 else 's were'} SKIPPED, because this "
-            "machine has no Chromium. Nothing that people see has been tested by this run."
+            "machine has no Chromium, or no Playwright to drive it. Nothing that people see has "
+            "been tested by this run."
         )
     ran = len(set[str]().union(*found.values()))
     if ran == 0:

@@ -1914,7 +1914,10 @@ class _Prepared:
         if not (edges == [(None, None)] and undated):
             of_log.append("l.at IS NOT NULL" if everything else _within("l.at", edges))
         settled = fresh and bool(self.question.needs.extremes)
-        for number, values in enumerate([target, *candidate.tables]):
+        # Where the only values are a dimension of the table, each of its rows has both: it is read
+        # once, and not once for the sums and once for the values.
+        together = self._together() and candidate.tables == [None]
+        for number, values in enumerate([target] if together else [target, *candidate.tables]):
             of = values or target
             table = qualify(of.table, spec.schema)
             conditions = [*of_table, *candidate.table.where]
@@ -1925,9 +1928,10 @@ class _Prepared:
             elif settled:
                 table = f"(\n{settled_rows(spec, Target(spec, target))})"
             rows = f"t.{quote(of.rows)}"
-            yield self._leg(candidate, candidate.table, number, table, "t", rows, conditions, keyed)
+            part = None if together else number
+            yield self._leg(candidate, candidate.table, part, table, "t", rows, conditions, keyed)
             if fresh and not (settled and number == 0):
-                yield self._leg(candidate, candidate.log, number, log, "l", "l.n", pending, keyed)
+                yield self._leg(candidate, candidate.log, part, log, "l", "l.n", pending, keyed)
 
     def _raw_legs(
         self,
@@ -1965,7 +1969,8 @@ class _Prepared:
             sources.append(f"(SELECT -p.n AS n, {listed} FROM {log} AS p WHERE {pending})")
         where = [] if candidate.target.where is None else [f"l.{quote(candidate.target.where)}"]
         for rows in sources:
-            for number in range(len(candidate.tables) + 1):
+            parts: Sequence[int | None] = range(len(candidate.tables) + 1)
+            for number in [None] if self._together() else parts:
                 conditions = [*where, *candidate.log.where]
                 if number:
                     conditions.append(f"{candidate.log.values[number - 1]} IS NOT NULL")
@@ -1973,17 +1978,26 @@ class _Prepared:
                     candidate, candidate.log, number, rows, "l", "l.n", conditions, keyed
                 )
 
+    def _together(self) -> bool:
+        """Whether a row can stand for its group and for its value: there are no other values."""
+        return len(self.question.needs.values) == 1 and not self.question.needs.extremes
+
     def _leg(
         self,
         candidate: _Candidate,
         side: _Side,
-        number: int,
+        number: int | None,
         table: str,
         alias: str,
         rows: str,
         conditions: list[str],
         keyed: bool,
     ) -> str:
+        """Return the query for a part of the rows: 0 for sums, or a number of values.
+
+        Without a number it has the sums and the only values there are. A value that has no rows
+        left has no sums left either: it goes with what is added up of them.
+        """
         needs = self.question.needs
         names = [*([_BUCKET] if self.question.every else []), *self.question.by]
         listed = [f"{sql} AS {quote(name)}" for sql, name in zip(side.groups, names, strict=True)]
@@ -1991,7 +2005,11 @@ class _Prepared:
         if keyed:
             labels = [label for label, logged in candidate.target.by.items() if logged == "key"]
             listed.append(f"{'l.key' if alias == 'l' else f't.{quote(labels[0])}'} AS _key")
-        if needs.values:
+        if number is None:
+            value = side.values[0]
+            listed += [f"CASE WHEN {value} IS NULL THEN 0 ELSE 1 END AS _part", f"{value} AS _v1"]
+            listed.append(f"{rows} AS _n")
+        elif needs.values:
             listed.append(f"{number} AS _part")
             for place, each in enumerate(needs.values, start=1):
                 value = side.values[place - 1] if place == number else f"NULL::{each.type}"

@@ -12,8 +12,9 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 from collections import deque
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -30,15 +31,22 @@ from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from psycopg import sql
-from psycopg.errors import QueryCanceled, UndefinedTable
+from psycopg.errors import InsufficientPrivilege, QueryCanceled, UndefinedTable
 from sqlalchemy import URL, event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from citus_analytics import ArgumentError, RollupError
+from citus_analytics import (
+    ArgumentError,
+    RollupError,
+    SnapshotError,
+    consistent_snapshot,
+)
 from citus_analytics.catalog import citus_version
 from citus_analytics.cluster import Shape, explain_shape
 from citus_analytics.migrations import database_url
@@ -56,23 +64,25 @@ from examples.dashboard.panels import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from socket import socket
 
     from markupsafe import Markup
-    from sqlalchemy.orm import Session
+    from sqlalchemy import Connection
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from citus_analytics.rollups.ask import Freshness
+    from examples.dashboard.charts import Series
 
 HERE: Final = Path(__file__).parent
 log: Final = logging.getLogger("dashboard")
 
 # A page waits so long for its panels; what is not there by then comes by the stream.
 _PATIENCE: Final = 0.4
-# Between two rounds of a view at least so long. A panel rests so many times what it took, for each
+# A panel rests at least so long before it is asked again; and so many times what it took, for each
 # view that is looked at, up to a second or four times what it took: whatever is asked, by however
 # many, the database is left to others as well.
-_ROUND: Final = 0.4
+_PAUSE: Final = 0.4
 _REST: Final = 8.0
 # Panels of a page that are asked for at once: one that takes long does not keep the others waiting,
 # and what is shown as the time of one is hardly that of others.
@@ -81,9 +91,11 @@ _AT_ONCE: Final = 2
 # have come that no run has moved yet.
 _TICK: Final = 2.0
 _HEARTBEAT: Final = 15.0
-# So long an answer serves whoever asks for the same panel of the same view; it says as of when it
-# is. Otherwise fifty people who reload a page ask what one has just asked.
+# So many seconds an answer serves whoever asks for the same panel of the same view; it says as of
+# when it is. Otherwise fifty people who reload a page ask what one has just asked. Of a view that
+# is looked at, people get what its screens show, which is patched as soon as there is a newer one.
 _SHARED: Final = 0.5
+_ON_SCREENS: Final = 2.0
 _LONGEST_PAYLOAD: Final = 20_000
 _SECURITY: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -159,6 +171,13 @@ def trouble(error: Exception) -> Trouble:
             "The database has no tables for this",
             "Migrate it, with “citus-analytics migrate”. This panel tries again.",
         )
+    if isinstance(cause, InsufficientPrivilege):
+        found = re.search(r"\bgithub_\w+", str(cause))
+        tables = found[0] if found else "ALL TABLES IN SCHEMA public"
+        return Trouble(
+            f"The dashboard may not read {found[0] if found else 'all of its tables'}",
+            f"Its role needs the right: “GRANT SELECT ON {tables} TO …”. This panel tries again.",
+        )
     if isinstance(error, RollupError):
         said, _, suggestion = str(error).partition(". This one would: ")
         return Trouble(
@@ -170,6 +189,14 @@ def trouble(error: Exception) -> Trouble:
         )
     if isinstance(error, ArgumentError):
         return Trouble("This cannot be asked", str(error), passes=False)
+    if isinstance(cause, psycopg.Error) and (cause.sqlstate or "").startswith("08"):
+        # It is the server that says so, which was reached; of the address not who it connects as.
+        node = re.search(r"[\w.-]+:\d+", str(cause))
+        return Trouble(
+            f"A node of the cluster does not answer{f': {node[0]}' if node else ''}",
+            "What is on it is missing: start it again. The panel fills by itself as soon as it "
+            "answers.",
+        )
     if isinstance(error, OperationalError | InterfaceError | OSError | psycopg.Error):
         return Trouble(
             "The database does not answer",
@@ -187,17 +214,14 @@ class Feed:
         view: The view.
         readers: For each browser, what it has not taken yet: the latest of each panel.
         latest: What was sent last, by panel.
-        due: When each panel may be asked again.
-        took: The seconds that each took, the last few times.
+        answered: Whether each panel about events has an answer.
         task: What asks.
     """
 
     view: View
     readers: dict[asyncio.Event, dict[str, str]] = field(default_factory=dict)
     latest: dict[str, str] = field(default_factory=dict)
-    rendered: float = 0.0
-    due: dict[str, float] = field(default_factory=dict)
-    took: dict[str, deque[float]] = field(default_factory=dict)
+    answered: dict[str, bool] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
 
     def send(self, name: str, message: str) -> None:
@@ -222,7 +246,9 @@ class Dashboard:
         # Whatever the role may do, what the dashboard does is read, and not for long.
         options = (
             "-c default_transaction_read_only=on "
-            f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout=15000"
+            f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout=15000 "
+            # A day's users fit into memory, and compiling a query would take longer than it does.
+            "-c work_mem=32MB -c jit=off"
         )
         self.connect_options: dict[str, Any] = {
             "options": options,
@@ -237,13 +263,15 @@ class Dashboard:
             # A connection that has died while it was idle costs a round trip, not an error.
             pool_pre_ping=True,
             connect_args=self.connect_options,
+            # What people look for is nobody's business, not even the log's.
+            hide_parameters=True,
         )
         self._address = url.set(drivername="postgresql").render_as_string(hide_password=False)
         self.names = Names()
         self.feeds: dict[View, Feed] = {}
-        self.shown: dict[
-            tuple[str, View], tuple[float, asyncio.Task[tuple[str, float | None]]]
-        ] = {}
+        # What was answered, with when it was asked; and what is being asked.
+        self.shown: dict[tuple[str, View], tuple[float, str, float]] = {}
+        self.asking: dict[tuple[str, View], asyncio.Task[tuple[str, float | None]]] = {}
         self.listening = False
         self.closing = False
         # Streams leave some connections to whoever opens a page.
@@ -261,6 +289,7 @@ class Dashboard:
         self._templates.filters |= {
             "short": short,
             "number": lambda value: f"{value:,.0f}",
+            "counted": panels.counted,
             "clock": _clock,
             "moment": _moment,
             "ago": _ago,
@@ -268,6 +297,7 @@ class Dashboard:
             "size": _size,
             "pretty": _pretty,
             "minutes": _minutes,
+            "points": _points,
         }
         self._templates.globals |= {
             "asset": _asset,
@@ -286,36 +316,46 @@ class Dashboard:
         """Render a template."""
         return self._templates.get_template(template).render(values)
 
-    async def load(
-        self, work: Callable[[Session], _Loaded], *, one_moment: bool = False
-    ) -> _Loaded:
-        """Do something with a session of its own.
-
-        Args:
-            work: What is done, in synchronous code, as the library is.
-            one_moment: Whether all of its statements see the same.
-        """
+    async def load(self, work: Callable[[Session], _Loaded]) -> _Loaded:
+        """Do something with a session of its own: in synchronous code, as the library is."""
         async with AsyncSession(self.engine) as session:
-            if one_moment:
-                await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             return await session.run_sync(work)
 
-    async def panel(self, name: str, view: View) -> tuple[str, float | None]:
+    async def panel(self, name: str, view: View, *, anew: bool = False) -> tuple[str, float | None]:
         """Return the inner HTML of a panel, and the seconds that the database took for it.
 
         None stands for a panel that has no answer. Who asks for the same at the same time gets the
         same answer.
+
+        Args:
+            name: The panel.
+            view: The view.
+            anew: Whether an answer that is there already will not do.
         """
-        now = perf_counter()
-        for key, (started, shown) in [*self.shown.items()]:
-            if shown.done() and (now - started > _SHARED or shown.result()[1] is None):
-                del self.shown[key]
-        found = self.shown.get((name, view))
-        if found is None:
-            found = now, asyncio.create_task(self._ask(name, view))
-            self.shown[name, view] = found
+        key, now = (name, view), perf_counter()
+        if not anew and (found := self.shown.get(key)) is not None:
+            asked, html, seconds = found
+            if now - asked <= (_ON_SCREENS if view in self.feeds else _SHARED):
+                return html, seconds
+        task = self.asking.get(key)
+        if task is None:
+            task = self.asking[key] = asyncio.create_task(self._ask(name, view))
+
+            def keep(done: asyncio.Task[tuple[str, float | None]]) -> None:
+                del self.asking[key]
+                oldest = perf_counter() - _ON_SCREENS
+                for old in [each for each, (asked, _, _) in self.shown.items() if asked < oldest]:
+                    del self.shown[old]
+                if not done.cancelled() and done.exception() is None:
+                    html, seconds = done.result()
+                    if seconds is None:
+                        self.shown.pop(key, None)
+                    else:
+                        self.shown[key] = (now, html, seconds)
+
+            task.add_done_callback(keep)
         # Whoever goes away leaves the question to the others.
-        return await asyncio.shield(found[1])
+        return await asyncio.shield(task)
 
     async def _ask(self, name: str, view: View) -> tuple[str, float | None]:
         macros = self._templates.get_template("panels.html").module
@@ -330,14 +370,15 @@ class Dashboard:
                     )
                 )
                 data = {"page": page, "milliseconds": page.milliseconds, "as_of": now}
+                data |= {"nothing": page.nothing, "freshness": "raw", "pending": None}
             else:
                 panel = PANELS[name]
                 data = await self.load(lambda session: panel.load(session, self.names, view, now))
+            data |= {"name": name, "view": view, "now": now, "names": self.names}
+            shown: Markup = getattr(macros, f"show_{name}")(data)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other panels go on
-            shown: Markup = macros.trouble(name, trouble(error), view)  # type: ignore[attr-defined]
+            shown = macros.trouble(name, trouble(error), view)  # type: ignore[attr-defined]
             return str(shown), None
-        data |= {"name": name, "view": view, "now": now, "names": self.names}
-        shown = getattr(macros, f"show_{name}")(data)
         return str(shown), data["milliseconds"] / 1000
 
     async def learn(self, view: View) -> None:
@@ -352,19 +393,12 @@ class Dashboard:
         """Return the state of cluster and rollups; it is the same for all views."""
         async with self._state_lock:
             if self._state is None or perf_counter() - self._state[0] > 0.5:
-                loaded = await self.load(load_state)
+                loaded = await self.load(lambda session: load_state(session, self.names))
                 self._state = (perf_counter(), loaded)
             return {**self._state[1], "listening": self.listening}
 
     async def panels(self, view: View) -> dict[str, str]:
         """Return the panels of a page, those that are there soon enough."""
-        feed = self.feeds.get(view)
-        if feed is not None and perf_counter() - feed.rendered < 1:
-            return {
-                name: json.loads(sent)["html"]
-                for name, sent in feed.latest.items()
-                if name in ALL_PANELS
-            }
         turn = asyncio.Semaphore(_AT_ONCE)
 
         async def show(name: str) -> tuple[str, float | None]:
@@ -421,39 +455,36 @@ class Dashboard:
     async def follow(self, feed: Feed) -> None:
         """Ask what a view shows, again and again, while somebody looks at it."""
         turn = asyncio.Semaphore(_AT_ONCE)
-        while True:
-            changed = self._changed
-            start = perf_counter()
-            names = [name for name in ALL_PANELS if feed.due.get(name, 0.0) <= start]
 
-            async def show(name: str) -> bool:
-                async with turn, self._streaming:
-                    html, seconds = await self.panel(name, feed.view)
-                took = feed.took.setdefault(name, deque(maxlen=4))
-                took.append(0.25 if seconds is None else seconds)
+        async def follow_panel(name: str) -> None:
+            took: deque[float] = deque(maxlen=4)
+            while True:
+                changed = self._changed
+                # What is not asked of the events is there at once, whatever is asked of them.
+                async with turn if name in PANELS else nullcontext(), self._streaming:
+                    start = perf_counter()
+                    html, seconds = await self.panel(name, feed.view, anew=bool(took))
+                    # With what it costs here, and the longer if the machine has no time.
+                    took.append(0.25 if seconds is None else perf_counter() - start)
+                feed.send(name, json.dumps({"panel": name, "html": html}))
+                if name != "state":
+                    feed.answered[name] = seconds is not None
+                up = any(feed.answered.values())
+                status = "live" if up and self.listening else "polling" if up else "down"
+                message = json.dumps({"status": status})
+                known = up or len(feed.answered) == len(ALL_PANELS) - 1
+                if known and feed.latest.get("status") != message:
+                    feed.send("status", message)
                 # The least of the last few: a panel does not pay for what was busy beside it.
                 least = min(took) if len(took) == took.maxlen else 0.0
                 rest = min(_REST * least * len(self.feeds), max(1.0, 4 * least))
-                feed.due[name] = perf_counter() + max(rest, 0.9 if name == "state" else 0)
-                feed.send(name, json.dumps({"panel": name, "html": html}))
-                return seconds is not None
+                await asyncio.sleep(max(rest, 0.9 if name == "state" else _PAUSE))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), _TICK)
 
-            answered = await asyncio.gather(*map(show, names))
-            feed.rendered = perf_counter()
-            if names:
-                up = any(answered)
-                status = "live" if up and self.listening else "polling" if up else "down"
-                feed.send("status", json.dumps({"status": status}))
-            await asyncio.sleep(_ROUND)
-            # What is not due yet is asked when it is, whether or not anything more is published.
-            later = [due for due in feed.due.values() if due > start]
-            timeout = (
-                _TICK
-                if len(names) == len(ALL_PANELS) or not later
-                else min(_TICK, max(min(later) - perf_counter(), 0.05))
-            )
-            with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), timeout)
+        async with asyncio.TaskGroup() as group:
+            for each in ALL_PANELS:
+                group.create_task(follow_panel(each))
 
     async def stream(self, view: View) -> AsyncIterator[str]:
         """Yield what changes in a view, as server-sent events."""
@@ -488,11 +519,13 @@ class Dashboard:
     async def compare(self, name: str, view: View) -> dict[str, Any]:
         """Answer a panel's questions in all three ways, of one moment, and see whether they agree.
 
-        On one server a transaction that is REPEATABLE READ sees one moment.
+        Where no snapshot of all nodes of a cluster can be had, for want of rights or of time, each
+        node has a moment of its own, and the page says so.
         """
         panel, now = PANELS[name], datetime.now(UTC)
 
-        def answers(session: Session) -> list[dict[str, Any]]:
+        def answers(connection: Connection) -> list[dict[str, Any]]:
+            session = Session(connection, join_transaction_mode="create_savepoint")
             found = []
             distributed = citus_version(session) is not None
             for ask in panel.asks(view, now):
@@ -517,12 +550,17 @@ class Dashboard:
                 found.append({"ask": ask, "ways": ways, "shapes": shapes, **_agreement(ways)})
             return found
 
-        return {
-            "panel": panel,
-            "compared": await self.load(answers, one_moment=True),
-            "moment": now,
-            "view": view,
-        }
+        apart = None
+        try:
+            async with consistent_snapshot(self.engine) as connection:
+                compared = await connection.run_sync(answers)
+        except SnapshotError as error:
+            cause = getattr(error.__cause__, "orig", None)
+            apart = "rights" if isinstance(cause, InsufficientPrivilege) else "busy"
+            async with self.engine.connect() as opened:
+                connection = await opened.execution_options(isolation_level="REPEATABLE READ")
+                compared = await connection.run_sync(answers)
+        return {"panel": panel, "compared": compared, "moment": now, "view": view, "apart": apart}
 
 
 ALL_PANELS: Final = (
@@ -566,6 +604,30 @@ def _rows(answer: Asked | Trouble) -> set[tuple[Any, ...]] | None:
     return None if isinstance(answer, Trouble) else {tuple(row) for row in answer.rows}
 
 
+class Secured:
+    """Gives every answer its headers, those of streams and errors too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                path, query = scope["path"], scope["query_string"]
+                named = query.startswith(b"v=") or path.startswith("/static/vendor/")
+                kept = path.startswith("/static/") and named and message["status"] < 400
+                headers = MutableHeaders(scope=message)
+                headers.update(_SECURITY)
+                headers["Cache-Control"] = (
+                    "public, max-age=31536000, immutable" if kept else "no-store"
+                )
+            await send(message)
+
+        await self.app(scope, receive, send_secured)
+
+
 class Server(uvicorn.Server):
     """The server of a dashboard, which ends its streams before it waits for what is under way.
 
@@ -606,7 +668,7 @@ def create_app(settings: Settings) -> FastAPI:
         # Whatever still asks: its connection goes back before the pool is closed.
         asking: list[asyncio.Task[Any]] = [listener]
         asking += (feed.task for feed in board.feeds.values() if feed.task is not None)
-        asking += (shown for _, shown in board.shown.values())
+        asking += board.asking.values()
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
@@ -615,22 +677,8 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.board = board
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*settings.hosts])
+    app.add_middleware(Secured)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
-
-    @app.middleware("http")
-    async def secure(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        response = await call_next(request)
-        response.headers.update(_SECURITY)
-        path = request.url.path
-        asset = path.startswith("/static/") and (
-            "v" in request.query_params or path.startswith("/static/vendor/")
-        )
-        response.headers["Cache-Control"] = (
-            "public, max-age=31536000, immutable" if asset else "no-store"
-        )
-        return response
 
     @app.get("/")
     async def dashboard(request: Request, theme: Annotated[str, Cookie()] = "") -> HTMLResponse:
@@ -744,6 +792,10 @@ def create_app(settings: Settings) -> FastAPI:
             said = query.get(name, "").strip()
             if not said or said.isdecimal():
                 continue
+            shown = board.names.repository_called(said) if name == "repo" else None
+            if shown is not None:
+                query[name] = str(shown)
+                continue
             with suppress(Exception):
                 query[name] = str(await board.load(_finder(name, said)) or said)
         view, problems = View.read(query)
@@ -779,7 +831,8 @@ def _finder(name: str, said: str) -> Callable[[Session], int | None]:
     if name == "user":
         statement = "SELECT user_id FROM github_users WHERE login = :said ORDER BY 1 LIMIT 1"
     else:
-        # Names of repositories are in events alone; whoever filters by one has seen it lately.
+        # Names of repositories are in events alone; whoever filters by one has seen it lately, if
+        # not here.
         statement = (
             "SELECT repo_id FROM (SELECT repo_id, repo FROM github_events "
             "WHERE created_at < now() + interval '1 day' ORDER BY created_at DESC LIMIT 50000) e "
@@ -869,6 +922,16 @@ def _minutes(edges: Sequence[datetime]) -> str:
     """Return moments as a script reads them: the first in minutes since 1970, then the steps."""
     minutes = [round(edge.timestamp() / 60) for edge in edges]
     return ",".join(map(str, [*minutes[:1], *(b - a for a, b in pairwise(minutes))]))
+
+
+def _points(series: Sequence[Series]) -> str:
+    """Return what a chart is drawn of, as a script reads it."""
+    return json.dumps(
+        [
+            {"name": each.name, "color": each.color, "values": [*map(int, each.values)]}
+            for each in series
+        ]
+    )
 
 
 def _pretty(payload: Any) -> str:

@@ -7,8 +7,10 @@ its template draws. All of it is synchronous: the application calls it through `
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
+from psycopg.errors import InsufficientPrivilege, QueryCanceled, UndefinedTable
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -30,6 +33,7 @@ from sqlalchemy import (
     text,
     tuple_,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from citus_analytics import (
@@ -40,6 +44,7 @@ from citus_analytics import (
     Measure,
     Plan,
     Question,
+    RollupError,
     count,
     distinct,
     rollups_of,
@@ -111,15 +116,30 @@ ONLY: Final[Mapping[str, ColumnElement[bool]]] = {
 _INSTANT: Final = timedelta(microseconds=1)
 _MOST_BUCKETS: Final = 5_000
 _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
-# Less is as fast to ask the database for, and more names would have to be looked for.
 _RECENT_EVENTS: Final = 20_000
+
+
+_NAMED: Final = {
+    "user": ("user", "the login of one that is known"),
+    "repo": ("repository", "the name of one that was shown or has an event among the latest ones"),
+}
 
 
 def type_name(event_type: str | None) -> str:
     """Return what a type of events is called."""
     if event_type is None:
         return "Without a type"
-    return TYPES[event_type][0] if event_type in TYPES else event_type.removesuffix("Event")
+    if event_type in TYPES:
+        return TYPES[event_type][0]
+    words = re.fullmatch(r"((?:[A-Z][a-z]+)+)Event", event_type)
+    return re.sub("(?<!^)(?=[A-Z])", " ", words[1]).capitalize() if words else event_type
+
+
+def counted(value: float, unit: str) -> str:
+    """Say how many there are of what `unit` is the plural of."""
+    if value == 1:
+        unit = f"{unit[:-3]}y" if unit.endswith("ies") else unit.removesuffix("s")
+    return f"{value:,.0f} {unit}"
 
 
 # --------------------------------------------------------------------------------------- The view
@@ -195,7 +215,10 @@ class View:
                 if said[name].isdecimal() and int(said[name]) <= _LARGEST:
                     found[f"{name}_id"] = int(said[name])
                 else:
-                    problems.append(f"{name}={said[name]!r} is not the number of a {name}.")
+                    called, known = _NAMED[name]
+                    problems.append(
+                        f"{name}={said[name]!r} is not the number of a {called}, nor {known}."
+                    )
         freshness = said.get("freshness", "fresh")
         if freshness in get_args(Freshness):
             found["freshness"] = freshness
@@ -500,16 +523,49 @@ def ask_for(
 # ------------------------------------------------------------------------------------- The panels
 
 
+# Milliseconds that names may keep a panel waiting.
+_LOOK_UP: Final = 400
+_MOST_NAMES: Final = 200_000
+_BUSIEST_HOUR: Final = text(
+    "SELECT DISTINCT ON (repo_id) repo_id, bucket FROM github_repository_activity "
+    "WHERE repo_id = ANY(:ids) AND bucket > '-infinity' AND bucket < 'infinity' AND events > 0 "
+    "ORDER BY repo_id, events DESC, bucket DESC"
+)
+
+
+@contextmanager
+def _optional(session: Session, refused: set[str] | None = None, table: str = "") -> Iterator[None]:
+    """Do without what is read if it takes too long, is not there, or is not for this role.
+
+    Whether the role may read the table is noted in a set of those that it may not.
+    """
+    point, refused = session.begin_nested(), set() if refused is None else refused
+    try:
+        yield
+        refused.discard(table)
+    except DBAPIError as error:
+        if isinstance(error.orig, InsufficientPrivilege):
+            refused.add(table)
+        if not isinstance(error.orig, QueryCanceled | UndefinedTable | InsufficientPrivilege):
+            raise
+    finally:
+        # Its settings go with it.
+        if point.is_active:
+            point.rollback()
+
+
 @dataclass(slots=True)
 class Names:
     """The names of users and repositories, looked up once.
 
-    A login is found by its key. A repository's name is in its events alone, so it is looked for in
-    the latest ones; a repository that is not among them goes by its number.
+    A login is found by its key. A repository's name is in its events alone: it is looked for in the
+    hour in which the repository had the most of them, which a rollup knows, and otherwise among the
+    latest events. What cannot be found, in time or for want of rights, goes by its number.
     """
 
     of_users: dict[int, str | None] = field(default_factory=dict)
     of_repositories: dict[int, str | None] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
     _looked_at: dict[int, float] = field(default_factory=dict)
 
     def learn_users(self, session: Session, ids: Iterable[int | None]) -> None:
@@ -519,20 +575,56 @@ class Names:
             statement = select(GithubUser.user_id, GithubUser.login).where(
                 GithubUser.user_id.in_(missing)
             )
-            found = {row.user_id: row.login for row in session.execute(statement)}
-            # Whoever is not there may come with the next event.
-            self.of_users |= {each: login for each, login in found.items() if login is not None}
+            with _optional(session, self.refused, "github_users"):
+                # Whoever is not there may come with the next event.
+                self.of_users |= {
+                    row.user_id: row.login
+                    for row in session.execute(statement)
+                    if row.login is not None
+                }
+        if len(self.of_users) > _MOST_NAMES:
+            self.of_users.clear()
 
     def learn_repositories(self, session: Session, ids: Iterable[int | None]) -> None:
-        """Look for the names of repositories that are not known yet in the latest events."""
+        """Look for the names of repositories that are not known yet."""
         start = perf_counter()
+        if len(self.of_repositories) + len(self._looked_at) > _MOST_NAMES:
+            self.of_repositories.clear()
+            self._looked_at.clear()
         missing = {
             each
             for each in ids
             if each is not None
             and each not in self.of_repositories
-            and start - self._looked_at.get(each, -100.0) > 10
+            and start - self._looked_at.get(each, -100.0) > 60
         }
+        if not missing:
+            return
+        self._looked_at |= dict.fromkeys(missing, start)
+        name = GithubEvent.repo["name"].astext
+        with _optional(session):
+            # An event of it comes up soon among those of its busiest hour.
+            hours = session.execute(_BUSIEST_HOUR, {"ids": [*missing]}).all()
+            for repo_id, hour in hours:
+                session.execute(text(f"SET LOCAL statement_timeout = {_LOOK_UP}"))
+                found = session.scalar(
+                    select(name)
+                    .where(
+                        GithubEvent.created_at >= hour,
+                        GithubEvent.created_at < hour + timedelta(hours=1),
+                        GithubEvent.repo_id == repo_id,
+                        name.is_not(None),
+                    )
+                    .limit(1)
+                )
+                if found is not None:
+                    self.of_repositories[repo_id] = found
+                    missing.discard(repo_id)
+                if 1000 * (perf_counter() - start) > _LOOK_UP:
+                    # The others have their turn, sooner than those that cannot be found.
+                    for later in missing:
+                        self._looked_at[later] = start - 50
+                    return
         if not missing:
             return
         recent = (
@@ -547,10 +639,14 @@ class Names:
             .where(recent.c.repo_id.in_(missing))
             .group_by(recent.c.repo_id)
         )
-        for repo_id, name in session.execute(statement):
-            if name:
-                self.of_repositories[repo_id] = name
-        self._looked_at |= dict.fromkeys(missing, start)
+        with _optional(session):
+            for repo_id, called in session.execute(statement):
+                if called:
+                    self.of_repositories[repo_id] = called
+
+    def repository_called(self, name: str) -> int | None:
+        """Return the number of a repository that has been shown, by its name."""
+        return next((each for each, known in self.of_repositories.items() if known == name), None)
 
     def user(self, user_id: int | None) -> str:
         """Return what a user is called."""
@@ -597,7 +693,17 @@ class Panel:
     def load(self, session: Session, names: Names, view: View, now: datetime) -> dict[str, Any]:
         """Ask the questions, and return what the template needs."""
         answers = [ask.answer(session, view.freshness) for ask in self.asks(view, now)]
-        return {**self.show(Scene(session, names, view, now, answers)), **told(answers)}
+        found = {**self.show(Scene(session, names, view, now, answers)), **told(answers)}
+        return found | {"nothing": not answers[0].rows and is_empty(session)}
+
+
+def is_empty(session: Session) -> bool:
+    """Whether the database has no events at all, as far as this role may know."""
+    with _optional(session):
+        return (
+            session.scalar(select(literal_column("1")).select_from(github_events).limit(1)) is None
+        )
+    return False
 
 
 def told(answers: Sequence[Asked]) -> dict[str, Any]:
@@ -610,13 +716,19 @@ def told(answers: Sequence[Asked]) -> dict[str, Any]:
         as_of = min((plan.as_of or _FIRST for plan in rolled), default=as_of)
     pending = [plan.pending for plan in plans if plan.pending is not None]
     read = dict.fromkeys(step.table for plan in plans for step in plan.steps)
+    reasons = {
+        f"{table}: {why}"
+        for plan in plans
+        if plan.freshness == "raw"
+        for table, why in plan.reasons.items()
+    }
     return {
         "as_of": as_of,
         "pending": max(pending) if pending else None,
         "milliseconds": 1000 * sum(answer.seconds for answer in answers),
         "read": tuple(read),
         "freshness": plans[0].freshness if len({p.freshness for p in plans}) == 1 else "mixed",
-        "from_raw": any(step.rollup is None for plan in plans for step in plan.steps),
+        "why": f"From raw events. {'; '.join(sorted(reasons))}." if reasons else "",
     }
 
 
@@ -634,7 +746,7 @@ def _named_buckets(chart: Chart, view: View, window: Window, every: Every, **cha
 
 def _width(every: Every) -> str:
     said = str(every).partition(" at ")[0]
-    return f"per {said.removeprefix('1 ')}"
+    return f"shown per {said.removeprefix('1 ')}"
 
 
 def _from(view: View, window: Window) -> str:
@@ -658,9 +770,9 @@ def _events_show(scene: Scene) -> dict[str, Any]:
     edges = window.edges(every, {row.bucket for row in rows})
     places = {edge: i for i, edge in enumerate(edges[:-1])}
     counted: dict[str | None, list[float]] = defaultdict(lambda: [0.0] * len(places))
-    for row in rows:
-        key = row.event_type if row.event_type in TYPES or view.event_type else None
-        counted[key][places[row.bucket.astimezone(UTC)]] += row.events
+    for bucket, event_type, events in rows:
+        key = event_type if event_type in TYPES or view.event_type else None
+        counted[key][places[bucket]] += events
     order = [*(each for each in TYPES if each in counted)]
     order += sorted(each for each in counted if each not in TYPES and each is not None)
     order += [None] if None in counted else []
@@ -677,7 +789,8 @@ def _events_show(scene: Scene) -> dict[str, Any]:
     return {
         "value": sum(each.total for each in series),
         "unit": "events",
-        "width": _width(every) + _from(view, window),
+        "since": _from(view, window),
+        "width": _width(every),
         "chart": chart,
         "series": series,
         "legend": len(series) > 1 or view.event_type is not None,
@@ -709,6 +822,7 @@ def _commits_show(scene: Scene) -> dict[str, Any]:
     return {
         "value": series.total,
         "unit": "commits",
+        "since": _from(view, window),
         "width": _width(every),
         "chart": chart,
         "series": [series],
@@ -738,7 +852,8 @@ def _users_show(scene: Scene) -> dict[str, Any]:
     chart = area(series, edges, every=every, zone=view.place, partial=cut)
     return {
         "value": answers[1].rows[0].users if answers[1].rows else 0,
-        "unit": "users",
+        "unit": "different users",
+        "since": _from(view, window),
         "width": _width(every),
         "chart": chart,
         "series": [series],
@@ -955,19 +1070,23 @@ PANELS: Final[Mapping[str, Panel]] = {
 # ------------------------------------------------------- What is not asked of events: the machinery
 
 
-def load_state(session: Session) -> dict[str, Any]:
+def load_state(session: Session, names: Names) -> dict[str, Any]:
     """Return the state of the cluster and of the rollups."""
     start = perf_counter()
     statuses: list[RollupStatus] = []
-    for rollup in rollups_of(GithubEvent.metadata):
+    migrated = session.scalar(text("SELECT to_regclass('github_events_rollups') IS NOT NULL"))
+    for rollup in rollups_of(GithubEvent.metadata) if migrated else ():
         if rollup.source is GithubEvent.__table__:
-            statuses += rollup_status(session, rollup)
+            # An application can leave any of them out.
+            with suppress(RollupError):
+                statuses += rollup_status(session, rollup)
     version = citus_version(session)
     server = str(session.scalar(text("SHOW server_version"))).split()[0]
     runs = [status.last_run for status in statuses if status.last_run is not None]
     lag = max((status.lag for status in statuses), default=timedelta())
     return {
         "statuses": statuses,
+        "refused": sorted(names.refused),
         "pending": statuses[0].pending if statuses else 0,
         "last_run": max(runs, default=None),
         "duration": max((s.duration for s in statuses if s.duration), default=None),
@@ -1012,6 +1131,7 @@ class EventsPage:
         total: How many there are in all, None if that was not asked.
         sql: The statement.
         milliseconds: How long it took.
+        nothing: Whether the database has no events at all.
     """
 
     events: tuple[Row[*tuple[Any, ...]], ...]
@@ -1019,6 +1139,7 @@ class EventsPage:
     total: Asked | None
     sql: str
     milliseconds: float
+    nothing: bool
 
 
 def load_events(
@@ -1069,6 +1190,7 @@ def load_events(
         total=total,
         sql=str(statement.compile(session.get_bind())),
         milliseconds=milliseconds,
+        nothing=not events and is_empty(session),
     )
 
 

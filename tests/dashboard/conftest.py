@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from playwright.sync_api import sync_playwright
 
 from examples.dashboard.app import Server, Settings
 from tests.servers import free_ports
@@ -88,11 +87,15 @@ def dashboard(database: URL) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium. Skips where there is none.
+    """The system's Chromium. Skips where there is none, or no Playwright to drive it.
 
-    It goes with its module: while it is there, an event loop runs in this thread, in which other
-    tests could not run theirs.
+    The last lines of the run say how many tests that were. It goes with its module: while it is
+    there, an event loop runs in this thread, in which other tests could not run theirs.
     """
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip("the package playwright is not installed: `pip install --group dev` has it")
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.skip(f"there is no browser on this machine: none of {', '.join(BROWSERS)}")

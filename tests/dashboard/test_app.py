@@ -96,7 +96,7 @@ def rows(engine: Engine, statement: str) -> list[tuple[Any, ...]]:
 
 def number_of(shown: str) -> int:
     """Return the headline of a panel."""
-    found = re.search(r'class="big">([\d,]+)<', shown)
+    found = re.search(r'class="big"[^>]*>([\d,]+)<', shown)
     assert found is not None, shown
     return int(found[1].replace(",", ""))
 
@@ -185,7 +185,7 @@ def test_panels_show_what_sql_counts(dashboard: Running, filled: Engine, filters
 
 def test_the_heat_map_is_that_of_the_clocks_of_a_zone(dashboard: Running, filled: Engine) -> None:
     shown = dashboard.get(f"/panels/heat?{WINDOW}&zone=Asia/Kolkata").text
-    cells = re.findall(r'data-tip="(\w+) (\d+):00\|([\d,]+) events"', shown)
+    cells = re.findall(r'data-tip="(\w+) (\d+):00\|([\d,]+) events?"', shown)
     expected = rows(
         filled,
         SHOW.format(
@@ -212,7 +212,7 @@ def test_buckets_follow_the_range_and_a_number_leads_to_its_events(
         body = table.partition("<tbody>")[2]
         for link, said in re.findall(r'<td class="r"><a href="([^"]+)">([\d,]+)</a>', body)[:3]:
             page = dashboard.get(html.unescape(link)).text
-            assert f'<h1 id="title">{said} events</h1>' in page
+            assert f'<h1 id="title">{said} event{"" if said == "1" else "s"}</h1>' in page
             assert page.count("<tr>\n  <td") == min(int(said.replace(",", "")), 50)
 
 
@@ -542,12 +542,109 @@ def test_it_reads_and_does_nothing_else(
         execute(database, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
+def test_what_a_role_may_not_read_is_said_with_what_to_do(database: URL, filled: Engine) -> None:
+    role = f"dashboard_{secrets.token_hex(4)}"
+    reader = create_reader(database, role)
+    try:
+        execute(database, f"REVOKE SELECT ON github_users FROM {role}")
+        with dashboard_of(reader) as running:
+            # Numbers are there all the same, only names are not.
+            assert ranked(running.get(f"/panels/active?{WINDOW}").text)[1][0].startswith("user #")
+            state = running.get("/panels/state").text
+            assert "Names are missing" in state
+            assert "GRANT SELECT ON github_users TO" in state
+            execute(
+                database,
+                f"GRANT SELECT ON github_users TO {role}",
+                f"REVOKE SELECT ON github_events FROM {role}",
+            )
+            for path in ("/panels/latest", f"/events?{WINDOW}", "/panels/events?freshness=raw"):
+                answer = running.get(path)
+                assert answer.status_code == 503
+                assert "The dashboard may not read github_events" in answer.text
+                assert "GRANT SELECT ON github_events TO" in answer.text
+            count = rows(filled, SHOW.format("count(*)"))[0][0]
+            assert number_of(running.get(f"/panels/events?{WINDOW}").text) == count
+    finally:
+        execute(database, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_what_the_server_says_of_errors_is_not_shown(
+    dashboard: Running, filled: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    with filled.begin() as connection:
+        connection.execute(text("ALTER TABLE github_events RENAME COLUMN org TO organization"))
+    for path in ("/panels/latest?user=12345", "/events?user=12345"):
+        answer = dashboard.get(path)
+        assert answer.status_code == 503
+        assert "This did not work" in answer.text
+        assert not re.search(r"SELECT|psycopg|sqlalche|organization", answer.text)
+    # The log has the statement, and not what somebody looked for.
+    assert "SELECT" in caplog.text
+    assert "12345" not in caplog.text
+
+
+def test_pages_of_a_server_that_is_not_there_do_not_say_where_it_is(
+    database: URL, caplog: pytest.LogCaptureFixture
+) -> None:
+    (port,) = free_ports(1)
+    secret = secrets.token_hex(8)
+    away = database.set(host="127.0.0.1", port=port, username="ada", password=secret, query={})
+    paths = ["/", "/events", "/panels/events", "/panels/state", "/healthz"]
+    paths += ["/panels/users/compare", "/panels/users/table"]
+    with dashboard_of(away) as running:
+        for path in paths:
+            said = running.get(path).text
+            # A page does not wait for its panels.
+            assert path == "/" or "database does not answer" in said
+            assert not re.search(f"{secret}|{port}|127.0.0.1|ada[^a-z]|psycopg", said), path
+    assert secret not in caplog.text
+
+
+def test_repositories_are_named_however_long_ago_their_events_were(
+    dashboard: Running, engine: Engine
+) -> None:
+    with engine.begin() as connection:
+        old = [event(n, at=SINCE, repo_id=5, event_type="WatchEvent") for n in range(3)]
+        add(connection, [{**each, "repo": {"name": "owner/old"}} for each in old])
+        run_rollup(connection, GITHUB_ROLLUP_1MIN)
+        # More than are looked through for a name.
+        connection.execute(
+            text(
+                "INSERT INTO github_events (event_id, event_type, user_id, repo_id, created_at) "
+                "SELECT n, 'PushEvent', 1, 6, now() FROM generate_series(1, 21000) AS n"
+            )
+        )
+    assert ranked(dashboard.get("/panels/trending?range=all").text) == [("owner/old", 3)]
+    assert "repository #6" in dashboard.get("/panels/trending?range=all&type=PushEvent").text
+    # What has been shown is found by its name.
+    found = dashboard.get("/find?repo=owner/old&range=all")
+    assert found.headers["Location"] == "/?range=all&repo=5"
+
+
+def test_what_screens_show_is_there_for_everybody(dashboard: Running, filled: Engine) -> None:
+    with stream(dashboard, f"?{WINDOW}") as messages:
+        for message in messages:
+            if message.get("panel") == "users":
+                break
+        asked = [dashboard.get(f"/panels/users?{WINDOW}").text for _ in range(15)]
+        now = datetime.now(UTC)
+    moments = [datetime.fromisoformat(re.findall(r'datetime="([^"]+)"', each)[0]) for each in asked]
+    # Many are one answer, and none says that it is newer than it is.
+    assert len({*moments}) <= 10
+    assert now - moments[-1] < timedelta(seconds=3)
+    assert moments == sorted(moments)
+
+
 def test_a_database_that_is_not_migrated_is_said(server: Any) -> None:
     with server.database("empty") as url, dashboard_of(url) as running:
         answer = running.get("/panels/events")
         assert answer.status_code == 503
         assert "The database has no tables for this" in answer.text
         assert running.get("/").status_code == 200
+        assert "This database has no rollups" in running.get("/panels/state").text
+        with stream(running) as messages:
+            assert next(m["status"] for m in messages if "status" in m) == "down"
 
 
 def test_every_panel_is_answered_on_a_cluster(citus: DatabaseServer) -> None:
@@ -567,12 +664,26 @@ def test_every_panel_is_answered_on_a_cluster(citus: DatabaseServer) -> None:
             state = running.get("/panels/state").text
             assert "Citus 13" in state
             assert state.count('class="node"') == 3
-            for name in PANELS:
+            for name in ("events", "users", "trending"):
                 shown = running.get(f"/panels/{name}/compare?{WINDOW}").text
                 assert shown.count("✓ equal") == 2 * shown.count("<caption>"), name
+                assert "in one transaction that sees one moment" in shown
                 kinds = re.findall(r"On the cluster it is a <b>(\w+)</b>", shown)
                 assert len(kinds) == 3 * shown.count("<caption>")
                 assert {*kinds} <= {"router", "pushdown", "reference", "pull", "local"}
+        role = f"dashboard_{secrets.token_hex(4)}"
+        reader = create_reader(url, role)
+        try:
+            with dashboard_of(reader) as running:
+                shown = running.get(f"/panels/events/compare?{WINDOW}").text
+                assert shown.count("✓ equal") == 2
+                assert "Each node of the cluster answered as of a moment of its own" in shown
+                assert "GRANT UPDATE ON pg_catalog.pg_dist_transaction" in shown
+                execute(url, f"GRANT UPDATE ON pg_catalog.pg_dist_transaction TO {role}")
+                shown = running.get(f"/panels/events/compare?{WINDOW}").text
+                assert "in one transaction that sees one moment" in shown
+        finally:
+            execute(url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 def test_a_part_is_in_the_address() -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect
 from sqlalchemy import Engine, insert, text
 
 from citus_analytics import GITHUB_ROLLUP_1MIN, run_rollup
@@ -18,6 +17,11 @@ from tests.dashboard.conftest import dashboard_of
 from tests.dashboard.test_app import add
 from tests.rollups import event
 from tests.servers import free_ports
+
+# Without them the fixture `browser` skips every test, and says so.
+with suppress(ImportError):
+    from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import expect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +111,7 @@ def test_panels_fill_and_everybody_can_read_them(
     expect(page.locator("#live-latest tbody tr")).to_have_count(8)
     expect(page.locator(".skeleton")).to_have_count(0)
     assert_accessible(page)
-    page.get_by_role("link", name=re.compile("^Events: how this was")).click()
+    page.get_by_role("link", name=re.compile("^Events: compare")).click()
     expect(page.locator("#more-events .good").first).to_have_text("✓ equal")
     page.get_by_role("link", name="Active users: as a table", exact=True).click()
     expect(page.locator("#more-users tbody tr").first).to_be_visible()
@@ -191,6 +195,11 @@ def test_it_can_be_used_with_the_keyboard_alone(
     assert page.locator("tbody tr").count() == int(count[1])
     page.go_back()
     expect_headline(page, "300")
+    page.locator(".chart[data-chart=events]").focus()
+    page.keyboard.press("End")
+    page.keyboard.press("+")
+    page.wait_for_url("**/?since=*")
+    assert 0 < int(headline(page)) < 300
 
 
 def test_dragging_over_the_chart_zooms_in(page: Page, dashboard: Running, filled: Engine) -> None:
@@ -216,7 +225,10 @@ def test_what_was_opened_stays_open_while_panels_are_patched(
     page: Page, dashboard: Running, filled: Engine, runner: None
 ) -> None:
     page.goto(f"{dashboard.address}/?range=1h")
-    page.get_by_role("link", name=re.compile("^Events: how this was")).click()
+    page.get_by_role("link", name=re.compile("^Events: compare")).click()
+    link = page.locator("#panel-events [data-open]").last
+    expect(link).to_have_attribute("aria-expanded", "true")
+    expect(page.locator("#announce")).to_contain_text("Events: three ways, one moment")
     page.locator("#more-events summary").first.click()
     expect(page.locator("#more-events .plan").first).to_be_visible()
     page.get_by_label("User", exact=True).fill("login-")
@@ -227,6 +239,10 @@ def test_what_was_opened_stays_open_while_panels_are_patched(
     expect(page.get_by_label("User", exact=True)).to_have_value("login-")
     page.locator("#more-events").get_by_role("button", name="Close").click()
     expect(page.locator("#more-events .plan")).to_have_count(0)
+    expect(link).to_have_attribute("aria-expanded", "false")
+    expect(link).to_be_focused()
+    # Nothing of what the stream patches is read out.
+    assert page.locator(".live [aria-live], .live [role=status], .live[aria-live]").count() == 0
 
 
 def test_light_and_dark(page: Page, context: BrowserContext, dashboard: Running) -> None:
@@ -297,12 +313,14 @@ def test_a_server_that_goes_and_comes_back(
         page.goto(f"{running.address}/?range=1h")
         expect(page.locator("#status")).to_have_text("Live")
     expect(page.locator("#status")).to_have_text("Server unreachable")
+    expect(page.get_by_role("alert")).to_contain_text("the page goes on by itself")
     expect_headline(page, "300")
     with filled.begin() as connection:
         connection.execute(text("DELETE FROM github_events WHERE event_id < 10"))
     with dashboard_of(database, port=port):
         expect(page.locator("#status")).to_have_text("Live")
         expect_headline(page, "290")
+        expect(page.get_by_role("alert")).to_have_count(0)
         page.close()
 
 

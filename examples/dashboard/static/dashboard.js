@@ -18,18 +18,31 @@
     none: "",
     live: "Live",
     polling: "Every two seconds",
-    down: "Database unreachable",
+    down: "No answers from the database",
     lost: "Server unreachable",
   };
   let source = null;
   let address = null;
 
+  let before = "connecting";
+  let heard = null;
+
   function say(status) {
     const shown = find("#status");
-    if (shown && shown.dataset.status !== status) {
-      shown.dataset.status = status;
-      find("b", shown).textContent = SAID[status];
+    if (!shown) return;
+    if (status === "live" || status === "polling") heard = new Date();
+    shown.dataset.status = status;
+    find("b", shown).textContent = SAID[status];
+    const lost = find("#lost");
+    if (status === "lost" && lost.hidden) {
+      const since = heard ? ` What you see is as of ${heard.toLocaleTimeString("en-GB")}, your time.` : "";
+      lost.textContent = `The server of this page cannot be reached.${since} As soon as it is back, the page goes on by itself.`;
     }
+    if (status !== "connecting") lost.hidden = status !== "lost";
+    // Of what is well nobody needs to be told, unless it was not.
+    if (status === "down") announce(SAID.down);
+    if (status === "live" && (before === "down" || before === "lost")) announce("Live again");
+    if (status !== "connecting") before = status;
   }
 
   function patch(name, html) {
@@ -76,13 +89,25 @@
 
   // ----------------------------------------------------------------------------------- the address
 
-  const arrived = () => {
+  const arrived = (event) => {
+    // What was asked for is said; what is patched later is not.
+    const more = event?.detail?.target?.closest?.(".more");
+    if (more) opened(more, event.detail.requestConfig?.elt);
+    else if (event) announce(find("#live-events .headline, #title")?.textContent ?? "");
     delete root.dataset.loading;
     hideTip();
     zones();
     rove();
     follow();
   };
+
+  // Whether a table or a comparison is there is said by the link that opens it.
+  function opened(more, by) {
+    for (const link of document.querySelectorAll(`[data-open="${more.id}"]`))
+      link.setAttribute("aria-expanded", String(link === by));
+    const heading = find("h3", more);
+    if (heading) announce(`${heading.textContent} is below`);
+  }
   document.addEventListener("htmx:afterSettle", arrived);
   document.addEventListener("htmx:historyRestore", arrived);
   document.addEventListener("htmx:beforeRequest", (event) => {
@@ -113,8 +138,10 @@
     const close = event.target.closest("[data-close]");
     if (close) {
       const more = close.closest(".more");
+      const by = find(`[data-open="${more.id}"][aria-expanded="true"]`) ?? find(`[data-open="${more.id}"]`);
       more.replaceChildren();
-      find(`[data-open="${more.id}"]`)?.focus();
+      opened(more);
+      by?.focus();
     }
     if (event.target.closest("#theme")) {
       const dark = matchMedia("(prefers-color-scheme: dark)").matches;
@@ -292,6 +319,13 @@
       } else if (event.key === "Enter" && pointer.chart === chart) {
         event.preventDefault();
         go(addressOf(chart, chart.dataset.drill, pointer.index, pointer.index));
+      } else if (event.key === "+" && chart.dataset.zoom) {
+        // A quarter of the buckets, around the one that is pointed at.
+        const middle = pointer.chart === chart ? pointer.index : count - 1;
+        const half = Math.max(1, Math.floor(count / 8));
+        go(addressOf(chart, chart.dataset.zoom, Math.max(0, middle - half), Math.min(count - 1, middle + half)));
+      } else if (event.key === "-" && chart.dataset.zoom) {
+        find('[aria-label="Zoom out"]')?.click();
       }
       return;
     }
@@ -325,15 +359,8 @@
   }
 
   function announce(words) {
-    let place = find("#announce");
-    if (!place) {
-      place = document.createElement("div");
-      place.id = "announce";
-      place.className = "sr";
-      place.setAttribute("aria-live", "polite");
-      document.body.append(place);
-    }
-    place.textContent = words;
+    const place = find("#announce");
+    if (place && words) place.textContent = words.replace(/\s+/g, " ").trim();
   }
 
   arrived();
