@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import URL, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from citus_analytics import GITHUB_ROLLUP_1MIN, run_rollup
+from citus_analytics import GITHUB_LOGINS, GITHUB_ROLLUP_1MIN, run_rollup
 from citus_analytics.github.load import load_events, load_users
 from citus_analytics.github.migrate import upgrade
 from citus_analytics.github.sample import Sample
@@ -183,6 +183,7 @@ class Demo:
         sample = Sample(events=0, since=now - span, until=now, users=USERS)
         with self._engine.begin() as connection:
             load_users(connection, map(named, sample.users_csv()))
+            run_rollup(connection, GITHUB_LOGINS)
         while self._loaded_since > now - span:
             self._load_earlier(now)
         for _ in catch_up(self._engine, GITHUB_ROLLUP_1MIN):
