@@ -557,8 +557,7 @@ class Dashboard:
         except SnapshotError as error:
             cause = getattr(error.__cause__, "orig", None)
             apart = "rights" if isinstance(cause, InsufficientPrivilege) else "busy"
-            async with self.engine.connect() as opened:
-                connection = await opened.execution_options(isolation_level="REPEATABLE READ")
+            async with self.engine.connect() as connection:
                 compared = await connection.run_sync(answers)
         return {"panel": panel, "compared": compared, "moment": now, "view": view, "apart": apart}
 
