@@ -282,7 +282,7 @@ def test_the_demo_in_json(run: Run, server: DatabaseServer, database: URL) -> No
     assert told["agree"] is True
     assert told["totals"] == {"raw": 540, "rolled_up": 540, "groups_that_differ": 0}
     results = {step["step"]: step["result"] for step in told["steps"]}
-    assert [answer["agree"] for answer in results["Answers"]] == [True] * 4
+    assert [answer["agree"] for answer in results["Answers"]] == [True] * 12
     events = results["Answers"][0]
     assert (events["raw"], events["rolled_up"], events["fresh"]) == (540, 500, 540)
     assert results["most-active"][0].keys() == {"user_id", "minute", "events"}
