@@ -36,8 +36,9 @@ from citus_analytics import (
     run_rollup,
 )
 from citus_analytics.github.models import GITHUB_EVENTS_BY_TYPE
+from tests.processes import eventually
 from tests.rollups import add, event
-from tests.servers import ON_CITUS_ONLY, ON_EVERY_SERVER, ON_POSTGRESQL_ONLY, execute
+from tests.servers import ON_CITUS_ONLY, ON_EVERY_SERVER, ON_POSTGRESQL_ONLY, execute, query_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -395,6 +396,13 @@ def test_a_further_connection_is_noticed(engines: list[Engine]) -> None:
 @ON_CITUS_ONLY
 def test_a_transaction_in_doubt_is_noticed(engines: list[Engine]) -> None:
     """As a coordinator leaves it behind that fails before it has told a node to commit."""
+    # The coordinator's daemon starts with the first query, and looks for such transactions at once.
+    execute(engines[0].url, "SELECT count(*) FROM accounts")
+    resting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND backend_type LIKE 'Citus Maintenance%%' AND wait_event = 'Extension'"
+    )
+    assert eventually(lambda: query_text(engines[0].url, resting) == "1")
     with engines[2].connect() as worker:
         worker.execute(text("CREATE TABLE left_behind ()"))
         worker.execute(text("PREPARE TRANSACTION 'citus_0_1_1_1'"))
