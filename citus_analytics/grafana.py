@@ -22,6 +22,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from citus_analytics.errors import ArgumentError
 from citus_analytics.rollups.declare import BY_VALUES, kind_of, names_read, rollups_of
+from citus_analytics.rollups.sql import bucket_of
 from citus_analytics.sql import literal, qualify, quote
 
 if TYPE_CHECKING:
@@ -258,7 +259,15 @@ def _queries(rollup: Rollup, level: Every | None) -> list[tuple[str, str, str]]:
 WHERE p.place <= {_SERIES}
 ORDER BY 1, 2"""
         else:
-            query = f"""SELECT $__timeGroup(p.at, $__interval) AS "time",
+            time = "$__timeGroup(p.at, $__interval)"
+            if level is not None and level.seconds is None:
+                # Grafana's groups begin at multiples of the interval since 1970 in UTC: a month, or
+                # a day elsewhere, would be shown as another, and two of them as one.
+                time = (
+                    f"CASE WHEN $__interval_ms < {2000 * level.length} "
+                    f"THEN extract(epoch FROM p.at) ELSE {time} END"
+                )
+            query = f"""SELECT {time} AS "time",
   CASE WHEN p.place <= {_SERIES} THEN p.name ELSE 'others' END AS metric,
   {added}(p.value) AS {quote(name)}
 {places}
@@ -303,11 +312,7 @@ def _variables(rollup: Rollup, source: dict[str, str]) -> Iterator[dict[str, Any
     where = ""
     if level is not None:
         bucket, since = f"v.{quote(rollup.bucket)}", "$__timeFrom()::timestamptz"
-        first = (
-            f"date_bin('{level.seconds} seconds', {since}, '1970-01-01 00:00:00+00')"
-            if level.seconds is not None
-            else f"date_trunc({literal(str(level.unit))}, {since}, {literal(str(level.zone))})"
-        )
+        first = bucket_of(str(level), since)
         where = f" WHERE {bucket} >= {first} AND {bucket} <= $__timeTo()::timestamptz"
     for dimension in rollup.dimensions:
         sql = (

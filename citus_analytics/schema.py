@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from sqlalchemy import Column, Table, event, inspect
+from sqlalchemy import Column, ColumnElement, Table, event, inspect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, MappedColumn, Mapper
 from sqlalchemy.schema import SchemaItem
@@ -52,6 +52,20 @@ def table_of(target: TableLike) -> Table:
     if isinstance(mapper, Mapper) and isinstance(mapper.local_table, Table):
         return mapper.local_table
     raise DeclarationError(f"expected a Table or a class mapped to one, got {target!r}.")
+
+
+def rows_of(target: TableLike) -> ColumnElement[bool] | None:
+    """Return which rows of its table a mapped class stands for, None for all of them.
+
+    A subclass that has no table of its own stands for some of its parent's.
+    """
+    mapper = inspect(target, raiseerr=False)
+    if not isinstance(mapper, Mapper) or not mapper.single or mapper.polymorphic_on is None:
+        return None
+    classes = mapper.self_and_descendants
+    return mapper.polymorphic_on.in_(
+        [each.polymorphic_identity for each in classes if not each.polymorphic_abstract]
+    )
 
 
 def column_name(target: ColumnLike) -> str:

@@ -38,7 +38,7 @@ from sqlalchemy.orm import Session
 from citus_analytics.cluster import explain_shape
 from citus_analytics.errors import ArgumentError, RollupError, ServerError
 from citus_analytics.rollups.declare import Every, Measure, Rollup, names_read, sql_of
-from citus_analytics.rollups.sql import RollupSpec, TargetSpec, projection
+from citus_analytics.rollups.sql import RollupSpec, TargetSpec, bucket_of, projection
 from citus_analytics.server import Binaries, EmbeddedServer, find_binaries, installed_binaries
 from citus_analytics.sql import Executor, flushed_connection, literal, qualify, quote, schema_of
 
@@ -710,12 +710,7 @@ def _raw_query(
         if name in rollup.dimensions
     ]
     if width is not None:
-        start = (
-            f"date_bin('{width.seconds} seconds', at, '1970-01-01 00:00:00+00')"
-            if width.seconds is not None
-            else f"date_trunc({literal(str(width.unit))}, at, {literal(str(width.zone))})"
-        )
-        groups.append(f"{start} AS {quote(rollup.bucket)}")
+        groups.append(f"{bucket_of(str(width), 'at')} AS {quote(rollup.bucket)}")
     columns = [*groups]
     for label, (measure, value) in rollup.measures.items():
         if label not in measures:

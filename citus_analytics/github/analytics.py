@@ -44,7 +44,6 @@ from functools import cache, lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, Literal
 from typing import cast as cast_type
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
     BigInteger,
@@ -83,11 +82,12 @@ from citus_analytics.rollups.ask import (
     checked_window,
     place_after,
 )
-from citus_analytics.rollups.declare import Every, count, distinct, total
+from citus_analytics.rollups.declare import Every, count, distinct, total, zone_of
 from citus_analytics.sql import executor_of, qualify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from zoneinfo import ZoneInfo
 
     from sqlalchemy import BindParameter, Label
     from sqlalchemy.orm import InstrumentedAttribute
@@ -240,7 +240,7 @@ def commits_per_hour_statement(
 
 def _zone(time_zone: str) -> ZoneInfo:
     try:
-        return ZoneInfo(time_zone)
+        return zone_of(time_zone)
     # ZoneInfo looks names up as files, so a folder or a path is unknown in a way of its own.
     except (KeyError, ValueError, OSError, TypeError, AttributeError) as error:
         raise ArgumentError(

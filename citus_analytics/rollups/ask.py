@@ -38,6 +38,7 @@ from sqlalchemy import (
     Double,
     Float,
     Integer,
+    Interval,
     LargeBinary,
     Numeric,
     Row,
@@ -59,6 +60,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import cast as sql_cast
 from sqlalchemy import distinct as sql_distinct
+from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import ArgumentError as ConstructError
@@ -123,7 +125,7 @@ from citus_analytics.rollups.sql import (
     raw_rows,
     settled_rows,
 )
-from citus_analytics.schema import Distributed, column_name, distribution_of, table_of
+from citus_analytics.schema import Distributed, column_name, distribution_of, rows_of, table_of
 from citus_analytics.sql import (
     DIALECT,
     HAS_CITUS,
@@ -372,6 +374,9 @@ def _after(
         if value is None:
             same.append(column.is_(None))
             continue
+        if isinstance(column.type, Float):
+            # As double precision it would equal no other real number than itself.
+            value = sql_cast(value, column.type)
         sorted_by = column.collate(each.collation) if each.collation else column
         later = sorted_by < value if each.descending else sorted_by > value
         found.append(and_(*same, or_(later, column.is_(None))))
@@ -541,6 +546,9 @@ class Question:
                 )
             # An attribute of a class becomes the condition that it stands for.
             self.where = None if where is None else select(func.count()).where(where).whereclause
+            own_rows = rows_of(source)
+            if own_rows is not None:
+                self.where = own_rows if self.where is None else and_(own_rows, self.where)
             self._require_source_alone()
         if self.every is not None and self.time is None:
             raise ArgumentError(
@@ -811,12 +819,13 @@ class Question:
                     "time, so that nothing says which of them have come since. Ask for 'fresh', or "
                     "declare a rollup with undated=True."
                 )
+            unfit = prepared.reasons | prepared.foreign(known)
             served = not raw_only or prepared.candidates or prepared.unsafe
             suggestion = None if served else self.suggestion()
             if raw_only and freshness == "rolled_up":
                 raise RollupError(
                     "no rollup can answer that: "
-                    + "; ".join(f"{table}: {why}" for table, why in prepared.reasons.items())
+                    + "; ".join(f"{table}: {why}" for table, why in unfit.items())
                     + (f". This one would: {suggestion}" if suggestion else ".")
                 )
             horizon = known.horizon
@@ -836,8 +845,10 @@ class Question:
                     "freshness='raw' for what is left of them."
                 )
             if raw_only:
-                reasons = dict(prepared.reasons)
+                reasons = dict(unfit)
                 for each in prepared.candidates:
+                    if each.target.table in reasons:
+                        continue
                     waiting = known.complete_since(each) is not None
                     reasons[each.target.table] = (
                         "is not complete yet: backfill it"
@@ -1066,6 +1077,14 @@ class Question:
                 f"the bucket of after must be an aware datetime; found {bucket!r}, which has no "
                 "time zone"
             )
+        # What Python has in their place says no longer where these are in the order of SQL.
+        for name in names:
+            group = None if row[name] is None else self.by.get(name)
+            if group is not None and isinstance(kind_of(group), Interval | INTERVAL):
+                raise ArgumentError(
+                    f"{name!r} is an interval in after, whose months and years have no length in "
+                    "Python: for pages, group by its text, as in cast(Reading.span, Text)"
+                )
         for name in names:
             group = self.by.get(name)
             if row[name] is None and group is not None and isinstance(kind_of(group), JSON):
@@ -1142,7 +1161,8 @@ class Question:
             if beside and not (table in beside.readable and beside.pending <= _SMALL):
                 beside = None
         # An application may declare further ones on a source of somebody else's, and remove some.
-        key = (known.comment, known.schema, self.rollups, beside and beside.comment)
+        known_of = (known.comment, known.schema, known.distributed)
+        key = (known_of, self.rollups, beside and beside.comment)
         prepared = self._prepared.get(key)
         if prepared is None:
             elements = [*self.by.values(), *self.conjuncts]
@@ -1153,7 +1173,9 @@ class Question:
                 with suppress(_NoMatchError):
                     _same_target(self.further.spec(), beside.spec, table)
                     further = beside.spec
-            prepared = self._prepared[key] = _Prepared(self, known.spec, further, frozenset(unsafe))
+            prepared = self._prepared[key] = _Prepared(
+                self, known.spec, further, frozenset(unsafe), distributed=known.distributed
+            )
         return prepared
 
     def _rolled_answer(
@@ -1174,11 +1196,13 @@ class Question:
             parts, fresh=fresh, limit=limit, place=place, alone=known.distributed
         )
         edges = [edge for part in parts for each in part.windows for edge in each if edge]
-        arguments = {**dict(zip(statement.edges, edges, strict=True)), **values}
+        arguments: dict[str, Any] = dict(zip(statement.edges, edges, strict=True))
+        arguments |= {name: values[given] for name, given in prepared.given.items()}
         for number, value in enumerate((place or {}).values()):
             arguments[f"_after{number}"] = value
         arguments["_limit"] = limit
         unkeyed = any(part.candidate and not part.candidate.target.keyed for part in parts)
+        found: tuple[str | None, int]
         try:
             if known.distributed:
                 # A reader could see half of what a run commits on the nodes.
@@ -1189,6 +1213,9 @@ class Question:
                     # Citus has all rows when it has the first.
                     _, rows, close = statement.execute(connection, arguments, batch)
                 found = _state_now(connection, known)
+                check = statement.check
+                if check is not None and not connection.scalar(check, arguments):
+                    found = (None, 0)
             else:
                 found, rows, close = statement.execute(connection, arguments, batch)
         except ProgrammingError as error:
@@ -1196,10 +1223,16 @@ class Question:
                 connection.info.pop(_INFO, None)
             raise
         state, pending = found
+        if state is None:
+            close()
+            zones = {p.candidate.level.zone for p in parts if p.candidate and p.candidate.level}
+            other = replace(known, foreign=known.foreign | zones - {"UTC"})
+            connection.info.setdefault(_INFO, {})[known.key] = other
+            return None
         now = known.refreshed(state, pending)
         if now.signature != known.signature:
             close()
-            connection.info.setdefault(_INFO, {})[known.key] = now
+            connection.info.get(_INFO, {}).pop(known.key, None)
             return None
         connection.info.setdefault(_INFO, {})[known.key] = now
         used = [part.candidate for part in parts if part.candidate is not None]
@@ -1211,7 +1244,11 @@ class Question:
             steps=steps,
             as_of=None if fresh else min((run for run in runs if run), default=None),
             pending=pending,
-            reasons={t: why for t, why in prepared.reasons.items() if t not in read},
+            reasons={
+                t: why
+                for t, why in (prepared.reasons | prepared.foreign(known)).items()
+                if t not in read
+            },
             sql=statement.sql,
             statement=statement.bound(arguments),
         )
@@ -1349,15 +1386,20 @@ class _Prepared:
         spec: RollupSpec,
         further: RollupSpec | None,
         unsafe: frozenset[str],
+        *,
+        distributed: bool,
     ) -> None:
         self.question = question
         self.spec = spec
         self.further = further
+        self.distributed = distributed
         # Functions whose value is not that of a row alone, which groups are not filtered by.
         self.unsafe = unsafe
         self.reasons: dict[str, str] = {}
         self.candidates: list[_Candidate] = []
         self.fixed: dict[str, tuple[Any, TypeEngine[Any] | None]] = {}
+        # The parameters of the statement whose values come with each question, and their names.
+        self.given: dict[str, str] = {}
         self._statements: dict[Any, _Statement] = {}
         self._usable: tuple[Any, list[tuple[_Candidate, datetime | None]]] | None = None
         for rollup in question.rollups:
@@ -1413,6 +1455,14 @@ class _Prepared:
                 time = f"t.{quote(target.bucket or '')}" if alias == "t" else "l.at"
                 same = alias == "t" and question.every == level
                 groups.append(time if same else bucket_of(str(question.every), time))
+            for element in (*question.by.values(), *(each for _, each in asked)):
+                if self.distributed and not target.keyed and _depends_on_session(element):
+                    # Workers have a time zone of their own, and the raw rows.
+                    raise _NoMatchError(
+                        f"is on the coordinator, and {_named(element)} may depend on the time zone "
+                        "of the session, which workers do not have: name one, as in "
+                        "func.timezone('UTC', ...)"
+                    )
             for label, element in question.by.items():
                 found = self._rewritten(element, places)
                 bare = _key_of(source, element)
@@ -1529,29 +1579,43 @@ class _Prepared:
 
     def _text(self, element: ColumnElement[Any]) -> str:
         """Compile an expression; its values become parameters between zero characters."""
-        compiled = element.compile(dialect=_PYFORMAT, compile_kwargs={"render_postcompile": True})
-        parameters = compiled.params
-        binds: Mapping[str, Any] = compiled.binds
+        compiled = element.compile(dialect=_PYFORMAT)
+        # Values as an application's type binds them, those of a list, too. Where there is one, it
+        # is in the statement; a parameter without a value has a name that SQL may not have.
+        required = {bind.key: bind for bind in compiled.binds.values() if bind.required}
+        state = compiled.construct_expanded_state(dict.fromkeys(required), escape_names=False)
+        written = {compiled.escaped_bind_names.get(key, key): key for key in compiled.binds}
+        types: dict[str, Any] = {key: bind.type for key, bind in compiled.binds.items()}
+        for key, expanded in state.parameter_expansion.items():
+            kinds = getattr(types[key], "types", [types[key]])
+            types |= {name: kinds[n % len(kinds)] for n, name in enumerate(expanded)}
         names: dict[str, str] = {}
 
         def named(found: re.Match[str]) -> str:
-            name = found[1]
-            if name is None:
+            if found[1] is None:
                 return "%"
-            bind = binds.get(name)
-            if bind is not None and bind.required:
-                return f"\0{name}\0"
+            name = written.get(found[1], found[1])
             if name not in names:
                 names[name] = f"_p{len(self.fixed)}"
-                self.fixed[names[name]] = (
-                    parameters[name],
-                    bind.type if bind is not None else None,
-                )
+                if name in required:
+                    self.given[names[name]] = name
+                    self.fixed[names[name]] = (None, types[name])
+                else:
+                    self.fixed[names[name]] = (state.parameters[name], types[name])
             return f"\0{names[name]}\0"
 
-        return re.sub(r"%%|%\((\w+)\)s", named, str(compiled))
+        return re.sub(r"%%|%\((\w+)\)s", named, state.statement)
 
     # Which tables serve a window.
+
+    def foreign(self, known: _Known) -> dict[str, str]:
+        """Return why tables cannot serve because of their time zone."""
+        return {
+            each.target.table: f"this machine and the server have different rules for the time "
+            f"zone {each.level.zone}: update their time zone data"
+            for each in self.candidates
+            if each.level is not None and each.level.zone in known.foreign
+        }
 
     def compose(self, known: _Known, window: Window, *, long: bool, limited: bool) -> list[_Part]:
         """Return what is taken from which table: from the cheapest first.
@@ -1569,6 +1633,7 @@ class _Prepared:
                 (candidate, since)
                 for candidate in self.candidates
                 if candidate.target.table in known.readable
+                and (candidate.level is None or candidate.level.zone not in known.foreign)
                 and not (long and candidate.touches_long)
                 and (since := known.complete_since(candidate)) != _NEVER
                 and (candidate.level is not None or (everything and since is None))
@@ -1733,6 +1798,7 @@ class _Prepared:
         used = [part.candidate for part in parts if part.candidate is not None]
         keyed = spec.key is not None and all(each.target.keyed for each in used)
         edges: list[tuple[str | None, str | None]] = []
+        agreed: list[str] = []
         for part in parts:
             edges = []
             for window in part.windows:
@@ -1741,6 +1807,13 @@ class _Prepared:
                     pair.append(None if edge is None else f"_w{len(names)}")
                     names += [f"_w{len(names)}"] if edge is not None else []
                 edges.append((pair[0], pair[1]))
+            level = None if part.candidate is None else part.candidate.level
+            if level is not None and level.zone != "UTC":
+                # The server may have no bucket that starts there: if its time zone data are older
+                # or newer than Python's.
+                for name in (each for pair in edges for each in pair if each is not None):
+                    start = f"CAST(\0{name}\0 AS timestamptz)"
+                    agreed.append(f"({bucket_of(str(level), start)}) = {start}")
             if part.candidate is None:
                 found = self._raw_legs(used[0], edges, keyed, undated=part.undated, fresh=fresh)
             else:
@@ -1768,6 +1841,8 @@ class _Prepared:
             # One row is there even if there is no group.
             listed = ", ".join(f"r.{quote(column.name)}" for column in columns)
             state, pending = _state_sql(spec), _pending_sql(spec)
+            if agreed:
+                state = f"CASE WHEN {' AND '.join(agreed)} THEN {state} END"
             # What is known is long, and enough of it is in the first row.
             known = "s._state"
             if sorted_by and not limit.isdigit():
@@ -1783,6 +1858,11 @@ class _Prepared:
                 Column("_pending", BigInteger),
                 *columns,
             ]
+        check = None
+        if alone and agreed:
+            check = text(
+                re.sub("\0(\\w+)\0", r":\1", f"SELECT {' AND '.join(agreed)}".replace(":", "\\:"))
+            )
         sql = query.replace("\0", "")
         named = set(re.findall(r"\0(\w+)\0", query))
         types = {column.name: column.type for column in columns}
@@ -1797,15 +1877,16 @@ class _Prepared:
                 if name in named
             )
         )
-        return _Statement(clause, named, columns, names, sql, alone=alone)
+        return _Statement(clause, named, columns, names, sql, check, alone=alone)
 
     def _beyond(
         self, alias: str, place: Mapping[str, Any], names: Sequence[str] | None = None
     ) -> str:
         """Return the condition for what comes after a place, over the columns of an alias."""
         order = self.question.order()
+        types = {column.name: column.type for column in self.question.columns()}
         columns: dict[str, ColumnElement[Any]] = {
-            each.name: literal_column(f"{alias}.{quote(name)}")
+            each.name: literal_column(f"{alias}.{quote(name)}", types[each.name])
             for each, name in zip(order, names or place, strict=True)
         }
         values: dict[str, ColumnElement[Any]] = {
@@ -2071,11 +2152,14 @@ class _Statement:
         columns: Sequence[Column[Any]],
         edges: list[str],
         sql: str,
+        check: TextClause | None,
         *,
         alone: bool,
     ) -> None:
         self.edges = edges
         self.sql = sql
+        # Whether the server has the edges of buckets that Python has, if it is asked by itself.
+        self.check = check
         self._clause = clause
         self._columns = columns
         self._named = named
@@ -2090,12 +2174,13 @@ class _Statement:
 
     def execute(
         self, connection: Connection, arguments: Mapping[str, Any], batch: int | None
-    ) -> tuple[tuple[str, int], Iterator[Row[*tuple[Any, ...]]], Callable[[], object]]:
+    ) -> tuple[tuple[str | None, int], Iterator[Row[*tuple[Any, ...]]], Callable[[], object]]:
         """Execute it; with a batch, its rows are fetched so many at a time.
 
         Returns:
-            What the database says of the rollups and how many changes are pending, where it does
-            not stand alone; the rows; and what closes the cursor.
+            What the database says of the rollups (None if Python and it differ on the edges of
+            buckets) and how many changes are pending, where it does not stand alone; the rows; and
+            what closes the cursor.
         """
         options = {} if batch is None else {"yield_per": batch}
         result = connection.execute(self._statement, arguments, execution_options=options)
@@ -2129,6 +2214,8 @@ class _Known:
     state: str
     pending: int
     age: timedelta = timedelta()
+    # Time zones whose clocks are not known to Python as they are to the server.
+    foreign: frozenset[str] = frozenset()
     looked: float = field(default_factory=monotonic)
     restricted: bool = field(init=False)
     horizon: datetime | None = field(init=False)
@@ -2136,7 +2223,7 @@ class _Known:
     targets: Mapping[str, tuple[datetime | None, datetime | None]] = field(init=False)
 
     def __post_init__(self) -> None:
-        restricted, listed = json.loads(self.state)
+        restricted, log, listed = json.loads(self.state)
         listed = listed or []
         horizons = [_moment(each[2]) for each in listed]
         # From when on each table is complete, and when its last run started.
@@ -2149,7 +2236,7 @@ class _Known:
             # From when on the raw rows are complete, None if they all are.
             "horizon": max((each for each in horizons if each is not None), default=None),
             # What a plan depends on.
-            "signature": (restricted, sorted((e[0], e[1], e[2]) for e in listed)),
+            "signature": (restricted, log, sorted((e[0], e[1], e[2]) for e in listed)),
             "targets": targets,
         }.items():
             object.__setattr__(self, name, value)
@@ -2194,8 +2281,12 @@ def _state_sql(spec: RollupSpec) -> str:
         f"extract(epoch FROM s.{column})::text"
         for column in ("complete_since", "horizon", "last_run")
     )
+    # Whatever creates rollups creates their log: it is another one after a migration, and so is
+    # that of another schema in the search path.
+    log = literal(qualify(spec.log, spec.schema))
     return (
         f"(SELECT json_build_array(row_security_active({source}::regclass::oid), "
+        f"{log}::regclass::oid::bigint, "
         f"json_agg(json_build_array(s.target, {columns})))::text FROM {state} AS s)"
     )
 
@@ -2238,7 +2329,7 @@ def _look(connection: Connection, source: Table, *, again: bool) -> _Known | Non
     remembered: dict[tuple[str | None, str], _Known] = connection.info.setdefault(_INFO, {})
     if key in remembered and not again:
         return remembered[key]
-    remembered.pop(key, None)
+    before = remembered.pop(key, None)
     state = qualify(f"{source.name}_rollups", schema)
     probed = connection.execute(_PROBE, {"state": state}).one()
     spec = None
@@ -2259,12 +2350,21 @@ def _look(connection: Connection, source: Table, *, again: bool) -> _Known | Non
     found_state, pending = _state_now(
         connection,
         _Known(
-            key, schema, probed.comment, spec, distributed, readable, row_counts, "[false, []]", 0
+            key,
+            schema,
+            probed.comment,
+            spec,
+            distributed,
+            readable,
+            row_counts,
+            "[false, 0, []]",
+            0,
         ),
     )
     age = connection.scalar(
         text(
-            "SELECT now() - min(s.last_run) FROM "
+            # As a number: the driver reads intervals in one of their styles alone.
+            "SELECT CAST(extract(epoch FROM now() - min(s.last_run)) AS float8) FROM "
             + qualify(spec.state, schema).replace(":", "\\:")
             + " AS s"
         )
@@ -2279,7 +2379,8 @@ def _look(connection: Connection, source: Table, *, again: bool) -> _Known | Non
         row_counts,
         found_state,
         pending,
-        timedelta.max if age is None else age,
+        timedelta.max if age is None else timedelta(seconds=age),
+        frozenset() if before is None else before.foreign,
     )
     remembered[key] = known
     return known
@@ -2497,6 +2598,44 @@ _ORDERED: Final = (*_WHOLE, operators.lt, operators.le, operators.gt, operators.
 _VALUES: Final = (BindParameter, ClauseList, ExpressionClauseList, Grouping, Null, True_, False_)
 
 
+def _depends_on_session(element: ColumnElement[Any]) -> bool:
+    """Whether the value of an expression may depend on the time zone of the session.
+
+    As what a moment has to do with a day, a clock or a text does.
+    """
+
+    def is_moment(node: Any) -> bool:
+        kind = kind_of(node) if isinstance(node, ColumnElement) else None
+        return isinstance(kind, DateTime) and kind.timezone
+
+    for node in visitors.iterate(element):
+        parts = [each for each in node.get_children() if isinstance(each, ColumnElement)]
+        if isinstance(node, FunctionElement):
+            parts = [*node.clauses]
+            if node.name in _OF_MOMENTS or (node.name == "date_trunc" and len(parts) == 3):
+                continue
+        elif isinstance(node, BinaryExpression):
+            if all(
+                is_moment(each)
+                or not isinstance(kind_of(each), Date | DateTime | Interval | INTERVAL)
+                for each in parts
+            ):
+                continue
+        elif isinstance(node, Cast):
+            if is_moment(node) != any(map(is_moment, parts)):
+                return True
+            continue
+        elif not isinstance(node, Extract):
+            continue
+        if any(map(is_moment, parts)):
+            return True
+    return False
+
+
+# Functions of moments which say the same in all time zones.
+_OF_MOMENTS: Final = ("timezone", "coalesce", "nullif", "greatest", "least", "isfinite", "date_bin")
+
+
 def _compares_whole_values(
     table: Table, element: Any, long: set[str | None], alike: set[str | None]
 ) -> bool:
@@ -2613,7 +2752,7 @@ def _whole(level: Every | None, window: Window, complete: datetime | None) -> Wi
     if complete is not None and (start is None or start < complete):
         start = level.next_start(_clamped(complete))
     if end is not None:
-        end = level.start_of(_clamped(end))
+        end = level.last_start(_clamped(end))
     if start is not None and end is not None and start >= end:
         return None
     if start is not None and since is not None and start - _EPOCH == since - _EPOCH:
@@ -2658,6 +2797,12 @@ def _bucket_element(every: Every, time: ColumnElement[Any]) -> ColumnElement[Any
         unit: Any = literal_column(literal(str(every.unit)))
         zone: Any = literal_column(literal(every.zone))
         binned = func.date_trunc(unit, time, zone, type_=time.type)
+        if every.zone != "UTC" and every.unit != "hour":
+            # As `bucket_of` has it: PostgreSQL's own starts at the second of two midnights.
+            local = func.date_trunc(unit, func.timezone(zone, time, type_=DateTime()))
+            shift: Any = literal_column("interval '1 microsecond'", Interval())
+            before = func.timezone(zone, local - shift, type_=time.type)
+            binned = func.least(func.timezone(zone, local, type_=time.type), before + shift)
     first: ColumnElement[Any] = literal_column("timestamptz '4700-01-01 00:00:00+00 BC'")
     last: ColumnElement[Any] = literal_column("timestamptz '290000-01-01 00:00:00+00'")
     return case((and_(time > first, time < last), binned), (func.isfinite(time), time))

@@ -49,6 +49,7 @@ from sqlalchemy import (
     Time,
     TypeDecorator,
     Uuid,
+    and_,
     bindparam,
     quoted_name,
     select,
@@ -82,6 +83,7 @@ from citus_analytics.schema import (
     column_name,
     declared_distribution,
     distribution_of,
+    rows_of,
     table_of,
 )
 from citus_analytics.sql import DIALECT, LONGEST_NAME, quote
@@ -235,6 +237,7 @@ _SHORTEST: Final = {
     "quarter": (2130, 6),
     "year": (8730, 6),
 }
+_NO_ZONES: Final = re.compile(r"(posix|right)/|(localtime|posixrules|Factory)$")
 _SECONDS: Final = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 
 
@@ -255,9 +258,13 @@ class Every:
         """Return the start of the bucket of an aware datetime, in UTC."""
         if self.seconds is not None:
             return moment.astimezone(UTC) - (moment - _EPOCH) % timedelta(seconds=self.seconds)
-        start = moment.astimezone(ZoneInfo(self.zone)).replace(minute=0, second=0, microsecond=0)
-        if self.unit != "hour":
-            start = start.replace(hour=0, fold=0)
+        zone = ZoneInfo(self.zone)
+        if self.unit == "hour":
+            # As PostgreSQL has it: what the clocks show, less the minutes.
+            shown = moment.astimezone(zone)
+            past = timedelta(minutes=shown.minute, seconds=shown.second)
+            return moment.astimezone(UTC) - past - timedelta(microseconds=shown.microsecond)
+        start = moment.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
         if self.unit == "week":
             start -= timedelta(days=start.weekday())
         if self.unit in ("month", "quarter", "year"):
@@ -268,8 +275,18 @@ class Every:
             start = start.replace(month=1)
         return start.astimezone(UTC)
 
+    def last_start(self, moment: datetime) -> datetime:
+        """Return the last moment up to an aware datetime that parts buckets, in UTC.
+
+        That is the start of its bucket. But clocks that are set by half an hour begin amid an hour,
+        which has started when another was shown.
+        """
+        while (start := self.start_of(moment)) != moment:
+            moment = start
+        return start
+
     def next_start(self, moment: datetime) -> datetime:
-        """Return the start of the first bucket that does not start before an aware datetime."""
+        """Return the first moment from an aware datetime on that parts buckets, in UTC."""
         start = self.start_of(moment)
         if start == moment.astimezone(UTC):
             return start
@@ -278,7 +295,7 @@ class Every:
         # The clocks decide: look where the shortest one would end, and go on from there.
         shortest, step = _SHORTEST[str(self.unit)]
         after = start + timedelta(hours=shortest)
-        while (end := self.start_of(after)) == start:
+        while (end := self.last_start(after)) <= moment:
             after += timedelta(hours=step)
         return end
 
@@ -323,6 +340,20 @@ def _shift(zone: str) -> int:
     return math.gcd(86_400, *(int(offset.total_seconds()) for offset in offsets))
 
 
+def zone_of(name: str) -> ZoneInfo:
+    """Return a time zone by its IANA name.
+
+    Raises:
+        KeyError: This machine does not know it, or it is a file beside the time zones that servers
+            do not know, or that counts leap seconds.
+        OSError: The name is that of a folder.
+        ValueError: The name is a path.
+    """
+    if _NO_ZONES.match(name):
+        raise KeyError(name)
+    return ZoneInfo(name)
+
+
 def width_of(width: str | timedelta) -> Every:
     """Read the width of a bucket: `5 minutes`, `1 hour`, `1 day at Europe/Berlin`, `1 month`.
 
@@ -347,7 +378,7 @@ def width_of(width: str | timedelta) -> Every:
     number, unit, zone = int(match[1] or 1), match[2], match[3]
     if zone is not None:
         try:
-            ZoneInfo(zone)
+            zone_of(zone)
         except (KeyError, ValueError, OSError) as error:
             raise DeclarationError(
                 f"a bucket in a time zone needs its IANA name, such as Europe/Berlin, got {zone!r}."
@@ -427,7 +458,8 @@ class Rollup:
 
         Args:
             name: The name of its table; with several buckets, `<name>_<bucket>` for each.
-            source: The table of raw rows, or the class mapped to it.
+            source: The table of raw rows, or the class mapped to it; of a class that shares the
+                table of its parent, its own rows count.
             measures: The aggregates, by the column that holds each.
             by: The dimensions: columns, or immutable expressions with a label. With the
                 distribution column among them the rollup is sharded like its source, without it is
@@ -495,6 +527,9 @@ class Rollup:
                 f"rollup {name!r}: where must be an SQL expression, such as Reading.kind != 'x', "
                 f"got the text {where!r}."
             )
+        own_rows = rows_of(source)
+        if own_rows is not None:
+            where = own_rows if where is None else and_(own_rows, where)
         if len(set(widths)) < len(widths):
             raise DeclarationError(
                 f"rollup {name!r} names a bucket twice: {', '.join(map(str, widths))}."

@@ -502,9 +502,11 @@ def rollup_status(session: Executor, rollup: Rollup) -> tuple[RollupStatus, ...]
     schema = schema_of(connection, rollup.source)
     state = _named(connection, rollup, "rollups")
     statement = text(
-        "SELECT target, last_run, duration, complete_since = '-infinity' AS complete, horizon, "
+        # As numbers: the driver reads intervals in one of their styles alone.
+        "SELECT target, last_run, CAST(extract(epoch FROM duration) AS float8) AS duration, "
+        "complete_since = '-infinity' AS complete, horizon, "
         "late, nullif(proved_since, '-infinity') AS proved_since, proved_until, error, failed_at, "
-        f"now() - last_run AS since_then FROM {state}"
+        f"CAST(extract(epoch FROM now() - last_run) AS float8) AS since_then FROM {state}"
     )
     try:
         known = {row.target: row for row in connection.execute(statement)}
@@ -523,9 +525,9 @@ def rollup_status(session: Executor, rollup: Rollup) -> tuple[RollupStatus, ...]
             table=table.name,
             rollup=rollup.name,
             last_run=row.last_run,
-            duration=row.duration,
+            duration=None if row.duration is None else timedelta(seconds=row.duration),
             pending=pending,
-            lag=row.since_then if pending and row.since_then is not None else timedelta(),
+            lag=timedelta(seconds=(row.since_then or 0) if pending else 0),
             complete=row.complete,
             horizon=row.horizon,
             late=row.late,

@@ -308,10 +308,12 @@ def _instant(local: str, zone: str) -> str:
     """Return when a local time is, for the first time: clocks that are set back have it twice.
 
     Of these PostgreSQL takes the second, and a day that starts at the second midnight would start
-    behind its first hour.
+    behind its first hour. The moment after the one before is the first, unless clocks that are set
+    forward have skipped that one: then the time itself is there once, and is earlier.
     """
     shift = "interval '1 microsecond'"
-    return f"(({local} - {shift}) AT TIME ZONE {literal(zone)} + {shift})"
+    at_zone = f"AT TIME ZONE {literal(zone)}"
+    return f"least(({local}) {at_zone}, (({local}) - {shift}) {at_zone} + {shift})"
 
 
 def bucket_end(every: str, bucket: str) -> str:

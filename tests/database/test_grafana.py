@@ -11,6 +11,7 @@ from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import (
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import URL, Connection, Engine
 
     from tests.servers import DatabaseServer
 
@@ -98,7 +99,8 @@ def interpolated(
             case other:
                 raise AssertionError(other)
 
-    sql = VARIABLE.sub(variable, sql).replace("$__interval", f"{interval}s")
+    sql = VARIABLE.sub(variable, sql).replace("$__interval_ms", f"{interval}000")
+    sql = sql.replace("$__interval", f"{interval}s")
     sql = MACRO.sub(macro, sql)
     assert "$" not in sql
     return sql
@@ -298,6 +300,53 @@ def test_names_are_quoted_and_groups_without_a_name_are_there(readings: Engine) 
         sql = interpolated(variables["by__kind__kind_of__it_"]["query"], **EVERYTHING)
         kinds = {row["kind"] for row in rows()}
         assert {row["value"] for row in asked(connection, sql)} == {k or "(none)" for k in kinds}
+
+
+CALENDARS = MetaData()
+CALLS = Table(
+    "calls",
+    CALENDARS,
+    Column("site", BigInteger, primary_key=True, autoincrement=False),
+    Column("call", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", DateTime(timezone=True)),
+    Distributed("site"),
+)
+CALLED = Rollup(
+    "called",
+    CALLS,
+    time="at",
+    every=["1 day at Europe/London", "1 month at Europe/London"],
+    measures={"calls": count()},
+)
+
+
+def test_days_and_months_are_those_of_their_time_zone(
+    server: DatabaseServer, empty_database: URL
+) -> None:
+    """Of a day that starts at 23:00 UTC nothing is shown as the day before, nor added to it."""
+    zone, first = ZoneInfo("Europe/London"), datetime(2026, 2, 27, 12, tzinfo=UTC)
+    (spec,) = specs_of(CALENDARS)
+    engine = create_engine(empty_database, poolclass=NullPool)
+    build(engine, citus=server.kind == "citus", tables=CALENDARS, spec=spec)
+    calls: list[dict[str, Any]] = [
+        {"site": n % 3, "call": n, "at": first + timedelta(hours=n * 11)} for n in range(160)
+    ]
+    shown = {row: sql for row, _, sql in panels(dashboard(CALENDARS), "timeseries")}
+    with engine.begin() as connection:
+        connection.execute(insert(CALLS), calls)
+        for width, interval in (("day", 3_600), ("day", 86_400), ("month", 2_592_000)):
+            expected: dict[int, int] = defaultdict(int)
+            for call in calls:
+                local = call["at"].astimezone(zone).replace(hour=0, minute=0)
+                start = local if width == "day" else local.replace(day=1)
+                expected[int(start.timestamp())] += 1
+            sql = interpolated(
+                shown[f"called, every 1 {width} at Europe/London"],
+                since=first - timedelta(days=60), until=first + timedelta(days=90),
+                interval=interval, chosen=None,
+            )  # fmt: skip
+            found = {int(row["time"]): row["calls"] for row in asked(connection, sql)}
+            assert found == expected
 
 
 SITES = MetaData()

@@ -545,10 +545,12 @@ def start_of_bucket(width: str, moment: datetime) -> datetime:
         step = timedelta(seconds=int(number) * seconds[unit])
         epoch = datetime(1970, 1, 1, tzinfo=UTC)
         return epoch + (moment - epoch) // step * step
-    local = moment.astimezone(ZoneInfo(zone or "UTC"))
-    start = local.replace(minute=0, second=0, microsecond=0)
-    if unit != "hour":
-        start = start.replace(hour=0, fold=0)
+    clock = ZoneInfo(zone or "UTC")
+    if unit == "hour":
+        # Of the hour that the clocks show, so much has passed.
+        shown = moment.astimezone(clock)
+        return moment.astimezone(UTC) - (shown - shown.replace(minute=0, second=0, microsecond=0))
+    start = moment.astimezone(clock).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     if unit == "week":
         start -= timedelta(days=start.weekday())
     if unit in ("month", "quarter", "year"):

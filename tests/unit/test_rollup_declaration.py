@@ -147,6 +147,7 @@ def test_one_width_has_one_value() -> None:
         ("1 hour and 5 minutes", "must be like '5 minutes'"),
         ("1 day at Nowhere/Else", "IANA name, such as Europe/Berlin, got 'Nowhere/Else'"),
         ("1 day at ../etc/passwd", "IANA name, such as Europe/Berlin"),
+        ("1 day at right/Europe/Berlin", "IANA name, such as Europe/Berlin"),
         ("2 days at Europe/Berlin", "is one hour, day, week, month, quarter or year, got"),
         ("2 weeks", "is one hour, day, week, month, quarter or year, got"),
         ("1 minute at Europe/Berlin", "is one hour, day, week, month, quarter or year, got"),
