@@ -46,7 +46,7 @@ from citus_analytics import (
 )
 from citus_analytics.__main__ import main
 from citus_analytics.errors import ArgumentError
-from citus_analytics.github.load import load_events
+from citus_analytics.github.load import load_events, load_users
 from citus_analytics.github.models import Base
 from citus_analytics.github.sample import Sample
 from citus_analytics.grafana import PASSWORD_VARIABLE, dashboard, data_source, write
@@ -461,6 +461,7 @@ def test_the_built_in_rollups(engine: Engine) -> None:
     sample = Sample(events=2000, users=40, since=NOON, until=NOON + timedelta(hours=3))
     with engine.begin() as connection:
         load_events(connection, sample.events_csv())
+        load_users(connection, sample.users_csv())
     shown = dashboard(Base.metadata)
     ids = [panel["id"] for panel in every_panel(shown)]
     assert len(set(ids)) == len(ids)
