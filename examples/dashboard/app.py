@@ -254,6 +254,10 @@ class Dashboard:
             "options": options,
             "application_name": "dashboard",
             "connect_timeout": 5,
+            # A listener hears nothing of a connection that has silently gone.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
         }
         self.engine = create_async_engine(
             url,
@@ -866,9 +870,11 @@ def _cursor(said: str | None) -> tuple[datetime, int, int] | None:
     """Return the place in the list of events that an address names."""
     try:
         moment, event_id, user_id = (said or "").split("~")
-        return datetime.fromisoformat(moment), int(event_id), int(user_id)
+        place = datetime.fromisoformat(moment), int(event_id), int(user_id)
     except ValueError:
         return None
+    fits = place[0].tzinfo and all(-(2**63) <= number < 2**63 for number in place[1:])
+    return place if fits else None
 
 
 @cache

@@ -59,6 +59,7 @@ from citus_analytics.github.models import (
     github_events,
 )
 from citus_analytics.rollups.ask import Freshness
+from citus_analytics.rollups.declare import zone_of
 from citus_analytics.rollups.run import RollupStatus, rollup_status
 from examples.dashboard.charts import Chart, Series, area, bars
 
@@ -177,7 +178,7 @@ class View:
         found: dict[str, Any] = {}
         zone = said.get("zone", "UTC")
         try:
-            ZoneInfo(zone)
+            zone_of(zone)
         except (KeyError, ValueError, OSError):
             problems.append(f"{zone!r} is not the name of a time zone, such as Europe/Berlin.")
             zone = "UTC"

@@ -320,6 +320,7 @@ def test_pages_need_no_exception_from_a_strict_policy(dashboard: Running, filled
 def test_what_makes_no_sense_is_said_and_left_out(dashboard: Running) -> None:
     for query, said in {
         "zone=Mars/Olympus": "not the name of a time zone",
+        "zone=localtime": "not the name of a time zone",
         "range=5y": "is no range",
         "since=yesterday&until=2026-03-01": "is not a time",
         "since=2026-03-02T00:00Z&until=2026-03-01T00:00Z": "since has to be before until",
@@ -332,6 +333,9 @@ def test_what_makes_no_sense_is_said_and_left_out(dashboard: Running) -> None:
         assert answer.status_code == 400
         assert said in html.unescape(answer.text)
         assert "Start anew" in answer.text
+    # A page that there cannot be is the first one.
+    for place in ("nonsense", "2026-03-01T00:00~1~1", f"2026-03-01T00:00Z~{10**20}~1"):
+        assert dashboard.get(f"/events?after={place}").status_code == 200, place
 
 
 def test_names_become_numbers_in_the_address(dashboard: Running, filled: Engine) -> None:
