@@ -30,7 +30,7 @@ from sqlalchemy.sql.base import Executable
 
 from citus_analytics.catalog.inspect import ask_all_nodes, citus_version
 from citus_analytics.errors import ArgumentError, SnapshotError
-from citus_analytics.sql import LONGEST_NAME, Executor, executor_of, qualify
+from citus_analytics.sql import LONGEST_NAME, SNAPSHOT, Executor, executor_of, qualify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -570,7 +570,7 @@ def consistent_snapshot(
     after the other. What a transaction has written is therefore seen on all nodes or on none.
 
     It needs the right to lock `pg_dist_transaction` (GRANT UPDATE, by a superuser), and for the
-    moment of the lock a second connection of the engine.
+    moment of the lock a second connection, which is opened beside the engine's pool.
 
     Args:
         engine: The coordinator, or the only server.
@@ -601,10 +601,7 @@ def consistent_snapshot(
 def _snapshot(
     engine: Engine, timeout: timedelta, writers: Sequence[Engine]
 ) -> Iterator[Connection]:
-    with engine.connect() as opened:
-        connection = opened.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
+    with engine.connect() as connection:
         taken = _take(connection, timeout, writers)
         yield connection
         _check(connection, taken)
@@ -614,10 +611,7 @@ def _snapshot(
 async def _async_snapshot(
     engine: AsyncEngine, timeout: timedelta, writers: Sequence[Engine]
 ) -> AsyncIterator[AsyncConnection]:
-    async with engine.connect() as opened:
-        connection = await opened.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
+    async with engine.connect() as connection:
         taken = await connection.run_sync(_take, timeout, writers)
         yield connection
         await connection.run_sync(_check, taken)
@@ -625,8 +619,18 @@ async def _async_snapshot(
 
 def _take(connection: Connection, timeout: timedelta, writers: Sequence[Engine]) -> _Taken:
     """Begin a transaction that has its snapshots on all nodes."""
+    # Cursors of the server, by which an engine may have everything read, are for queries alone.
+    given = connection.get_execution_options()
+    cursors = {name: given.get(name) for name in ("stream_results", "yield_per")}
+    connection.execution_options(
+        isolation_level="REPEATABLE READ",
+        postgresql_readonly=True,
+        **dict.fromkeys(cursors),
+        **{SNAPSHOT: True},
+    )
     if citus_version(connection) is None:
         # The transaction has read something, and so has its snapshot.
+        connection.execution_options(**cursors)
         return _Taken(connection.get_transaction())
     situation = connection.execute(_SITUATION).one()
     if situation.secondaries != "never" or situation.replica:
@@ -660,9 +664,13 @@ def _take(connection: Connection, timeout: timedelta, writers: Sequence[Engine])
         with ExitStack() as stack:
             holders = []
             for locking in (connection.engine, *writers):
-                # Of an AsyncEngine too: we are below its run_sync then.
-                holder = stack.enter_context(getattr(locking, "sync_engine", locking).connect())
-                holder = holder.execution_options(isolation_level="READ COMMITTED")
+                # Of an AsyncEngine too: we are below its run_sync then. Not from its pool: that may
+                # have no other connection, or none until somebody who waits too gives one back.
+                own: Engine = getattr(locking, "sync_engine", locking)
+                beside = Engine(own.pool.recreate(), own.dialect, own.url)
+                stack.callback(beside.dispose)
+                holder = stack.enter_context(beside.connect())
+                holder.execution_options(isolation_level="READ COMMITTED")
                 group = holder.exec_driver_sql(_OWN_GROUP).scalar_one()
                 if group not in locked:
                     locked.add(group)
@@ -714,6 +722,7 @@ def _take(connection: Connection, timeout: timedelta, writers: Sequence[Engine])
             "SELECT recover_prepared_transactions() at once. Try again then."
         )
     begun = {node: len(each["read"]) for node, each in answers.items()}
+    connection.execution_options(**cursors)
     return _Taken(connection.get_transaction(), situation.backend, begun)
 
 

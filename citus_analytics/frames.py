@@ -57,7 +57,7 @@ from sqlalchemy.types import TypeEngine
 
 from citus_analytics.errors import ArgumentError, MissingPackageError
 from citus_analytics.rollups.ask import Answer, Stream
-from citus_analytics.rollups.declare import _kind, _type_name
+from citus_analytics.rollups.declare import kind_of, type_name
 from citus_analytics.sql import DIALECT
 
 if TYPE_CHECKING:
@@ -250,9 +250,9 @@ def _columns(
         columns = []
         for each in question.columns():
             measure, value = question.measures.get(each.name, (None, None))
-            sql = _type_name(_kind(each) if isinstance(each.type, DOMAIN) else each.type)
+            sql = type_name(kind_of(each) if isinstance(each.type, DOMAIN) else each.type)
             if measure is not None and value is not None and sql == "numeric":
-                kind = _kind(value)
+                kind = kind_of(value)
                 if measure.aggregate in _ROUNDED or isinstance(kind, Float):
                     sql = "double precision"
                 elif isinstance(kind, Integer):

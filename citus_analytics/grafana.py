@@ -23,7 +23,7 @@ from sqlalchemy import Float, Integer, Numeric
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from citus_analytics.errors import ArgumentError
-from citus_analytics.rollups.declare import _BY_VALUES, _kind, _names_read, rollups_of
+from citus_analytics.rollups.declare import BY_VALUES, kind_of, names_read, rollups_of
 from citus_analytics.sql import literal, qualify, quote
 
 if TYPE_CHECKING:
@@ -233,9 +233,9 @@ def _queries(rollup: Rollup, level: Every | None) -> list[tuple[str, str, str]]:
     # What is read of each measure, and how it adds up; None if it does not.
     reads: dict[str, str | None] = {}
     for label, (measure, value) in rollup.measures.items():
-        number = value is None or isinstance(_kind(value), Integer | Float | Numeric)
-        if measure.aggregate in _BY_VALUES:
-            reads |= dict.fromkeys(_names_read(label, measure))
+        number = value is None or isinstance(kind_of(value), Integer | Float | Numeric)
+        if measure.aggregate in BY_VALUES:
+            reads |= dict.fromkeys(names_read(label, measure))
         elif number or measure.aggregate not in ("min", "max"):
             reads[label] = _ADDED_BY.get(measure.aggregate)
     rows = next((label for label, (_, value) in rollup.measures.items() if value is None), None)

@@ -26,6 +26,9 @@ Executor: TypeAlias = Connection | Session | scoped_session[Session]
 # With named parameters a per cent sign in a name stays single.
 DIALECT: Dialect = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call]
 
+SNAPSHOT: Final = "citus_analytics_snapshot"
+"""The execution option of a connection that reads all nodes as of one moment."""
+
 # An SQLSTATE of our own, which distinguishes a refusal from every error of the server.
 REFUSED = "CAREF"
 

@@ -37,8 +37,8 @@ from sqlalchemy.orm import Session
 
 from citus_analytics.cluster import explain_shape
 from citus_analytics.errors import ArgumentError, RollupError, ServerError
-from citus_analytics.rollups.declare import Every, Measure, Rollup, _names_read, _sql
-from citus_analytics.rollups.sql import RollupSpec, TargetSpec, _projection
+from citus_analytics.rollups.declare import Every, Measure, Rollup, names_read, sql_of
+from citus_analytics.rollups.sql import RollupSpec, TargetSpec, projection
 from citus_analytics.server import Binaries, EmbeddedServer, find_binaries, installed_binaries
 from citus_analytics.sql import Executor, flushed_connection, literal, qualify, quote, schema_of
 
@@ -632,7 +632,7 @@ def assert_exact(session: Executor, rollup: Rollup) -> None:
                     name
                     for label, (measure, value) in rollup.measures.items()
                     if not pending or _column_of(rollup, spec, measure, value) is not None
-                    for name in (_names_read(label, measure) if measure.fractions else [label])
+                    for name in (names_read(label, measure) if measure.fractions else [label])
                 ]
                 statement = rollup.select(
                     by=[*rollup.dimensions],
@@ -660,7 +660,7 @@ def _column_of(rollup: Rollup, spec: RollupSpec, measure: Measure, value: Any) -
         return "n"
     if measure.aggregate == "percentiles" or measure.approximate:
         return None
-    sql = _sql(rollup.source, value)
+    sql = sql_of(rollup.source, value)
     found = [name for name, meaning in spec.columns.items() if meaning == sql]
     # An abbreviated text is as distinct as the whole one.
     found += [name for name, meaning in spec.columns.items() if f"ELSE {sql} END" in meaning]
@@ -673,8 +673,8 @@ def _raw_query(
     rollup: Rollup, spec: RollupSpec, target: TargetSpec, width: Every | None, *, minus_log: bool
 ) -> Any:
     """Return the aggregate of the raw rows, or of those without what is in the log."""
-    logged = [name for name, _ in _projection(spec)]
-    raw = [f"{sql} AS {name}" for name, sql in _projection(spec)]
+    logged = [name for name, _ in projection(spec)]
+    raw = [f"{sql} AS {name}" for name, sql in projection(spec)]
     measures: dict[str, str] = {}
     for number, (label, (measure, value)) in enumerate(rollup.measures.items()):
         if value is None:
@@ -684,7 +684,7 @@ def _raw_query(
         if not minus_log:
             # The value itself, and nothing that is made of it for the log.
             measures[label] = f"_m{number}"
-            raw.append(f"{_sql(rollup.source, value)} AS _m{number}")
+            raw.append(f"{sql_of(rollup.source, value)} AS _m{number}")
         elif column is not None:
             measures[label] = quote(column)
     source = qualify(spec.source, spec.schema)
@@ -720,7 +720,7 @@ def _raw_query(
         if kind == "percentiles":
             columns += (
                 f"percentile_disc({fraction}) WITHIN GROUP (ORDER BY {of})::float8 AS {quote(name)}"
-                for name, fraction in _names_read(label, measure).items()
+                for name, fraction in names_read(label, measure).items()
             )
         elif kind == "distinct":
             columns.append(f"count(DISTINCT {of}) AS {quote(label)}")
@@ -767,7 +767,7 @@ def _compare(
     __tracebackhide__ = True
     tolerance: dict[str, float] = {}
     for label, (measure, value) in rollup.measures.items():
-        for name in _names_read(label, measure) if measure.fractions else [label]:
+        for name in names_read(label, measure) if measure.fractions else [label]:
             if measure.fractions:
                 tolerance[name] = 0.0101
             elif measure.approximate:

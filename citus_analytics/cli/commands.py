@@ -344,8 +344,8 @@ def rollups_run(arguments: Namespace) -> None:
     """Bring rollups up to date, once or again and again.
 
     Raises:
-        ExitError: Another run is in progress and should not be waited for, or the metadata cannot
-            be imported.
+        ExitError: Another run is in progress and should not be waited for, the database does not
+            have all rollups or refuses to run them, or the metadata cannot be imported.
         ArgumentError: There is no such rollup, or --metrics without --every.
     """
     sources = _sources_of(arguments)
@@ -354,30 +354,38 @@ def rollups_run(arguments: Namespace) -> None:
         return
     if arguments.metrics:
         raise ArgumentError("--metrics is for a service: add --every.")
-    runs, busy = list[dict[str, Any]](), list[str]()
+    runs, busy, refused = list[dict[str, Any]](), list[str](), list[str]()
     with _rollup_engine(arguments) as engine:
         for source, rollup in sources.items():
             changes, page = 0, 0
-            with timed() as watch, waiting(f"Rolling up {source}"):
-                while run := _run_batch(engine, rollup, page, wait=not arguments.no_wait):
-                    changes += run.changes
-                    if run.next_page is None:
-                        break
-                    page = run.next_page
+            try:
+                with timed() as watch, waiting(f"Rolling up {source}"):
+                    while run := _run_batch(engine, rollup, page, wait=not arguments.no_wait):
+                        changes += run.changes
+                        if run.next_page is None:
+                            break
+                        page = run.next_page
+            except RollupError as error:
+                # The others can be run.
+                refused.append(f"{source}: {error}")
+                continue
             if run is None:
                 busy.append(source)
                 continue
             runs.append({"source": source, "changes": changes, "seconds": watch.seconds})
             if not arguments.json:
                 write(f"{source}: {rolled_up(changes, watch.seconds)}")
+    code = Exit.FAILED if refused else Exit.BUSY
     if busy:
-        raise ExitError(
-            f"another run of {', '.join(busy)} is in progress; this one changed nothing there.",
-            Exit.BUSY,
+        refused.append(
+            f"another run of {', '.join(busy)} is in progress; this one changed nothing there."
         )
-    if arguments.json:
+    if arguments.json and (runs or not refused):
         sums = {name: sum(run[name] for run in runs) for name in ("changes", "seconds")}
         write_json({**sums, "sources": runs})
+    if refused:
+        raise ExitError(" ".join(refused), code)
+    if arguments.json:
         return
     tables = (each.source for each in sources.values())
     calls = (f"SELECT {qualify(f'{table.name}_run', table.schema)}();" for table in tables)
@@ -758,20 +766,31 @@ def rollups_audit(arguments: Namespace) -> None:
 
 
 def rollups_backfill(arguments: Namespace) -> None:
-    """Add up the rows that were there when rollups were created."""
-    done = list[dict[str, Any]]()
+    """Add up the rows that were there when rollups were created.
+
+    Raises:
+        ExitError: The database does not have all rollups, or refuses to fill them.
+    """
+    done, refused = list[dict[str, Any]](), list[str]()
     with _rollup_engine(arguments) as engine:
         for source, rollup in _sources_of(arguments).items():
-            with timed() as watch:
-                windows = _backfill_source(engine, rollup, arguments.window)
+            try:
+                with timed() as watch:
+                    windows = _backfill_source(engine, rollup, arguments.window)
+            except RollupError as error:
+                # The others can be filled.
+                refused.append(f"{source}: {error}")
+                continue
             done.append({"source": source, "windows": windows, "seconds": watch.seconds})
             if not arguments.json:
                 what = f"{plural(windows, 'window')} added up" if windows else "complete already"
                 write(f"{source}: {what}, in {duration(watch.seconds)}.")
-    if arguments.json:
+    if arguments.json and (done or not refused):
         write_json({"windows": sum(each["windows"] for each in done), "sources": done})
-        return
-    write("Python: for window in backfill(engine, rollup): ...")
+    if refused:
+        raise ExitError(" ".join(refused))
+    if not arguments.json:
+        write("Python: for window in backfill(engine, rollup): ...")
 
 
 def _backfill_source(engine: Engine, rollup: Rollup, window: timedelta) -> int:
@@ -806,6 +825,10 @@ def rollups_expire(arguments: Namespace) -> None:
         ArgumentError: There are several sources, and none is named.
     """
     sources = _sources_of(arguments)
+    if not arguments.name:
+        # Without a time nothing is old.
+        dated = {name: each for name, each in sources.items() if each.spec().time is not None}
+        sources = dated or sources
     if len(sources) > 1 and not arguments.name:
         raise ArgumentError(
             f"{arguments.metadata} has rollups of {', '.join(sources)}: name a rollup, so that "

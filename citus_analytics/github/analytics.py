@@ -861,72 +861,57 @@ class _Creators(Question):
             "GROUP BY u.login HAVING sum(q._rows) > 0"
         )
 
-    def greatest(
-        self,
-        legs: Sequence[str],
-        table: str,
-        further: RollupSpec,
-        beyond: str,
-        *,
-        on_nodes: bool,
-    ) -> str:
+    def greatest(self, legs: Sequence[str], table: str, further: RollupSpec, beyond: str) -> str:
         users = qualify("github_users", further.schema)
         logins = qualify("github_logins", further.schema)
         state, log = (qualify(name, further.schema) for name in (further.state, further.log))
-        shortened = further.columns["login"].replace("r.", "u.")
+        login = further.columns["login"].replace("r.", "u.")  # As the rollup has it: shortened.
+
+        def few(query: str) -> str:
+            # PostgreSQL expects little in an array, and looks it up by an index.
+            return f"SELECT unnest(ARRAY({query}))"
+
+        # Every login may be shared until the rollup has been filled.
+        shared = f"""
+      SELECT s.login FROM {logins} AS s WHERE s.users > 1
+      UNION SELECT l.login FROM {log} AS l
+      UNION SELECT {login} FROM {users} AS u WHERE NOT EXISTS (
+        SELECT FROM {state} AS s
+        WHERE s.target = 'github_logins' AND s.complete_since = '-infinity'
+      )
+    """
+        pending = "".join(
+            f"""
+    UNION SELECT u.user_id, u.login FROM {users} AS u WHERE u.user_id IN (
+      {few(f"SELECT q.user_id FROM ({leg}) AS q")}
+    )"""
+            for leg in legs[1:]
+        )
         rows = "\n    UNION ALL ".join(
             f"SELECT c.login, q._rows FROM counted AS c JOIN ({leg}) AS q ON q.user_id = c.user_id"
             for leg in legs
         )
-
-        def few(query: str) -> str:
-            # PostgreSQL expects little in an array, and looks it up by an index.
-            return query if on_nodes else f"SELECT unnest(ARRAY({query}))"
-
-        shared = (
-            f"SELECT s.login FROM {logins} AS s WHERE s.users > 1\n"
-            "      UNION SELECT p.login FROM (\n"
-            f"        SELECT l.key, l.login FROM {log} AS l\n"
-            # Every login may be shared until the rollup has been filled.
-            f"        UNION ALL SELECT u.user_id, {shortened} FROM {users} AS u\n"
-            "        WHERE NOT EXISTS (\n"
-            f"          SELECT 1 FROM {state} AS s\n"
-            "          WHERE s.target = 'github_logins' AND s.complete_since = '-infinity'\n"
-            "        )\n"
-            "      ) AS p\n    "
-        )
-        changed = "".join(
-            f"    UNION SELECT u.user_id, u.login FROM {users} AS u WHERE u.user_id IN (\n      "
-            + few(f"SELECT q.user_id FROM ({pending}) AS q")
-            + "\n    )\n"
-            for pending in legs[1:]
-        )
-        return (
-            # All users whose number of repositories is not that of their login.
-            "WITH counted AS (\n"
-            "  SELECT q.user_id, q.login FROM (\n"
-            f"    SELECT u.user_id, u.login FROM ({few(shared)}) AS s (login) JOIN {users} AS u\n"
-            f"      ON left(u.login, 100) = left(s.login, 100) AND {shortened} = s.login\n"
-            f"    UNION SELECT u.user_id, u.login FROM {users} AS u\n"
-            "      WHERE left(u.login, 100) IS NULL\n"
-            f"{changed}  ) AS q\n"
-            "), added AS (\n"
-            f"  SELECT a.login, sum(a._rows)::bigint AS repositories FROM (\n    {rows}\n"
-            "  ) AS a GROUP BY a.login HAVING sum(a._rows) > 0\n"
-            "), others AS (\n"
-            "  SELECT p.login, p.repositories FROM (\n"
-            f"    SELECT u.login, t.repositories FROM {table} AS t\n"
-            f"    JOIN {users} AS u ON u.user_id = t.user_id\n"
-            # Unlike NOT EXISTS, it is looked up in a hash table.
-            "    WHERE t.user_id NOT IN (\n"
-            "      SELECT c.user_id FROM counted AS c WHERE c.user_id IS NOT NULL\n"
-            "    )\n"
-            f"  ) AS p WHERE {beyond}\n"
-            # Equal numbers are in the order of the logins.
-            "  ORDER BY p.repositories DESC NULLS LAST FETCH FIRST (:limit\0) ROWS WITH TIES\n"
-            ")\n"
-            "SELECT * FROM added UNION ALL SELECT * FROM others"
-        )
+        # The users whose number is not that of their login are counted; the others are read by the
+        # ranking. NOT IN, unlike NOT EXISTS, looks them up in a hash table. Equal numbers are
+        # in the order of the logins, so that all of them are needed.
+        return f"""WITH counted AS (
+  SELECT q.user_id, q.login FROM (
+    SELECT u.user_id, u.login FROM ({few(shared)}) AS s (login)
+    JOIN {users} AS u ON left(u.login, 100) = left(s.login, 100) AND {login} = s.login
+    UNION SELECT u.user_id, u.login FROM {users} AS u WHERE left(u.login, 100) IS NULL{pending}
+  ) AS q
+), added AS (
+  SELECT a.login, sum(a._rows)::bigint AS repositories FROM (
+    {rows}
+  ) AS a GROUP BY a.login HAVING sum(a._rows) > 0
+), others AS (
+  SELECT p.login, p.repositories FROM (
+    SELECT u.login, t.repositories FROM {table} AS t JOIN {users} AS u ON u.user_id = t.user_id
+    WHERE t.user_id NOT IN (SELECT c.user_id FROM counted AS c WHERE c.user_id IS NOT NULL)
+  ) AS p WHERE {beyond}
+  ORDER BY p.repositories DESC NULLS LAST FETCH FIRST (:limit\0) ROWS WITH TIES
+)
+SELECT * FROM added UNION ALL SELECT * FROM others"""
 
     def raw_statement(
         self, *, since: datetime | None = None, until: datetime | None = None

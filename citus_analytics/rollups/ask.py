@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from psycopg.errors import InsufficientPrivilege, UndefinedColumn, UndefinedTable
 from sqlalchemy import (
+    JSON,
     BigInteger,
     BindParameter,
     Boolean,
@@ -61,7 +62,7 @@ from sqlalchemy import distinct as sql_distinct
 from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import ArgumentError as ConstructError
-from sqlalchemy.exc import CompileError, ProgrammingError
+from sqlalchemy.exc import CompileError, ProgrammingError, UnboundExecutionError
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import (
@@ -89,41 +90,44 @@ from sqlalchemy.sql.sqltypes import NullType
 
 from citus_analytics.errors import ArgumentError, DeclarationError, RollupError
 from citus_analytics.rollups.declare import (
-    _BY_VALUES,
-    _PARTS,
+    BY_VALUES,
+    PARTS,
     Every,
     Measure,
     Rollup,
-    _expression,
-    _is_long,
-    _kept,
-    _kind,
-    _names_read,
-    _require_aggregate,
-    _require_time_zone,
-    _sql,
-    _type_name,
-    _visible,
-    _visible_type,
+    expression_of,
+    is_long,
+    kept_as,
+    kind_of,
+    label_of,
+    names_read,
+    require_aggregate,
+    require_time_zone,
     rollups_of,
+    sql_of,
+    type_name,
+    visible_type,
+    visible_value,
     width_of,
 )
-from citus_analytics.rollups.run import _is_autocommit, _runs_held
+from citus_analytics.rollups.run import is_autocommit, runs_held
 from citus_analytics.rollups.sql import (
     VALUE,
     RollupSpec,
+    Target,
     TargetSpec,
-    _raw,
-    _settled,
-    _Target,
     added_up,
     best_order,
     best_query,
     bucket_of,
+    raw_rows,
+    settled_rows,
 )
 from citus_analytics.schema import Distributed, column_name, distribution_of, table_of
 from citus_analytics.sql import (
     DIALECT,
+    HAS_CITUS,
+    SNAPSHOT,
     Executor,
     executor_of,
     flushed_connection,
@@ -270,8 +274,9 @@ class Answer:
 class Stream:
     """The rows that answer a question, one after the other, from a cursor of the server.
 
-    They are iterated over once. The cursor is closed at their end, by `close`, at the end of a
-    `with` block, and at that of the transaction.
+    They are iterated over once: whoever needs them again asks again, or keeps them in a list. The
+    cursor is closed at their end, by `close`, at the end of a `with` block, and at that of the
+    transaction.
 
     Attributes:
         plan: How the answer comes about.
@@ -287,11 +292,17 @@ class Stream:
     ) -> None:
         self.plan = plan
         self.question = question
-        self._rows = rows
+        self._rows: Iterator[Row[*tuple[Any, ...]]] | None = rows
         self._close = close
 
     def __iter__(self) -> Iterator[Row[*tuple[Any, ...]]]:
-        return self._rows
+        rows, self._rows = self._rows, None
+        if rows is None:
+            raise ArgumentError(
+                "the rows of a stream are read once, and these have been, or the stream is closed: "
+                "ask again, or keep the rows in a list"
+            )
+        return rows
 
     def __enter__(self) -> Self:
         return self
@@ -301,6 +312,7 @@ class Stream:
 
     def close(self) -> None:
         """Close the cursor. Rows that have not been read are lost."""
+        self._rows = None
         self._close()
 
 
@@ -368,7 +380,7 @@ def _after(
     return or_(*found) if found else false()
 
 
-def commit_token(session: Executor) -> str:
+def commit_token(session: Executor, source: TableLike | None = None) -> str:
     """Return a token of the current transaction, for `at_least` of questions that follow it.
 
     A question that has it answers only where everything that the transaction writes is in the
@@ -376,15 +388,29 @@ def commit_token(session: Executor) -> str:
 
     Args:
         session: The session or connection that writes, before it commits.
+        source: What is written to. It needs to be known of a session that has several databases,
+            by class or by table, with a transaction in each; by default it is the session's `bind`.
 
     Raises:
-        ArgumentError: It is neither a session nor a connection.
+        ArgumentError: It is neither a session nor a connection, or a session that has a database
+            for some classes or tables alone, and was not told which.
     """
     session = executor_of(session)
-    if isinstance(session, Connection):
-        return transaction_token(session)
-    session.flush()
-    return transaction_token(session.connection())
+    if not isinstance(session, Connection):
+        session.flush()
+        if source is not None:
+            entity = source if isinstance(source, type) else None
+            session = flushed_connection(session, table_of(source), entity)
+        else:
+            try:
+                session = session.connection()
+            except UnboundExecutionError as error:
+                raise ArgumentError(
+                    "the session has databases for some classes or tables alone, and a "
+                    "transaction in each: pass what is written to, as in commit_token(session, "
+                    "Reading)"
+                ) from error
+    return transaction_token(session)
 
 
 def ask(
@@ -490,23 +516,23 @@ class Question:
             self._given_by = by
             self.by: dict[str, ColumnElement[Any]] = {}
             for expression in by:
-                element = _expression(self.source, expression)
-                label = getattr(element, "name", None)
+                element = expression_of(self.source, expression)
+                label = label_of(element)
                 if not label or label in self.by:
                     raise ArgumentError(
-                        f"give the group {element} a name of its own, with .label('...')."
+                        f"give the group {_shown(element)} a name of its own, with .label('...')."
                     )
                 self.by[label] = element
             self.measures: dict[str, tuple[Measure, ColumnElement[Any] | None]] = {}
             for name, measure in measures.items():
-                value = None if measure.value is None else _expression(self.source, measure.value)
+                value = None if measure.value is None else expression_of(self.source, measure.value)
                 if value is not None:
-                    _require_aggregate("the question", name, measure.aggregate, value)
+                    require_aggregate("the question", name, measure.aggregate, value)
                 self.measures[name] = (measure, value)
             times = {rollup.time for rollup in self.rollups} - {None}
             self.time = column_name(time) if time is not None else next(iter(times), None)
             if self.time is not None:
-                _require_time_zone(self.source, self.time)
+                require_time_zone(self.source, self.time)
             if where is not None and not isinstance(
                 getattr(where, "__clause_element__", lambda: where)(), ClauseElement
             ):
@@ -631,7 +657,9 @@ class Question:
             ArgumentError: A bound is not an aware datetime, or the window is empty; or another
                 argument cannot be accepted.
             RollupError: No rollup can serve what is asked for as `"rolled_up"`; raw rows are needed
-                that have been expired; or what `at_least` stands for is not visible here.
+                that have been expired; what `at_least` stands for is not visible here, or not on
+                all nodes; or, on Citus, the transaction is REPEATABLE READ or SERIALIZABLE, and
+                what is asked for is in a table that every node has a copy of.
         """
         options = (limit, after, freshness, max_staleness, at_least, parameters)
         answer = self._answer(session, checked_window(since, until), *options)
@@ -724,7 +752,7 @@ class Question:
         connection = flushed_connection(session, self.source, entity)
         if at_least is not None:
             _require_visible(connection, at_least)
-        if batch is not None and _is_autocommit(connection):
+        if batch is not None and is_autocommit(connection):
             raise ArgumentError(
                 "a stream needs a transaction for the cursor of the server to live in, and this "
                 "connection is in autocommit mode"
@@ -846,7 +874,7 @@ class Question:
         def shown(element: ColumnElement[Any], name: str | None = None) -> str:
             if isinstance(element, Column) and name in (None, element.name):
                 return repr(element.name)
-            written = f"literal_column({_sql(source, element)!r}, {element.type!r})"
+            written = f"literal_column({sql_of(source, element)!r}, {element.type!r})"
             return written if name is None else f"{written}.label({name!r})"
 
         def free(name: str) -> str:
@@ -890,12 +918,12 @@ class Question:
                     and _compares_whole_values(
                         source,
                         element,
-                        key if _is_long(left) else set(),
+                        key if is_long(left) else set(),
                         key if _may_look_different(left) else set(),
                     )
                 ):
                     return add(left, getattr(left, "name", None) or "value")
-            if any(_is_long(each) or _may_look_different(each) for each in columns):
+            if any(is_long(each) or _may_look_different(each) for each in columns):
                 return add(element, "condition")
             if not all(isinstance(node, Column) or _is_plain(node) for node in nodes):
                 return False
@@ -963,18 +991,10 @@ class Question:
         """
         return None
 
-    def greatest(
-        self,
-        legs: Sequence[str],
-        table: str,
-        further: RollupSpec,
-        beyond: str,
-        *,
-        on_nodes: bool,
-    ) -> str:
+    def greatest(self, legs: Sequence[str], table: str, further: RollupSpec, beyond: str) -> str:
         """Return the query for the first rows of the answer, by the ranking of a rollup.
 
-        For questions that have a `further` rollup, if the database has both.
+        For questions that have a `further` rollup, if the database has both and is no cluster.
 
         Args:
             legs: The queries for the rows that are to be added up: those of the rollup, and those
@@ -982,7 +1002,6 @@ class Question:
             table: The rollup that is ranked as the question is, quoted.
             further: The rollups of the further table.
             beyond: The condition for what comes after a place, over the answer's columns of `p`.
-            on_nodes: Whether the tables are on the nodes of a cluster.
         """
         raise NotImplementedError
 
@@ -1048,6 +1067,14 @@ class Question:
                 f"the bucket of after must be an aware datetime; found {bucket!r}, which has no "
                 "time zone"
             )
+        for name in names:
+            group = self.by.get(name)
+            if row[name] is None and group is not None and isinstance(kind_of(group), JSON):
+                raise ArgumentError(
+                    f"{name!r} is None in after, which may stand for the null of JSON or the NULL "
+                    "of SQL, and these are two groups: for pages, group by its text, as in "
+                    "Reading.payload['x'].astext"
+                )
         return {name: row[name] for name in names}
 
     def _raw_answer(
@@ -1064,19 +1091,26 @@ class Question:
         since, until = window
         statement = self.raw_statement(since=since, until=until)
         executor = session
+        entity = self._entity if isinstance(self._entity, type) else None
         if place is not None and isinstance(session, Session | scoped_session) and _hooks(session):
-            # What hooks add is for the statement that they know.
-            columns = dict(statement.selected_columns.items())
+            # What hooks add is for the statement that they know. In HAVING, Citus knows of groups
+            # that are expressions no more than of what is not grouped; all values are the same.
+            columns: dict[str, ColumnElement[Any]] = dict(statement.selected_columns.items())
+            connection = flushed_connection(session, self.source, entity)
+            if connection.scalar(text(f"SELECT {HAS_CITUS}")):
+                for name in (*([_BUCKET] if self.every else []), *self.by):
+                    element = cast("Any", columns[name]).element
+                    if not isinstance(element, Column):
+                        columns[name] = func.any_value(element, type_=element.type)
             statement = statement.having(place_after(self.order(), columns, place))
         elif place is not None:
-            # Around the groups: in HAVING, Citus does not know those that are expressions.
+            # Around the groups, for the same reason.
             rows = statement.order_by(None).subquery()
             statement = (
                 select(rows)
                 .where(place_after(self.order(), dict(rows.c.items()), place))
                 .order_by(*(text(each.sql("")) for each in self.order()))
             )
-            entity = self._entity if isinstance(self._entity, type) else None
             executor = flushed_connection(session, self.source, entity)
         statement = statement.limit(limit)
         if batch is not None:
@@ -1098,23 +1132,28 @@ class Question:
         return Stream(iter(result), plan, self, result.close)
 
     def _prepare(self, connection: Connection, known: _Known) -> _Prepared:
-        # An application may declare further ones on a source of somebody else's.
-        declared = rollups_of(self.source.metadata)
-        further = None
-        if self.further is not None and self.further in declared:
-            further = _look(connection, self.further.source, again=False)
-            if further is not None and monotonic() - further.looked > _A_WHILE:
-                further = _look(connection, self.further.source, again=True)
-            if further is not None and further.pending > _SMALL:
-                # Until they are added up, there is no saying what most of its numbers are.
-                further = None
-        comments = (known.comment, None if further is None else further.comment)
-        key = (comments, known.schema, len(declared))
+        beside = None
+        # On a cluster, a reader could see half of what a run of the further source commits.
+        if self.further in rollups_of(self.source.metadata) and not known.distributed:
+            beside = _look(connection, self.further.source, again=False)
+            if beside is not None and monotonic() - beside.looked > _A_WHILE:
+                beside = _look(connection, self.further.source, again=True)
+            (table,) = (each.name for each in self.further.targets.values())
+            # Until they are added up, there is no saying what most of its numbers are.
+            if beside and not (table in beside.readable and beside.pending <= _SMALL):
+                beside = None
+        # An application may declare further ones on a source of somebody else's, and remove some.
+        key = (known.comment, known.schema, self.rollups, beside and beside.comment)
         prepared = self._prepared.get(key)
         if prepared is None:
             elements = [*self.by.values(), *self.conjuncts]
             called = {name for each in elements for name in _called(_shown(each))}
             unsafe = connection.scalars(_UNSAFE, {"names": [*called]}) if called else ()
+            further = None
+            if beside is not None and self.further is not None:
+                with suppress(_NoMatchError):
+                    _same_target(self.further.spec(), beside.spec, table)
+                    further = beside.spec
             prepared = self._prepared[key] = _Prepared(self, known.spec, further, frozenset(unsafe))
         return prepared
 
@@ -1146,7 +1185,7 @@ class Question:
                 # A reader could see half of what a run commits on the nodes.
                 held: AbstractContextManager[None] = nullcontext()
                 if fresh and unkeyed:
-                    held = _runs_held(connection, self.source, kept=batch is not None)
+                    held = runs_held(connection, self.source, kept=batch is not None)
                 with held:
                     # Citus has all rows when it has the first.
                     _, rows, close = statement.execute(connection, arguments, batch)
@@ -1194,7 +1233,7 @@ class _Values:
 
     @property
     def type(self) -> str:
-        return _type_name(self.element.type) if self.kind == "distinct" else "integer"
+        return type_name(self.element.type) if self.kind == "distinct" else "integer"
 
 
 class _Needs:
@@ -1217,10 +1256,10 @@ class _Needs:
             if measure.aggregate in ("min", "max"):
                 self.types[name] = value.type
                 self.extremes[name] = (measure.aggregate, sql)
-                self.extreme_types[name] = _type_name(value.type)
-            elif measure.aggregate in _BY_VALUES:
+                self.extreme_types[name] = type_name(value.type)
+            elif measure.aggregate in BY_VALUES:
                 kind = "approximate" if measure.approximate else measure.aggregate
-                reads = _names_read(name, measure)
+                reads = names_read(name, measure)
                 whole: TypeEngine[Any] = (
                     BigInteger() if measure.aggregate == "distinct" else Double()
                 )
@@ -1232,13 +1271,13 @@ class _Needs:
                 found.reads |= reads
             else:
                 base = bases.setdefault(sql, f"a{len(bases)}")
-                for part in _PARTS[measure.aggregate]:
-                    for number, column in enumerate(_kept(part, value)):
+                for part in PARTS[measure.aggregate]:
+                    for number, column in enumerate(kept_as(part, value)):
                         self.additive[f"_{base}_{column}"] = (sql, part, number)
-                type_ = _visible_type(measure.aggregate, value)
+                type_ = visible_type(measure.aggregate, value)
                 self.types[name] = type_
-                shown = _visible(measure.aggregate, base, value)
-                self.shown[name] = f"({shown})::{_type_name(type_).lower()}"
+                shown = visible_value(measure.aggregate, base, value)
+                self.shown[name] = f"({shown})::{type_name(type_).lower()}"
 
 
 @dataclass(slots=True)
@@ -1309,19 +1348,12 @@ class _Prepared:
         self,
         question: Question,
         spec: RollupSpec,
-        further: _Known | None,
+        further: RollupSpec | None,
         unsafe: frozenset[str],
     ) -> None:
         self.question = question
         self.spec = spec
-        # The rollups of the further table, if the one that the question needs can be read.
-        self.further: RollupSpec | None = None
-        if question.further is not None and further is not None:
-            (named,) = (each.name for each in question.further.targets.values())
-            with suppress(_NoMatchError):
-                _same_target(question.further.spec(), further.spec, named)
-                self.further = further.spec if named in further.readable else None
-            self.further_on_nodes = further.distributed
+        self.further = further
         # Functions whose value is not that of a row alone, which groups are not filtered by.
         self.unsafe = unsafe
         self.reasons: dict[str, str] = {}
@@ -1362,8 +1394,7 @@ class _Prepared:
         long = {
             _key_of(source, element)
             for element in rollup.dimensions.values()
-            if _is_long(element)
-            and not (isinstance(element, Column) and element.name == rollup.key)
+            if is_long(element) and not (isinstance(element, Column) and element.name == rollup.key)
         }
         alike = {
             _key_of(source, element)
@@ -1416,7 +1447,7 @@ class _Prepared:
             value = next(
                 (v for _, v in rollup.measures.values() if _is_value(source, v, sql)), None
             )
-            kept = () if value is None else _kept(part, value)
+            kept = () if value is None else kept_as(part, value)
             column = f"_{base}_{kept[number]}" if number < len(kept) else ""
             if column not in target.sums:
                 raise _NoMatchError(f"has no measure that keeps the {part} of {sql}")
@@ -1836,9 +1867,7 @@ class _Prepared:
             if place is not None:
                 # The index is read from here on.
                 beyond = f"{self._beyond('p', place)} AND p.{quote(question.ranked)} <= \0_after0\0"
-            return question.greatest(
-                legs, table, self.further, beyond, on_nodes=self.further_on_nodes
-            )
+            return question.greatest(legs, table, self.further, beyond)
         columns = [
             f"b.{quote(label)} AS {quote(name)}"
             for label, name in zip(rollup.dimensions, question.by, strict=True)
@@ -1895,7 +1924,7 @@ class _Prepared:
                 conditions.append(f"{candidate.table.values[number - 1]} IS NOT NULL")
                 pending.append(f"{candidate.log.values[number - 1]} IS NOT NULL")
             elif settled:
-                table = f"(\n{_settled(spec, _Target(spec, target))})"
+                table = f"(\n{settled_rows(spec, Target(spec, target))})"
             rows = f"t.{quote(of.rows)}"
             yield self._leg(candidate, candidate.table, number, table, "t", rows, conditions, keyed)
             if fresh and not (settled and number == 0):
@@ -1922,7 +1951,7 @@ class _Prepared:
         if undated:
             wanted.append(f"{time} IS NULL OR {time} = 'infinity' OR {time} = '-infinity'")
         source = qualify(spec.source, spec.schema)
-        raw = f"({_raw(spec, source)} WHERE {' OR '.join(wanted)})"
+        raw = f"({raw_rows(spec, source)} WHERE {' OR '.join(wanted)})"
         sources = [raw]
         if not fresh:
             columns = ["at", *(["key"] if spec.key is not None else []), *map(quote, spec.columns)]
@@ -2255,19 +2284,72 @@ def _require_visible(connection: Connection, token: str) -> None:
         raise ArgumentError(
             f"at_least must be what commit_token() or a load has returned, got {token!r}."
         )
-    seen = connection.scalar(
-        text(
-            "SELECT bool_and(pg_visible_in_snapshot(CAST(one AS xid8), pg_current_snapshot()) "
-            "OR CAST(one AS xid8) IS NOT DISTINCT FROM pg_current_xact_id_if_assigned()) "
-            "FROM unnest(string_to_array(:token, ',')) AS one"
-        ),
-        {"token": token},
-    )
-    if not seen:
+    seen = connection.execute(_SEEN, {"token": token}).one()
+    if not seen.visible:
         raise RollupError(
             f"transaction {token} is not visible here: it has not been committed, or this server "
             "or snapshot has not got it yet. Ask again, or ask the server that it was written to."
         )
+    if not seen.citus or SNAPSHOT in connection.get_execution_options():
+        return
+    # Citus commits here first, and only then what it has prepared on other nodes; it keeps a note
+    # of it, written by that transaction, for at least as long as that takes.
+    noted = connection.execute(_NOTED, {"token": token}).all()
+    if not noted:
+        return
+    gids = ", ".join(literal(row.gid) for row in noted)
+    command = f"""SELECT CASE
+      WHEN EXISTS (SELECT FROM pg_catalog.pg_prepared_xacts AS p WHERE p.gid IN ({gids}))
+        THEN 'prepared'
+      WHEN EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+                   WHERE a.application_name = 'citus_internal gpid={noted[0].backend}'
+                     AND a.xact_start IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid())
+        THEN 'reading' ELSE '' END"""
+    nodes = {(row.nodename, row.nodeport) for row in noted}
+    asked = {
+        "names": [name for name, _ in nodes],
+        "ports": [port for _, port in nodes],
+        "commands": [command] * len(nodes),
+    }
+    for node in connection.execute(_ON_NODES, asked):
+        if not node.success:
+            raise RollupError(
+                f"whether transaction {token} has been committed on all nodes cannot be known, "
+                f"since {node.node} does not answer: {' '.join(node.result.split())}"
+            )
+        if node.result == "prepared":
+            raise RollupError(
+                f"transaction {token} is not visible everywhere: it has been committed here, and "
+                f"not yet on {node.node}. Ask again. Where a node has failed meanwhile, Citus "
+                "makes up for it within a minute, and SELECT recover_prepared_transactions() at "
+                "once."
+            )
+        if node.result == "reading" and not seen.current:
+            raise RollupError(
+                f"transaction {token} may be newer than what this transaction sees on {node.node}, "
+                "whose snapshot is older than the question. Ask before anything else is read, at "
+                "READ COMMITTED, or in a consistent_snapshot()."
+            )
+
+
+_SEEN: Final = text(
+    "SELECT bool_and(pg_visible_in_snapshot(CAST(one AS xid8), pg_current_snapshot()) "
+    "OR CAST(one AS xid8) IS NOT DISTINCT FROM pg_current_xact_id_if_assigned()) AS visible, "
+    "to_regclass('pg_catalog.pg_dist_transaction') IS NOT NULL AS citus, "
+    "current_setting('transaction_isolation') LIKE 'read%' AS current "
+    "FROM unnest(string_to_array(:token, ',')) AS one"
+)
+_NOTED: Final = text(
+    "SELECT d.gid, n.nodename, n.nodeport, pg_catalog.citus_backend_gpid() AS backend "
+    "FROM pg_catalog.pg_dist_transaction AS d "
+    "JOIN unnest(string_to_array(:token, ',')) AS one ON d.xmin = CAST(CAST(one AS xid8) AS xid) "
+    "JOIN pg_catalog.pg_dist_node AS n ON n.groupid = d.groupid AND n.noderole = 'primary'"
+)
+_ON_NODES: Final = text(
+    "SELECT node_name || ':' || node_port AS node, success, result "
+    "FROM pg_catalog.master_run_on_worker(CAST(:names AS text[]), CAST(:ports AS integer[]), "
+    "CAST(:commands AS text[]), true)"
+)
 
 
 def _hooks(session: Session | scoped_session[Session]) -> bool:
@@ -2286,7 +2368,7 @@ def _key_of(table: Table, element: ColumnElement[Any]) -> str | None:
     if any(getattr(node, "required", False) for node in visitors.iterate(element)):
         return None  # The value of a parameter is not known yet.
     try:
-        return _sql(table, element)
+        return sql_of(table, element)
     except (CompileError, NotImplementedError):
         return None
 
@@ -2435,7 +2517,7 @@ def _uses(table: Table, element: ColumnElement[Any], keys: set[str | None]) -> b
 
 def _may_look_different(element: ColumnElement[Any]) -> bool:
     """Whether values that are equal, and so in one group, may be written differently: 1.0, 1.00."""
-    kind = _kind(element)
+    kind = kind_of(element)
     if isinstance(kind, String):
         return kind.collation is not None
     return not isinstance(kind, Integer | Boolean | Date | DateTime | Time | Uuid | LargeBinary)
@@ -2582,9 +2664,9 @@ def _native(
     elif kind == "distinct":
         yield func.count(sql_distinct(value)).label(name)
     elif kind == "percentiles":
-        for label, fraction in _names_read(name, measure).items():
+        for label, fraction in names_read(name, measure).items():
             found = func.percentile_disc(literal_column(fraction)).within_group(value)
             yield sql_cast(found, Double()).label(label)
     else:
         computed = getattr(func, kind)(number)
-        yield sql_cast(computed, _visible_type(kind, value)).label(name)
+        yield sql_cast(computed, visible_type(kind, value)).label(name)

@@ -56,6 +56,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import DOMAIN, JSONB
 from sqlalchemy.sql import coercions, roles
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.util import ClauseAdapter
 
 from citus_analytics.errors import ArgumentError, DeclarationError
@@ -200,7 +201,7 @@ def percentiles(value: ExpressionLike, fractions: Sequence[float] = (0.5, 0.95, 
     return Measure("percentiles", value, fractions=given)
 
 
-def _names_read(label: str, measure: Measure) -> dict[str, str]:
+def names_read(label: str, measure: Measure) -> dict[str, str]:
     """Return what a measure that is kept by its values is read as: names, and how."""
     if measure.aggregate == "percentiles":
         return {_percentile(label, each): repr(float(each)) for each in measure.fractions}
@@ -211,7 +212,7 @@ def _percentile(label: str, fraction: float) -> str:
     return f"{label}{f'{fraction * 100:.10g}'.replace('.', '_')}"
 
 
-_BY_VALUES: Final = ("distinct", "percentiles")
+BY_VALUES: Final = ("distinct", "percentiles")
 
 _EVERY = re.compile(
     r"(?:(\d+)\s+)?(second|minute|hour|day|week|month|quarter|year)s?(?:\s+at\s+(\S+))?"
@@ -458,8 +459,8 @@ class Rollup:
         widths = _widths(name, time, every)
         dimensions = {}
         for expression in by:
-            element = _expression(table, expression)
-            label = getattr(element, "name", None)
+            element = expression_of(table, expression)
+            label = label_of(element)
             if not label:
                 raise DeclarationError(
                     f"rollup {name!r}: give the dimension {element} a name, with .label('...')."
@@ -476,13 +477,13 @@ class Rollup:
                     f"rollup {name!r}: measure {column!r} must be count(), total(...), "
                     f"average(...) or the like, got {measure!r}."
                 )
-            value = None if measure.value is None else _expression(table, measure.value)
+            value = None if measure.value is None else expression_of(table, measure.value)
             if value is not None:
-                _require_aggregate(f"rollup {name!r}", column, measure.aggregate, value)
+                require_aggregate(f"rollup {name!r}", column, measure.aggregate, value)
             values[column] = (measure, value)
         names = [*dimensions, *([bucket] if widths != [None] else [])]
         for column, (measure, _) in values.items():
-            names += _names_read(column, measure) if measure.fractions else [column]
+            names += names_read(column, measure) if measure.fractions else [column]
         hidden = [each for each in names if each.startswith("_")]
         if hidden:
             raise DeclarationError(
@@ -505,7 +506,7 @@ class Rollup:
                 "dimension, the bucket, or one measure."
             )
         rankable = [
-            c for c, (m, _) in values.items() if m.aggregate not in (*_BY_VALUES, "min", "max")
+            c for c, (m, _) in values.items() if m.aggregate not in (*BY_VALUES, "min", "max")
         ]
         if ranked is not None and ranked not in rankable:
             raise DeclarationError(
@@ -517,7 +518,7 @@ class Rollup:
                 f"rollup {name!r}: late must be 'add' or 'refuse', got {late!r}."
             )
         if time is not None:
-            _require_time_zone(table, column_name(time))
+            require_time_zone(table, column_name(time))
         found_by = [column_name(column) for column in lookup]
         unknown = [each for each in found_by if each not in dimensions]
         if unknown:
@@ -557,19 +558,26 @@ class Rollup:
                 )
         targets: dict[Every | None, Table] = {}
         tables: dict[tuple[Every | None, str], Table] = {}
-        for width in widths:
-            if self.target is not None:
-                targets[width] = self._check_target(self.target)
-                continue
-            suffix = "" if len(widths) == 1 else "_" + re.sub(r"\W+", "_", str(width)).lower()
-            targets[width] = self._make_target(f"{name}{suffix}", width)
-            for label, (measure, _) in values.items():
-                if measure.aggregate in _BY_VALUES:
-                    table_name = f"{name}{suffix}_{label}"
-                    tables[width, label] = self._make_target(table_name, width, values_of=label)
         object.__setattr__(self, "targets", targets)
         object.__setattr__(self, "value_tables", tables)
-        _declare(self)
+        try:
+            for width in widths:
+                if self.target is not None:
+                    targets[width] = self._check_target(self.target)
+                    continue
+                suffix = "" if len(widths) == 1 else "_" + re.sub(r"\W+", "_", str(width)).lower()
+                targets[width] = self._make_target(f"{name}{suffix}", width)
+                for label, (measure, _) in values.items():
+                    if measure.aggregate in BY_VALUES:
+                        table_name = f"{name}{suffix}_{label}"
+                        tables[width, label] = self._make_target(table_name, width, values_of=label)
+            _declare(self)
+        except BaseException:
+            # What is refused leaves the metadata as it was.
+            for made in self.tables:
+                if made is not self.target:
+                    table.metadata.remove(made)
+            raise
 
     def remove(self) -> None:
         """Take the rollup and the tables that it has made out of its metadata.
@@ -652,7 +660,7 @@ class Rollup:
             additive[rows] = Column(rows, BigInteger, nullable=False, server_default=zero)
         measures = self.measures.items() if values_of is None else ()
         for label, (measure, value) in measures:
-            if measure.aggregate in _BY_VALUES:
+            if measure.aggregate in BY_VALUES:
                 continue
             if measure.aggregate in ("min", "max"):
                 visible.append(Column(label, None if value is None else value.type))
@@ -660,8 +668,8 @@ class Rollup:
                 visible.append(Column(label, BigInteger, nullable=False, server_default=zero))
             else:
                 base = self.input_name(value)
-                for part in _PARTS[measure.aggregate]:
-                    for each in _kept(part, value):
+                for part in PARTS[measure.aggregate]:
+                    for each in kept_as(part, value):
                         column = f"_{base}_{each}"
                         additive.setdefault(
                             column,
@@ -675,8 +683,8 @@ class Rollup:
                 visible.append(
                     Column(
                         label,
-                        _visible_type(measure.aggregate, value),
-                        Computed(_visible(measure.aggregate, base, value), persisted=True),
+                        visible_type(measure.aggregate, value),
+                        Computed(visible_value(measure.aggregate, base, value), persisted=True),
                     )
                 )
         key = self.key
@@ -761,7 +769,7 @@ class Rollup:
         """Return the name of a value in hidden columns; equal values share them."""
         names: dict[str, str] = {}
         for label, (_, other) in self.measures.items():
-            sql = None if other is None else _sql(self.source, other)
+            sql = None if other is None else sql_of(self.source, other)
             if sql is None or sql in names:
                 continue
             # Of letters alone: it is in expressions in which Alembic takes a colon for a parameter.
@@ -769,7 +777,7 @@ class Rollup:
             while name in names.values():
                 name += "_"
             names[sql] = name
-        return names[_sql(self.source, value)]
+        return names[sql_of(self.source, value)]
 
     def spec(self) -> RollupSpec:
         """Return the rollup in plain names, as a migration freezes it; of this rollup alone."""
@@ -780,7 +788,7 @@ class Rollup:
 
         def long(elements: Iterable[ColumnElement[Any] | None]) -> list[ColumnElement[Any]]:
             found = [element for element in elements if element is not None]
-            return [element for element in found if _is_long(element) and not is_key(element)]
+            return [element for element in found if is_long(element) and not is_key(element)]
 
         texts = long(self.dimensions.values())
         counted = long(
@@ -793,7 +801,7 @@ class Rollup:
             """Return the column of the log that holds an expression."""
             if template == "{}" and is_key(element):
                 return "key"
-            sql = template.format(_sql(self.source, element))
+            sql = template.format(sql_of(self.source, element))
             base = getattr(element, "name", None) or "value"
             for known, expression in columns.items():
                 if expression == sql:
@@ -820,7 +828,7 @@ class Rollup:
             if value is None:
                 visible[label] = f"{quote(label)}::bigint"
                 continue
-            if measure.aggregate in _BY_VALUES:
+            if measure.aggregate in BY_VALUES:
                 if measure.aggregate == "percentiles":
                     values[label] = logged(value.label(f"{label}_bin"), _bin(value))
                 elif measure.approximate:
@@ -833,11 +841,11 @@ class Rollup:
                 extremes[label] = (measure.aggregate, column)
                 continue
             base = self.input_name(value)
-            for part in _PARTS[measure.aggregate]:
-                for each in _kept(part, value):
+            for part in PARTS[measure.aggregate]:
+                for each in kept_as(part, value):
                     sums[f"_{base}_{each}"] = _additive(each, f"l.{quote(column)}", value)
-            kind = _visible_type(measure.aggregate, value).compile(DIALECT).lower()
-            visible[label] = f"({_visible(measure.aggregate, base, value)})::{kind}"
+            kind = visible_type(measure.aggregate, value).compile(DIALECT).lower()
+            visible[label] = f"({visible_value(measure.aggregate, base, value)})::{kind}"
         targets = []
         where = None
         if self.where is not None:
@@ -862,7 +870,7 @@ class Rollup:
             )
             targets.append(target)
             for label, column in values.items():
-                kind = _type_name(self._value_type(label))
+                kind = type_name(self._value_type(label))
                 targets.append(
                     replace(
                         target,
@@ -874,7 +882,7 @@ class Rollup:
                         extremes={},
                         of=table.name,
                         value=kind,
-                        reads=_names_read(label, self.measures[label][0]),
+                        reads=names_read(label, self.measures[label][0]),
                     )
                 )
         return RollupSpec(
@@ -1072,10 +1080,10 @@ class Rollup:
             elif measure.aggregate == "distinct":
                 counted[label] = BigInteger()
             elif measure.aggregate == "percentiles":
-                names = [*_names_read(label, measure), *asked.get(label, ())]
+                names = [*names_read(label, measure), *asked.get(label, ())]
                 counted |= dict.fromkeys(names, Double())
             else:
-                added[label] = _visible_type(measure.aggregate, value)
+                added[label] = visible_type(measure.aggregate, value)
         return {**added, **extremes, **counted}
 
     def _merged(self, table: Table) -> tuple[RollupSpec, TargetSpec]:
@@ -1245,7 +1253,7 @@ def _widths(
     return [width_of(width) for width in given]
 
 
-def _expression(table: Table, value: ExpressionLike) -> ColumnElement[Any]:
+def expression_of(table: Table, value: ExpressionLike) -> ColumnElement[Any]:
     """Return a dimension or a measure's value as an expression over columns of the table."""
     if isinstance(value, str):
         found = [column for column in table.columns if column.name == value]
@@ -1265,7 +1273,15 @@ def _expression(table: Table, value: ExpressionLike) -> ColumnElement[Any]:
     return column
 
 
-def _sql(table: Table, element: ColumnElement[Any]) -> str:
+def label_of(element: ColumnElement[Any]) -> str | None:
+    """Return the name of a column or a label, None of what nobody has named."""
+    # A function has the name of what it does, which several calls share.
+    name = None if isinstance(element, FunctionElement) else getattr(element, "name", None)
+    # SQLAlchemy's own, of label(None), until a statement is compiled.
+    return None if name is None or re.match(r"%\(\d+ ", name) else name
+
+
+def sql_of(table: Table, element: ColumnElement[Any]) -> str:
     """Return an expression as SQL over a row `r` of the source."""
     if hasattr(element, "element") and hasattr(element, "name") and not isinstance(element, Column):
         element = element.element  # A label names it, and is no part of it.
@@ -1290,7 +1306,7 @@ def _with_backslashes(found: re.Match[str]) -> str:
 _LONGEST: Final = 2400
 
 
-def _kind(element: ColumnElement[Any]) -> TypeEngine[Any]:
+def kind_of(element: ColumnElement[Any]) -> TypeEngine[Any]:
     """Return the type of a value; of an application's own type and of a domain that beneath it."""
     kind = element.type
     while isinstance(kind, TypeDecorator | DOMAIN):
@@ -1300,8 +1316,9 @@ def _kind(element: ColumnElement[Any]) -> TypeEngine[Any]:
     return kind
 
 
-def _is_long(element: ColumnElement[Any]) -> bool:
-    kind = _kind(element)
+def is_long(element: ColumnElement[Any]) -> bool:
+    """Whether values may be too long for an index, and are abbreviated in the log."""
+    kind = kind_of(element)
     if isinstance(kind, JSONB | LargeBinary):
         return True
     if not isinstance(kind, String) or isinstance(kind, Enum):
@@ -1309,7 +1326,7 @@ def _is_long(element: ColumnElement[Any]) -> bool:
     return kind.length is None or kind.length > 60
 
 
-def _type_name(kind: TypeEngine[Any]) -> str:
+def type_name(kind: TypeEngine[Any]) -> str:
     """Return the name of a type, without the collation that `compile` adds."""
     name = re.sub(" COLLATE .*", "", kind.compile(DIALECT))
     return name if '"' in name else name.lower()
@@ -1320,12 +1337,12 @@ def _abbreviated(element: ColumnElement[Any], number: int) -> str:
 
     A value that would not fit is its beginning and its digest: it remains a group of its own.
     """
-    longest, kind = _LONGEST // max(number, 2), _kind(element)
+    longest, kind = _LONGEST // max(number, 2), kind_of(element)
     value = "{0}" if isinstance(element, Column) else "({0})"
     if isinstance(kind, LargeBinary):
         short = f"substring({value}, 1, {longest - 20}) || decode(md5({value}), 'hex')"
         return f"CASE WHEN octet_length({value}) > {longest} THEN {short} ELSE {{0}} END"
-    name = _type_name(element.type)
+    name = type_name(element.type)
     if name != "text":
         value = f"({value})::text"
     characters = (longest - 40) // 4
@@ -1351,7 +1368,7 @@ _REGISTER: Final = (
 
 def _bin(value: ColumnElement[Any]) -> str:
     """Return the template for the bin of a number."""
-    kind = _kind(value)
+    kind = kind_of(value)
     size, special = "least(greatest(abs(({0})::numeric), 1e-300), 1e300)::float8", ""
     if isinstance(kind, Integer | Float):
         size = "least(greatest(abs(({0})::float8), float8 '1e-300'), float8 '1e300')"
@@ -1374,14 +1391,15 @@ _NO_ORDER: Final = (Boolean, JSON, Uuid)
 _NO_SUM: Final = (*_NO_ORDER, Date, DateTime, Interval, LargeBinary, String, Time)
 
 
-def _require_aggregate(
+def require_aggregate(
     what: str, measure: str, aggregate: Aggregate, value: ColumnElement[Any]
 ) -> None:
+    """Refuse a measure of values that PostgreSQL has no such aggregate of."""
     # Types that are not listed, an application's own among them, are left to the server.
     unfit = {"count": (), "min": _NO_ORDER, "max": _NO_ORDER, "distinct": (JSON,)}.get(
         aggregate, _NO_SUM
     )
-    kind = _kind(value)
+    kind = kind_of(value)
     if isinstance(kind, unfit) and not (aggregate == "distinct" and isinstance(kind, JSONB)):
         raise DeclarationError(
             f"{what}: PostgreSQL has no {aggregate} of {value.type!r}, which measure "
@@ -1389,14 +1407,15 @@ def _require_aggregate(
         )
 
 
-def _require_time_zone(table: Table, name: str) -> None:
+def require_time_zone(table: Table, name: str) -> None:
+    """Refuse a column that does not say at what moment something happened."""
     columns = [column for column in table.columns if column.name == name]
     if not columns:
         raise DeclarationError(
             f"table {table.key!r} has no column {name!r}; its columns are "
             f"{', '.join(column.name for column in table.columns)}."
         )
-    kind = _kind(columns[0])
+    kind = kind_of(columns[0])
     # Other types, an application's own among them, are left to the server.
     if (isinstance(kind, DateTime) and not kind.timezone) or isinstance(kind, Date | Time):
         raise DeclarationError(
@@ -1408,7 +1427,7 @@ def _require_time_zone(table: Table, name: str) -> None:
 
 # What a measure is computed from: hidden columns, each of which adds and subtracts exactly.
 
-_PARTS: Final[Mapping[str, tuple[str, ...]]] = {
+PARTS: Final[Mapping[str, tuple[str, ...]]] = {
     "count": ("count",),
     "sum": ("count", "sum"),
     "avg": ("count", "sum"),
@@ -1419,10 +1438,10 @@ _PARTS: Final[Mapping[str, tuple[str, ...]]] = {
 
 def _has_special(value: ColumnElement[Any]) -> bool:
     """Whether values may be NaN or infinite, which cannot be subtracted again."""
-    return not isinstance(_kind(value), Integer)
+    return not isinstance(kind_of(value), Integer)
 
 
-def _kept(part: str, value: ColumnElement[Any]) -> tuple[str, ...]:
+def kept_as(part: str, value: ColumnElement[Any]) -> tuple[str, ...]:
     """Return what a part is kept as: special values are counted beside the sum of the others."""
     return ("sum", "nan", "inf", "ninf") if part == "sum" and _has_special(value) else (part,)
 
@@ -1430,7 +1449,7 @@ def _kept(part: str, value: ColumnElement[Any]) -> tuple[str, ...]:
 def _hidden_type(part: str, value: ColumnElement[Any]) -> Any:
     if part == "count":
         return BigInteger()
-    kind = _kind(value)
+    kind = kind_of(value)
     small = isinstance(kind, Integer) and not isinstance(kind, BigInteger)
     return BigInteger() if part == "sum" and small else Numeric()
 
@@ -1439,7 +1458,7 @@ def _additive(part: str, column: str, value: ColumnElement[Any]) -> str:
     """Return what one row of the log, of weight 1, adds to a hidden column."""
     if part == "count":
         return f"CASE WHEN {column} IS NULL THEN 0 ELSE 1 END"
-    if not isinstance(_kind(value), _KNOWN):
+    if not isinstance(kind_of(value), _KNOWN):
         column = f"({column})::numeric"
     if _has_special(value):
         finite = f"CASE WHEN {column} - {column} = 0 THEN {column}::numeric ELSE 0 END"
@@ -1456,7 +1475,8 @@ def _additive(part: str, column: str, value: ColumnElement[Any]) -> str:
     }[part]
 
 
-def _visible_type(aggregate: str, value: ColumnElement[Any]) -> Any:
+def visible_type(aggregate: str, value: ColumnElement[Any]) -> Any:
+    """Return the type of a measure that is computed from hidden columns."""
     if aggregate == "count":
         return BigInteger()
     if aggregate == "sum":
@@ -1464,7 +1484,7 @@ def _visible_type(aggregate: str, value: ColumnElement[Any]) -> Any:
     return Numeric()
 
 
-def _visible(aggregate: str, base: str, value: ColumnElement[Any]) -> str:
+def visible_value(aggregate: str, base: str, value: ColumnElement[Any]) -> str:
     """Return the expression of a measure over the hidden columns."""
     number, total_, squares = (quote(f"_{base}_{part}") for part in ("count", "sum", "squares"))
     if aggregate == "count":

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from psycopg.errors import (
     InsufficientPrivilege,
@@ -32,7 +32,15 @@ from citus_analytics.errors import ArgumentError, RollupError
 from citus_analytics.rollups.declare import Rollup
 from citus_analytics.rollups.sql import CHANNEL as CHANNEL
 from citus_analytics.rollups.sql import lock_key
-from citus_analytics.sql import Executor, flushed_connection, literal, qualify, schema_of
+from citus_analytics.sql import (
+    HAS_CITUS,
+    SNAPSHOT,
+    Executor,
+    flushed_connection,
+    literal,
+    qualify,
+    schema_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,30 +68,46 @@ def hold_runs(session: Executor, rollup: Rollup) -> Iterator[None]:
         rollup: A rollup of the source.
 
     Raises:
-        RollupError: The body has ended the transaction, and with it the hold.
+        RollupError: The body has ended the transaction, and with it the hold; or, on Citus, the
+            transaction is REPEATABLE READ or SERIALIZABLE, whose snapshot may be older than the
+            hold. A `consistent_snapshot` needs no hold, and accepts one.
     """
     connection = flushed_connection(session, _checked(rollup).source)
-    with _runs_held(connection, rollup.source, read_only=True):
+    with runs_held(connection, rollup.source, read_only=True):
         yield
 
 
-def _is_autocommit(connection: Connection) -> bool:
+def is_autocommit(connection: Connection) -> bool:
+    """Whether each statement of a connection is a transaction of its own."""
     driver: Any = connection.connection.dbapi_connection
     return driver is not None and bool(driver.autocommit)
 
 
 @contextmanager
-def _runs_held(
+def runs_held(
     connection: Connection, source: Table, *, read_only: bool = False, kept: bool = False
 ) -> Iterator[None]:
     """Keep runs from committing on the nodes; if that is kept, until the transaction ends."""
     name = literal(qualify(source.name, schema_of(connection, source))).replace("%", "%%")
     key = lock_key(f"{name}::regclass")
+    alone = is_autocommit(connection)
+    if (
+        not alone
+        and SNAPSHOT not in connection.get_execution_options()
+        and not (level := connection.exec_driver_sql(_LEVEL).scalar_one()).startswith("READ")
+        and connection.exec_driver_sql(f"SELECT {HAS_CITUS}").scalar_one()
+        and connection.exec_driver_sql(_SHARDED.format(source=name)).scalar_one()
+    ):
+        raise RollupError(
+            f"this transaction is {level}, and of a run that has committed since it began it may "
+            "see half: runs can only be kept from committing for what sees the present. Use READ "
+            "COMMITTED, a consistent_snapshot(), or raw rows."
+        )
     if kept:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared{key}")
         yield
         return
-    if _is_autocommit(connection):
+    if alone:
         connection.exec_driver_sql(f"SELECT pg_advisory_lock_shared{key}")
         try:
             yield
@@ -106,6 +130,12 @@ def _runs_held(
     finally:
         if savepoint.is_active:
             savepoint.rollback()
+
+
+_LEVEL: Final = "SELECT upper(current_setting('transaction_isolation'))"
+_SHARDED: Final = (
+    "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = {source}::regclass)"
+)
 
 
 def _transaction(engine: Engine) -> AbstractContextManager[Connection]:

@@ -348,7 +348,7 @@ def _named(expressions: Iterable[str], names: Iterable[str]) -> str:
     return _listed(f"{sql} AS {name}" for sql, name in zip(expressions, names, strict=True))
 
 
-class _Target:
+class Target:
     """The parts of the statements about one target, over rows of the log under an alias."""
 
     def __init__(self, spec: RollupSpec, target: TargetSpec) -> None:
@@ -416,7 +416,7 @@ class _Target:
         return " AND ".join(conditions)
 
 
-def _projection(spec: RollupSpec) -> list[tuple[str, str]]:
+def projection(spec: RollupSpec) -> list[tuple[str, str]]:
     """Return the columns of the log, and how each is computed from a row `r` of the source."""
     time = f"r.{quote(spec.time)}" if spec.time is not None else "NULL::timestamptz"
     at = f"CASE WHEN isfinite({time}) THEN {time} END" if spec.time is not None else time
@@ -427,9 +427,9 @@ def _projection(spec: RollupSpec) -> list[tuple[str, str]]:
     return columns
 
 
-def _raw(spec: RollupSpec, source: str, weight: str = "1") -> str:
+def raw_rows(spec: RollupSpec, source: str, weight: str = "1") -> str:
     """Return the rows of a source as rows of the log."""
-    columns = _listed(f"{sql} AS {name}" for name, sql in _projection(spec))
+    columns = _listed(f"{sql} AS {name}" for name, sql in projection(spec))
     return f"SELECT {weight} AS n, {columns} FROM {source} AS r"
 
 
@@ -449,7 +449,7 @@ def _wanted(spec: RollupSpec) -> str:
     for target in spec.targets:
         if target.where is None and target.undated:
             return ""
-        wheres.add(_Target(spec, target).counts)
+        wheres.add(Target(spec, target).counts)
     return "WHERE " + " OR ".join(sorted(wheres))
 
 
@@ -572,7 +572,7 @@ def _only_shard(table: str) -> str:
 
 
 def _capture(spec: RollupSpec, *, sharded: bool) -> Function:
-    columns = [name for name, _ in _projection(spec)]
+    columns = [name for name, _ in projection(spec)]
     wanted = _wanted(spec)
     refused = spec.late == "refuse" and spec.time is not None
 
@@ -605,7 +605,7 @@ def _capture(spec: RollupSpec, *, sharded: bool) -> Function:
         weight = f"CASE WHEN l.at < _vars.edge THEN 0 ELSE {weight} END"
     emptied = (
         f"INSERT INTO {quote(spec.log)} (n, {_listed(columns)})\n    SELECT {weight}, {names} "
-        f"FROM ({_raw(spec, quote(spec.source))}) AS l {wanted} GROUP BY {names};"
+        f"FROM ({raw_rows(spec, quote(spec.source))}) AS l {wanted} GROUP BY {names};"
     )
     find = lock = edge = ""
     # Where the source has been renamed, its owner tells.
@@ -638,7 +638,7 @@ def _capture(spec: RollupSpec, *, sharded: bool) -> Function:
     END IF;
     LOCK TABLE {quote(spec.source)} IN ACCESS EXCLUSIVE MODE;
     """
-    declared, removed = "", log(_raw(spec, "_removed"), "-1")
+    declared, removed = "", log(raw_rows(spec, "_removed"), "-1")
     if spec.time is None:
         removed = f"""\
   IF TG_OP <> 'INSERT' THEN
@@ -658,7 +658,7 @@ def _capture(spec: RollupSpec, *, sharded: bool) -> Function:
     END IF;
   END IF;
   IF expired IS NOT NULL THEN
-    {log(_raw(spec, "_removed"), "-1", expired=True)}
+    {log(raw_rows(spec, "_removed"), "-1", expired=True)}
   ELSIF TG_OP <> 'INSERT' THEN
     {removed}
   END IF;"""
@@ -685,7 +685,7 @@ BEGIN
     RETURN NULL;
   END IF;
   IF TG_OP <> 'DELETE' THEN
-    {log(_raw(spec, "_added"), "1")}
+    {log(raw_rows(spec, "_added"), "1")}
   END IF;
 {removed}
   RETURN NULL;
@@ -706,7 +706,7 @@ def _absorb(spec: RollupSpec, *, sharded: bool) -> Function:
 
     parts = []
     for target in spec.targets:
-        part = _Target(spec, target)
+        part = Target(spec, target)
         columns = [*part.group, *part.additive, *part.extremes]
         selected = [*part.groups, *(f"sum({weight})" for weight in part.weights)]
         selected += (
@@ -780,7 +780,7 @@ def _positions(columns: Iterable[str]) -> str:
     return _listed(str(number) for number, _ in enumerate(columns, start=1))
 
 
-def _added(part: _Target) -> Iterator[str]:
+def _added(part: Target) -> Iterator[str]:
     """Yield the assignments that add a group to the one that is there."""
     for column in part.additive:
         yield f"{column} = t.{column} + excluded.{column}"
@@ -789,7 +789,7 @@ def _added(part: _Target) -> Iterator[str]:
         yield f"{column} = {function}(t.{column}, excluded.{column})"
 
 
-def _extremes(part: _Target, sides: str | None = None) -> str:
+def _extremes(part: Target, sides: str | None = None) -> str:
     """Return the query for the smallest and largest values of groups, by group.
 
     The values of a group are those of its raw rows less those of its log: what has been absorbed.
@@ -818,13 +818,13 @@ def _extremes(part: _Target, sides: str | None = None) -> str:
       ) AS _remaining GROUP BY {group}"""
 
 
-def _value_names(part: _Target) -> dict[str, str]:
+def _value_names(part: Target) -> dict[str, str]:
     """Return names for the values whose extremes are kept, by the column of the log."""
     logged = dict.fromkeys(column for _, column in part.target.extremes.values())
     return {column: f"_v{number}" for number, column in enumerate(logged)}
 
 
-def _values(part: _Target, weight: str) -> list[str]:
+def _values(part: Target, weight: str) -> list[str]:
     """Return the group, the values and the weight of a row of the log, as SELECT lists them."""
     values = _value_names(part)
     return [
@@ -834,7 +834,7 @@ def _values(part: _Target, weight: str) -> list[str]:
     ]
 
 
-def _recompute_extremes(part: _Target, *, sharded: bool) -> str:
+def _recompute_extremes(part: Target, *, sharded: bool) -> str:
     """Return the statement that computes groups anew that have lost a smallest or largest value.
 
     A group of which rows have been expired keeps what it has: the source does not know better.
@@ -854,7 +854,7 @@ def _recompute_extremes(part: _Target, *, sharded: bool) -> str:
                 f"(SELECT max({bucket_end(target.every, bucket)}) FROM _hit AS h)"
             )
     raw_where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    raw = f"({_raw(spec, _SOURCE)}{raw_where})"
+    raw = f"({raw_rows(spec, _SOURCE)}{raw_where})"
     sides = (
         f"SELECT {_listed(_values(part, 'l.n'))} FROM {raw} AS l WHERE {part.counts}\n"
         f"          UNION ALL\n          SELECT {_listed(_values(part, '-l.n'))} "
@@ -1003,7 +1003,7 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
     for target in spec.targets:
         if target.keyed or not sharded:
             continue
-        part = _Target(spec, target)
+        part = Target(spec, target)
         columns = [*part.group, *part.additive, *part.extremes]
         outbox = quote(f"{target.table}_outbox")
         table = quote(target.table)
@@ -1088,7 +1088,7 @@ def _drain(spec: RollupSpec, *, sharded: bool, batch: bool) -> tuple[str, str]:
     return absorb, settings
 
 
-def _window(part: _Target) -> str:
+def _window(part: Target) -> str:
     """Return the condition that a row of `u` counts and is in a window, as a WHERE clause.
 
     The window is from `_window_since` to `_window_until`. Rows without a time belong to the window
@@ -1104,7 +1104,7 @@ def _window(part: _Target) -> str:
     return f"WHERE u._window_counts AND {window}"
 
 
-def _sides(part: _Target, added: Iterable[str], removed: Iterable[str]) -> str:
+def _sides(part: Target, added: Iterable[str], removed: Iterable[str]) -> str:
     """Return the rows of the source and, taken off again, those of the log, for `_window`.
 
     Citus reads both by one statement on each shard, in one snapshot, if the key is among the
@@ -1112,7 +1112,7 @@ def _sides(part: _Target, added: Iterable[str], removed: Iterable[str]) -> str:
     """
     spec = part.spec
     time = "NULL::timestamptz" if spec.time is None else f"r.{quote(spec.time)}"
-    raw = _listed(f"{sql} AS {name}" for name, sql in _projection(spec))
+    raw = _listed(f"{sql} AS {name}" for name, sql in projection(spec))
     raw = f"SELECT 1 AS n, {raw}, {time} AS _window_time FROM {quote(spec.source)} AS r"
     key = "" if spec.key is None else "l.key AS _window_key, "
     return (
@@ -1123,7 +1123,7 @@ def _sides(part: _Target, added: Iterable[str], removed: Iterable[str]) -> str:
     )
 
 
-def _difference(part: _Target) -> str:
+def _difference(part: Target) -> str:
     """Return the query for `raw - log - target` of a window, by group."""
     spec, target = part.spec, part.target
     columns = [*part.group, *part.additive]
@@ -1168,7 +1168,7 @@ def _difference(part: _Target) -> str:
 def _reconcile(spec: RollupSpec, *, sharded: bool) -> Function:
     branches = []
     for target in spec.targets:
-        part = _Target(spec, target)
+        part = Target(spec, target)
         columns = [*part.group, *part.additive]
         difference, table = _difference(part), quote(target.table)
         group = " || ', ' || ".join(
@@ -1619,7 +1619,7 @@ def create(spec: RollupSpec) -> tuple[str, ...]:
     statements.append(_check_types(spec))
     for target in spec.targets:
         if not target.keyed:
-            part = _Target(spec, target)
+            part = Target(spec, target)
             listed = _listed(f"t.{c}" for c in [*part.group, *part.additive, *part.extremes])
             statements.append(
                 f"CREATE TABLE {qualify(f'{target.table}_outbox', spec.schema)} AS\n"
@@ -2078,7 +2078,7 @@ def _unquoted(name: str) -> str:
 
 def used_columns(spec: RollupSpec) -> tuple[str, ...]:
     """Return the columns of the source that its rollups use, in order."""
-    found = (name for _, sql in _projection(spec) for name in _COLUMN.findall(sql))
+    found = (name for _, sql in projection(spec) for name in _COLUMN.findall(sql))
     return tuple(dict.fromkeys(_unquoted(name) for name in found if name))
 
 
@@ -2512,7 +2512,7 @@ def read(
         window: Whether to look at the buckets from `:since` to `:until` alone, parameters that are
             marked by a zero character.
     """
-    part = _Target(spec, target)
+    part = Target(spec, target)
     dimensions = [column for column in target.by if column != TOTAL]
     dimensions = [column for column in dimensions if by is None or column in by]
     wanted = [*target.visible, *target.extremes]
@@ -2528,7 +2528,7 @@ def read(
     legs: list[str] = []
 
     def add(number: int, each: TargetSpec, table: str, alias: str) -> None:
-        of = _Target(spec, each)
+        of = Target(spec, each)
         places = [f"t.{column}" for column in of.group] if alias == "t" else of.groups
         found = dict(zip(of.group, places, strict=True))
         conditions = [] if alias == "t" else [of.counts]
@@ -2568,7 +2568,7 @@ def read(
     for number, each in enumerate([target, *values]):
         table = qualify(each.table, spec.schema)
         if number == 0 and settled:
-            add(number, each, f"(\n{_settled(spec, part)})", "t")
+            add(number, each, f"(\n{settled_rows(spec, part)})", "t")
             continue
         add(number, each, table, "t")
         if fresh:
@@ -2712,7 +2712,7 @@ def _middle_of_bin(code: str) -> str:
     )
 
 
-def _settled(spec: RollupSpec, part: _Target) -> str:
+def settled_rows(spec: RollupSpec, part: Target) -> str:
     """Return the query for what a run would leave in a table that keeps smallest or largest values.
 
     Where a value has gone, only the source knows which one is the next; of a group of which rows
@@ -2739,7 +2739,7 @@ def _settled(spec: RollupSpec, part: _Target) -> str:
         time, bucket = f"r.{quote(spec.time or '')}", f"s.{quote(target.bucket)}"
         conditions.append(f"{time} >= {bucket} AND {time} < {bucket_end(target.every, bucket)}")
     wheres = " AND ".join(filter(None, conditions))
-    raw = _raw(spec, qualify(spec.source, spec.schema)) + (f" WHERE {wheres}" if wheres else "")
+    raw = raw_rows(spec, qualify(spec.source, spec.schema)) + (f" WHERE {wheres}" if wheres else "")
     rows = quote(target.rows)
     table, log = qualify(target.table, spec.schema), qualify(spec.log, spec.schema)
     listed = [f"s.{column}" for column in (*part.group, *part.additive)]
@@ -2784,7 +2784,7 @@ def best_query(
         of_table: Conditions for groups without changes, of the table `t`.
         of_log: Conditions for changes, of the log `l`: for whole groups.
     """
-    part = _Target(spec, target)
+    part = Target(spec, target)
     log, table = qualify(spec.log, spec.schema), qualify(target.table, spec.schema)
     rank, group = quote(measure), _listed(part.group)
     asked = _listed(map(quote, (*target.by, *([target.bucket] if target.bucket else []))))

@@ -8,7 +8,7 @@ import threading
 import time
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -16,6 +16,8 @@ from sqlalchemy import (
     BigInteger,
     Engine,
     NullPool,
+    SingletonThreadPool,
+    StaticPool,
     create_engine,
     func,
     select,
@@ -217,6 +219,54 @@ def test_asyncio(engines: list[Engine]) -> None:
 
     with transfers(engines[0]):
         assert not any(asyncio.run(read()))
+
+
+@ON_EVERY_SERVER
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pool_size": 1, "max_overflow": 0, "pool_timeout": 5},
+        {"poolclass": StaticPool},
+        {"poolclass": SingletonThreadPool},
+        {"poolclass": NullPool, "execution_options": {"stream_results": True}},
+        {"poolclass": NullPool, "execution_options": {"yield_per": 7}},
+    ],
+    ids=["of one", "static", "of the thread", "streaming", "in batches"],
+)
+def test_engines(engines: list[Engine], options: dict[str, Any]) -> None:
+    """A pool that has no second connection, and whatever is read by cursors of the server."""
+    engine = create_engine(engines[0].url, **options)
+    try:
+        with transfers(engines[0]):
+            for _ in range(3):
+                with consistent_snapshot(engine) as connection:
+                    assert sums(connection) == [0] * 5
+                    rows = connection.execute(select(Account.id).order_by(Account.id))
+                    streamed = "execution_options" in options
+                    assert isinstance(rows.cursor, psycopg.ServerCursor) == streamed
+                    assert [row.id for row in rows] == [*range(1, ACCOUNTS + 1)]
+    finally:
+        engine.dispose()
+
+
+@ON_EVERY_SERVER
+def test_snapshots_in_a_pool_of_one(engines: list[Engine]) -> None:
+    """Each of several waits for the one before, and for nothing else."""
+
+    async def read() -> list[list[int]]:
+        engine = create_async_engine(
+            engines[0].url, pool_size=1, max_overflow=0, pool_timeout=LIKELY
+        )
+
+        async def once() -> list[int]:
+            async with consistent_snapshot(engine) as connection:
+                return await connection.run_sync(sums)
+
+        found = await asyncio.gather(*(once() for _ in range(4)))
+        await engine.dispose()
+        return found
+
+    assert asyncio.run(read()) == [[0] * 5] * 4
 
 
 @ON_EVERY_SERVER

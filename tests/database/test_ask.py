@@ -52,6 +52,7 @@ from citus_analytics import (
     maximum,
     minimum,
     percentiles,
+    rollups_of,
     run_rollup,
     stddev,
     total,
@@ -848,6 +849,32 @@ def test_what_is_suggested_serves(server: DatabaseServer, empty_database: URL) -
         assert all("has" in reason for reason in plan.reasons.values())
 
 
+def test_a_rollup_in_the_place_of_another(server: DatabaseServer, empty_database: URL) -> None:
+    """A question that has been asked already takes those that are declared when it is asked."""
+    tables = MetaData()
+    table = source(tables)
+
+    def declared(name: str) -> Rollup:
+        return Rollup(name, table, by=["key", "kind"], measures={"rows": count()})
+
+    first = declared("first")
+    declared("second")
+    (spec,) = specs_of(tables)
+    engine = create_engine(empty_database, poolclass=NullPool)
+    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    second = next(each for each in rollups_of(tables) if each.name == "second")
+    second.remove()
+    question = Question(table, measures={"rows": count()}, by=["kind"])
+    with engine.connect() as connection:
+        insert(connection, [Row(1, 1, "a", None, 1, 1.0, DAY)])
+        assert question.ask(connection).plan.rollups == ("first",)
+        first.remove()
+        declared("second")
+        answer = question.ask(connection)
+        assert answer.plan.rollups == ("second",)
+        assert [tuple(row) for row in answer] == [("a", 1)]
+
+
 def test_equal_values_that_are_written_differently(
     server: DatabaseServer, empty_database: URL
 ) -> None:
@@ -913,6 +940,18 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "by another table": (
         {"measures": ROWS_OF, "by": [func.lower(ELSEWHERE.c.kind).label("k")]},
         "the group 'k' has columns of 'elsewhere'",
+    ),
+    "by a function without a label": (
+        {"measures": ROWS_OF, "by": [func.lower(SOURCE.c.kind)]},
+        r"give the group lower\(s\.kind\) a name of its own, with \.label",
+    ),
+    "by a label without a name": (
+        {"measures": ROWS_OF, "by": [func.lower(SOURCE.c.kind).label(None)]},
+        r"give the group lower\(s\.kind\) a name of its own, with \.label",
+    ),
+    "by two of a name": (
+        {"measures": ROWS_OF, "by": ["kind", func.lower(SOURCE.c.kind).label("kind")]},
+        r"give the group lower\(s\.kind\) a name of its own, with \.label",
     ),
     "where is a text": (
         {"measures": ROWS_OF, "where": "kind = 'a'"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import MetaData, NullPool, create_engine, text
 
 import citus_analytics
+from citus_analytics import Rollup, count
 from citus_analytics.__main__ import main
 from citus_analytics.github.migrate import downgrade, upgrade
+from tests import autogenerate
 from tests.servers import ON_POSTGRESQL_ONLY, execute, query_text
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ TABLES = {
     "github_repository_activity",
     "github_push_sizes_1_hour",
     "github_push_sizes_1_day",
+    "github_logins",
 }
 
 
@@ -88,7 +92,8 @@ def test_the_life_of_rollups(cli: Cli, database: URL) -> None:
     add_events(database, 0, 99)
     before = document(cli("status", "--json"))["tables"]
     assert {each["table"] for each in before} == TABLES
-    assert {each["pending"] for each in before} == {100}
+    of_events = [each for each in before if each["table"] != "github_logins"]
+    assert {each["pending"] for each in of_events} == {100}
     # What no run has added up yet is no difference.
     assert document(cli("verify", "--json"))["adds_up"]
 
@@ -142,7 +147,8 @@ def test_a_backfill_is_complete_and_can_be_resumed(cli: Cli, database: URL) -> N
     downgrade(database, "ca_0001")
     add_events(database, 0, 99)
     upgrade(database)
-    assert not any(each["complete"] for each in document(cli("status", "--json"))["tables"])
+    tables = document(cli("status", "--json"))["tables"]
+    assert [each["table"] for each in tables if each["complete"]] == ["github_logins"], "no users"
     assert "backfill it" in cli("status")[1]
     code, _, err = cli("verify")
     assert code == 1
@@ -174,6 +180,51 @@ def test_what_cannot_be_done(cli: Cli, database: URL) -> None:
         assert "Migrate the database first" in err
 
 
+SEVERAL_SOURCES = """
+from sqlalchemy import BigInteger, Column, MetaData, Table
+from citus_analytics import Distributed, Rollup, count
+
+METADATA = MetaData()
+for name in ("first", "second", "third", "fourth"):
+    table = Table(name, METADATA, Column("key", BigInteger), Distributed("key"))
+    Rollup(f"{name}_by_key", table, by=["key"], measures={"rows": count()})
+"""
+
+
+@ON_POSTGRESQL_ONLY
+def test_sources_that_are_missing_do_not_keep_others_waiting(
+    cli: Cli, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "several_sources.py").write_text(SEVERAL_SOURCES)
+    monkeypatch.syspath_prepend(tmp_path)
+    declared = importlib.import_module("several_sources").METADATA
+    there = MetaData()
+    for name in ("second", "fourth"):
+        execute(database, f"CREATE TABLE {name} (key bigint)")
+        execute(database, f"INSERT INTO {name} SELECT generate_series(1, 3)")
+        table = declared.tables[name].to_metadata(there)
+        Rollup(f"{name}_by_key", table, by=["key"], measures={"rows": count()})
+    autogenerate.repair(database, there)
+    named = ("--metadata", "several_sources:METADATA")
+
+    filled = cli("backfill", *named, "--json")
+    assert {each["source"] for each in document(filled, 1)["sources"]} == {"second", "fourth"}
+    execute(database, "INSERT INTO second VALUES (4)", "INSERT INTO fourth VALUES (4)")
+    with create_engine(database, poolclass=NullPool).connect() as other:
+        other.execute(text("SELECT fourth_run()"))
+        run = cli("run", *named, "--json", "--no-wait")
+    assert document(run, 1)["sources"][0]["source"] == "second"
+    assert "another run of fourth is in progress" in run[2]
+    code, out, err = cli("run", *named)
+    assert code == 1
+    for name in ("second", "fourth"):
+        assert f"{name}: " in out
+        assert query_text(database, f"SELECT sum(rows) FROM {name}_by_key") == "4"
+    for name in ("first", "third"):
+        assert f"{name}: the database has no rollup '{name}_by_key'" in err
+        assert f"the database has no rollup '{name}_by_key'" in filled[2]
+
+
 @ON_POSTGRESQL_ONLY
 @pytest.mark.parametrize("text", ["10", "0s", "1.5s", "s", "10 s", "1y", "9999999s"])
 def test_lengths_of_time(cli: Cli, text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,7 +239,8 @@ def test_a_run_under_way_is_left_alone(cli: Cli, database: URL) -> None:
     with engine.connect() as other:
         other.execute(text("SELECT github_events_run()"))
         code, out, err = cli("run", "--no-wait", "--json")
-        assert (code, out) == (3, "")
+        assert code == 3
+        assert [each["source"] for each in json.loads(out)["sources"]] == ["github_users"]
         assert "another run of github_events is in progress" in err
 
 
@@ -213,11 +265,13 @@ def service(database: URL, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def next_run(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Return the next run of the rollups of the events; nothing happens to the users."""
     assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, process.stderr and process.stderr.read()
-    run: dict[str, Any] = json.loads(line)
-    return run
+    while line := process.stdout.readline():
+        run: dict[str, Any] = json.loads(line)
+        if run["source"] == "github_events":
+            return run
+    raise AssertionError(process.stderr and process.stderr.read())
 
 
 @ON_POSTGRESQL_ONLY
@@ -241,9 +295,10 @@ def test_a_service_prints_a_line_a_run(database: URL) -> None:
     add_events(database, 0, 9)
     with service(database, "50ms") as process:
         assert process.stdout is not None
-        first, second = (process.stdout.readline() for _ in range(2))
-    assert " UTC github_events: 10 changes added up, in " in first
-    assert "github_events: nothing has changed" in second
+        lines = [process.stdout.readline() for _ in range(4)]
+    assert " UTC github_events: 10 changes added up, in " in lines[0]
+    assert "github_users: nothing has changed" in lines[1]
+    assert "github_events: nothing has changed" in lines[2]
 
 
 @ON_POSTGRESQL_ONLY

@@ -7,11 +7,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from sqlalchemy import NullPool, insert, text
+from sqlalchemy import NullPool, event, func, insert, text
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import with_loader_criteria
 
-from citus_analytics import average, count, run_rollup, total
+from citus_analytics import average, count, distinct, percentiles, run_rollup, total
 from citus_analytics.errors import ArgumentError, RollupError
+from citus_analytics.frames import to_arrow_batches
 from citus_analytics.github import analytics
 from citus_analytics.github.load import (
     load_api_events,
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import Connection, Engine
-    from sqlalchemy.orm import Session
+    from sqlalchemy.orm import ORMExecuteState, Session
 
+    from citus_analytics import Measure
     from citus_analytics.rollups.ask import Freshness
 
 SINCE: Final = CLOCK_CHANGES[0] - timedelta(hours=3)
@@ -139,6 +142,47 @@ def test_pages_of_the_analytics(asked: Session, name: str, freshness: str) -> No
             assert rest == whole[whole.index(each) + 1 :]
 
 
+PUSHES: Final = GithubEvent.event_type == "PushEvent"
+EXPRESSIONS: Final[list[tuple[dict[str, Measure], Any, str | None]]] = [
+    ({"events": count()}, [], "events"),
+    ({"users": distinct(GithubEvent.user_id)}, [func.mod(GithubEvent.user_id, 4).label("k")], None),
+    ({"mean": average(GithubEvent.user_id)}, [(GithubEvent.repo_id % 4).label("k")], "mean"),
+    ({"events": count()}, [GithubEvent.event_type, PUSHES.label("push")], "events"),
+    ({"events": count()}, [GithubEvent.payload["distinct_size"].astext.label("size")], "events"),
+    ({"p": percentiles(GithubEvent.repo_id, [0.5])}, [PUSHES.label("push")], "p50"),
+]
+
+
+@pytest.mark.parametrize("every", [None, "1 day at Europe/Berlin"])
+def test_pages_of_sessions_with_hooks(asked: Session, every: str | None) -> None:
+    """What hooks filter is in no page; groups may be expressions, also beside the measures."""
+    some = GithubEvent.user_id.between(2, 30)
+    cases = []
+    for measures, by, ranked in EXPRESSIONS[0 if every else 1 :]:
+        asks: dict[str, Any] = {"measures": measures, "by": by, "ranked": ranked, "every": every}
+        filtered = Question(GithubEvent, where=some, **asks).ask(asked, freshness="raw")
+        assert len(filtered) > 1
+        cases.append((Question(GithubEvent, **asks), list(filtered)))
+    contributors = analytics.top_contributors(asked, 1, limit=None)
+
+    def filtering(state: ORMExecuteState) -> None:
+        state.statement = state.statement.options(with_loader_criteria(GithubEvent, some))
+
+    event.listen(asked, "do_orm_execute", filtering)
+    for question, rows in cases:
+        found: list[Any] = []
+        while page := question.ask(asked, limit=9, after=found[-1] if found else None).rows:
+            found += page
+        assert found == rows
+        for number in range(0, len(rows), 25):
+            assert list(question.stream(asked, after=rows[number])) == rows[number + 1 :]
+    few = analytics.top_contributors(asked, 1, limit=None)
+    assert {each.user_id for each in few} == {
+        each.user_id for each in contributors if each.user_id in range(2, 31)
+    }
+    assert analytics.top_contributors(asked, 1, limit=None, after=few[0]) == few[1:]
+
+
 def test_what_is_no_row_of_an_answer(session: Session) -> None:
     with pytest.raises(ArgumentError, match="after must be a row of an earlier answer, with event"):
         QUESTIONS["ranked"].ask(session, after={"user_id": 3})
@@ -149,6 +193,11 @@ def test_what_is_no_row_of_an_answer(session: Session) -> None:
         QUESTIONS["groups"].ask(session, after=naive)
     with pytest.raises(ArgumentError, match="has one row, and nothing comes after it"):
         Question(GithubEvent, measures={"events": count()}).ask(session, after={"events": 3})
+    sized = Question(
+        GithubEvent, measures={"events": count()}, by=[GithubEvent.payload["size"].label("size")]
+    )
+    with pytest.raises(ArgumentError, match=r"the null of JSON or the NULL of SQL.*astext"):
+        sized.ask(session, after={"size": None})
     with pytest.raises(ArgumentError, match="after must be a Contributor of an earlier answer"):
         analytics.top_contributors(session, 1, after=(1, 3))  # type: ignore[arg-type]
     for freshness in ("fresh", "rolled_up"):
@@ -206,6 +255,25 @@ def test_a_stream_is_of_one_moment(engine: Engine) -> None:
             next(iter(stream))
         assert connection.scalar(cursors) == 0
         assert len(list(question.ask(connection))) == len(before)
+
+
+def test_a_stream_is_read_once(asked: Session) -> None:
+    """Nobody takes its rows for none, or for all of them, when they read it again."""
+    for freshness in ("fresh", "raw"):
+        question = QUESTIONS["groups"]
+        assert len(question.ask(asked, freshness=freshness)) > 1
+        for read in (
+            list,
+            lambda stream: next(iter(stream)),
+            lambda stream: stream.close(),
+            lambda stream: to_arrow_batches(stream).read_all(),
+        ):
+            stream = question.stream(asked, freshness=freshness)
+            read(stream)
+            for again in (list, to_arrow_batches):
+                with pytest.raises(ArgumentError, match=r"read once, .* ask again"):
+                    again(stream)
+            stream.close()
 
 
 def test_a_stream_needs_a_transaction(engine: Engine) -> None:

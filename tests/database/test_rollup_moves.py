@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     create_engine,
+    func,
     select,
 )
 from sqlalchemy.exc import DBAPIError
@@ -28,8 +29,10 @@ from sqlalchemy.orm import Session
 from citus_analytics import (
     Distributed,
     Measure,
+    Question,
     Rollup,
     average,
+    consistent_snapshot,
     count,
     maximum,
     minimum,
@@ -53,6 +56,8 @@ from tests.servers import ON_EVERY_SERVER, ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
+
+    from tests.servers import DatabaseServer
 
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -194,6 +199,39 @@ def test_runs_wait_for_a_reader_who_holds_them(visited: Engine, level: Any) -> N
         with pytest.raises(ZeroDivisionError), hold_runs(reader, BY_SITE):
             raise ZeroDivisionError
         assert run_rollup(runner, BY_SITE, wait=False) is not None
+
+
+@ON_EVERY_SERVER
+def test_a_hold_that_is_newer_than_what_is_seen(server: DatabaseServer, visited: Engine) -> None:
+    """Of a run that has committed meanwhile, nodes that are looked at later see more."""
+    by_page = BY_PAGE.select(measures=["visits"])
+    raw = select(func.count()).select_from(VISITS)
+    asked = Question(VISITS, measures={"visits": count()}, by=[VISITS.c.page], every="1 day")
+    for level in ("REPEATABLE READ", "SERIALIZABLE"):
+        with visited.connect().execution_options(isolation_level=level) as connection:
+            connection.scalar(select(1))
+            with visited.begin() as runner:
+                run_rollup(runner, BY_SITE)
+            if server.kind == "postgresql":
+                with hold_runs(connection, BY_SITE):
+                    assert connection.scalar(by_page) == connection.scalar(raw)
+                continue
+            with (
+                pytest.raises(RollupError, match=f"is {level}, .*may see half"),
+                hold_runs(connection, BY_SITE),
+            ):
+                pass
+            with pytest.raises(RollupError, match=f"is {level}, .*may see half"):
+                asked.ask(connection)
+            # What is refused leaves nothing behind.
+            with visited.begin() as runner:
+                assert run_rollup(runner, BY_SITE, wait=False) is not None
+            answer = asked.ask(connection, freshness="raw")
+            assert sum(row.visits for row in answer) == connection.scalar(raw)
+    with consistent_snapshot(visited) as connection:
+        with hold_runs(connection, BY_SITE):
+            assert connection.scalar(by_page) == connection.scalar(raw)
+        assert sum(row.visits for row in asked.ask(connection)) == connection.scalar(raw)
 
 
 def test_a_hold_that_has_ended_is_noticed(visited: Engine) -> None:

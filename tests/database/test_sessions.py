@@ -12,6 +12,7 @@ from sqlalchemy import event, insert, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker, with_loader_criteria
 
+from citus_analytics import ArgumentError, commit_token
 from citus_analytics.catalog import cluster_status
 from citus_analytics.copy import load_csv
 from citus_analytics.errors import RollupError
@@ -238,6 +239,26 @@ def test_binds_of_mapped_classes_and_tables(engine: Engine) -> None:
             assert run_rollup(session, GITHUB_ROLLUP_1MIN).changes == 0
     with Session(binds={Base: engine}) as session:
         assert answers(session) == executed(session) == EVERYBODY
+
+
+def test_tokens_of_sessions_with_several_binds(engine: Engine) -> None:
+    current = text("SELECT pg_current_xact_id()::text")
+    several: list[tuple[dict[Any, Engine | Connection], Any]] = [
+        ({GithubEvent: engine}, GithubEvent),
+        ({github_events: engine}, github_events),
+        ({Base: engine}, GithubEvent),
+    ]
+    for binds, source in several:
+        with Session(binds=binds) as session:
+            session.add(GithubEvent(event_id=9, user_id=3, created_at=NOON))
+            with pytest.raises(ArgumentError, match=r"as in commit_token\(session, Reading\)"):
+                commit_token(session)
+            token = commit_token(session, source)
+            where = {"mapper": GithubEvent, "clause": github_events}
+            assert session.connection(bind_arguments=where).scalar(current) == token
+    with Session(engine) as session:
+        assert commit_token(session) == session.scalar(current)
+        assert commit_token(session, GithubUser) == session.scalar(current)
 
 
 def test_translated_schemas(engine: Engine) -> None:

@@ -210,13 +210,14 @@ def test_the_tables_of_a_user_are_colocated(database: URL) -> None:
         "github_events_by_type_1_day",
         "github_events_by_type_1_hour",
         "github_events_by_type_1_minute",
+        "github_logins",
         "github_push_sizes_1_day",
         "github_push_sizes_1_hour",
         "github_repository_activity",
         "github_stars",
     }
     assert {name: found.pop(name)[0] for name in everywhere} == dict.fromkeys(everywhere, "<none>")
-    internal = {"github_events_log", *(f"{name}_outbox" for name in everywhere)}
+    internal = {"github_events_log", "github_users_log", *(f"{name}_outbox" for name in everywhere)}
     tables = {name: found[name] for name in found if name not in internal}
     assert set(tables) == {
         "github_events",

@@ -84,6 +84,8 @@ def test_indexes() -> None:
         "USING gin (payload jsonb_path_ops)",
         "created_at_index": "CREATE INDEX created_at_index ON github_events (created_at)",
         "github_users_key": "CREATE UNIQUE INDEX github_users_key ON github_users (user_id)",
+        "github_users_login_index": "CREATE INDEX github_users_login_index ON github_users "
+        "(left(login, 100))",
         "github_rollup_1min_group_index": "CREATE UNIQUE INDEX github_rollup_1min_group_index "
         "ON github_rollup_1min (user_id, ingest_time, event_type, repo_id) NULLS NOT DISTINCT",
     }

@@ -42,6 +42,7 @@ from citus_analytics.rollups.declare import (
     Rollup,
     average,
     count,
+    distinct,
     maximum,
     minimum,
     rollups_of,
@@ -390,6 +391,39 @@ def test_an_expression_needs_a_name() -> None:
     source = clicks()
     with pytest.raises(DeclarationError, match=r"give the dimension .* a name, with \.label"):
         declare(source, by=[source.c.size % 10])
+    with pytest.raises(DeclarationError, match=r"give the dimension abs.* a name, with \.label"):
+        declare(source, by=[func.abs(source.c.size)])
+    with pytest.raises(DeclarationError, match=r"give the dimension .* a name, with \.label"):
+        declare(source, by=[func.abs(source.c.size).label(None)])
+
+
+def test_what_is_refused_leaves_nothing_behind() -> None:
+    source = clicks()
+    metadata = source.metadata
+    declare(source, name="first", function="run_first")
+    Table("hourly_1_day", metadata, Column("n", Integer))
+    Table("second_fresh", metadata, Column("n", Integer))
+    own = Table("own", metadata, Column("user_id", BigInteger), Distributed("user_id"))
+    before = (dict(metadata.tables), rollups_of(metadata), specs_of(metadata))
+    for changes, message in (
+        ({"name": "first", "every": "1 day"}, "there is a table of that name already"),
+        ({"name": "first", "every": ["1 day", "2 days"]}, "there is a rollup 'first' already"),
+        ({"every": ["1 hour", "1 day"]}, "'hourly_1_day': there is a table of that name already"),
+        ({"name": "second"}, "would have the name 'second_fresh'"),
+        ({"function": "run_first"}, "needs a function name of its own"),
+        ({"late": "refuse"}, "do different things"),
+        ({"measures": {"n" * 70: count()}}, "PostgreSQL has at most 63"),
+        ({"measures": {"users": distinct("user_id"), "d" * 60: distinct("page")}}, "of 67 bytes"),
+        ({"target": own}, "'own' has no column"),
+    ):
+        with pytest.raises(DeclarationError, match=message):
+            declare(source, **changes)
+        assert (dict(metadata.tables), rollups_of(metadata), specs_of(metadata)) == before, message
+    # What was wrong can be made right under the same name.
+    assert declare(source, every=["1 hour", "2 days"]).targets.keys() == {
+        width_of("1 hour"),
+        width_of("2 days"),
+    }
 
 
 def test_columns_of_other_tables() -> None:
@@ -630,13 +664,16 @@ def test_the_rollups_of_a_source_share_a_log() -> None:
 
 def test_the_migrations_have_the_rollups_as_they_are_declared() -> None:
     folder = Path(citus_analytics.__file__).parents[1] / "alembic" / "versions"
-    (newest,) = folder.glob("ca_0005_*.py")
-    found = spec_from_file_location("frozen", newest)
-    assert found is not None
-    assert found.loader is not None
-    migration: Any = module_from_spec(found)
-    found.loader.exec_module(migration)
-    assert specs_of(Base.metadata) == (migration.AFTER,)
+    frozen = []
+    for revision, name in (("ca_0005", "AFTER"), ("ca_0007", "LOGINS")):
+        (newest,) = folder.glob(f"{revision}_*.py")
+        found = spec_from_file_location("frozen", newest)
+        assert found is not None
+        assert found.loader is not None
+        migration = module_from_spec(found)
+        found.loader.exec_module(migration)
+        frozen.append(getattr(migration, name))
+    assert specs_of(Base.metadata) == tuple(frozen)
 
 
 # What an identifier may be: anything but NUL. The fragments are what text can be torn apart by.

@@ -80,6 +80,18 @@ def test_rooms_import_from_below() -> None:
     assert upwards == []
 
 
+def test_what_modules_share_has_no_underscore() -> None:
+    private = [
+        f"{path.relative_to(ROOT)}:{node.lineno} imports {alias.name}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("citus_analytics")
+        for alias in node.names
+        if alias.name.startswith("_") and not alias.name.startswith("__")
+    ]
+    assert private == []
+
+
 def test_migrations_are_frozen() -> None:
     for path in (ROOT / "alembic/versions").glob("*.py"):
         assert set(imported_rooms(path)) <= OF_MIGRATIONS, path.name
