@@ -85,7 +85,6 @@ if TYPE_CHECKING:
         GITHUB_ROLLUP_1MIN,
         GITHUB_STARS,
         GITHUB_USER_ACTIVITY,
-        Base,
         FollowedFeed,
         GithubEvent,
         GithubRollup1Min,
@@ -101,6 +100,7 @@ if TYPE_CHECKING:
         latest_rollup,
         loaded_files,
     )
+    from citus_analytics.github.models import Base as Base
     from citus_analytics.rollups.ask import (
         Answer,
         Plan,
@@ -138,10 +138,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# What `from citus_analytics import *` gives. `Base` is public too, but most applications have one
+# of their own.
 # ruff: noqa: RUF022 - grouped by what they are for
 __all__ = [
     # GitHub's events, as tables and as classes
-    "Base",
     "FollowedFeed",
     "GithubEvent",
     "GithubRollup1Min",
@@ -268,7 +269,7 @@ if not TYPE_CHECKING:
     # Imported when it is used: the command line starts with this package, and for as long as it
     # imports SQLAlchemy nobody could handle Ctrl-C.
     def __getattr__(name: str) -> object:
-        for module in _MODULES if name in __all__ else ():
+        for module in _MODULES if name in (*__all__, "Base") else ():
             try:
                 value = getattr(import_module(f"{__name__}.{module}"), name)
             except AttributeError:
@@ -278,4 +279,4 @@ if not TYPE_CHECKING:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *__all__, "Base"})

@@ -575,7 +575,7 @@ def consistent_snapshot(
     Args:
         engine: The coordinator, or the only server.
         timeout: How long transactions that concern several nodes may have to wait, at most: for the
-            lock to be free, and for the snapshots to be taken.
+            lock to be free, and for the snapshots to be taken. A `timedelta`.
         writers: The nodes, other than that of `engine`, through which something writes to several
             nodes, if there are any.
 

@@ -44,7 +44,10 @@ class LoadError(CitusAnalyticsError):
 
 
 class RollupError(CitusAnalyticsError):
-    """A rollup could not run; the rollup and its change log are as they were."""
+    """The database has no such rollup, it cannot answer, or it may not or could not be moved.
+
+    What could not be moved is as it was, with its log of changes.
+    """
 
 
 class ServerError(CitusAnalyticsError):

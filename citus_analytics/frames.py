@@ -3,8 +3,9 @@
     to_polars(ask(session, PageView, measures={"views": count()}, by=[PageView.path]))
 
 Each function takes an `Answer` or a `Stream` of the planner, a `Result` of SQLAlchemy, or
-dataclasses such as those that the analytics return. What a column is in the frame follows from its
-type in SQL alone, so that an answer without rows has the columns of one with a million:
+dataclasses such as those that the analytics return, one of them or many. What a column is in the
+frame follows from its type in SQL alone, so that an answer without rows has the columns of one with
+a million:
 
 | in SQL | in Arrow |
 |---|---|
@@ -69,8 +70,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Frameable", "Numbers", "to_arrow", "to_arrow_batches", "to_pandas", "to_polars"]
 
-Frameable: TypeAlias = "Answer | Stream | Result[*tuple[Any, ...]] | Iterable[DataclassInstance]"
-"""What becomes a frame: an answer, the result of a statement, or dataclasses of one class."""
+Frameable: TypeAlias = (
+    "Answer | Stream | Result[*tuple[Any, ...]] | Iterable[DataclassInstance] | DataclassInstance"
+)
+"""What becomes a frame: an answer, the result of a statement, dataclasses of one class, or one."""
 
 Numbers: TypeAlias = Literal["decimal", "float", "text"]
 """What `numeric` becomes: decimals, which are exact; float64; or strings as PostgreSQL's."""
@@ -82,7 +85,8 @@ def to_arrow(
     """Return rows as a table of Arrow.
 
     Args:
-        data: An answer, a stream or result that has not been read yet, or dataclasses.
+        data: An answer, a stream or result that has not been read yet, or dataclasses; a single
+            one, such as what `push_sizes` returns, is a row.
         of: The class of the dataclasses, which a list without any cannot tell.
         numeric: What `numeric` becomes.
 
@@ -295,12 +299,15 @@ def _columns(
             "select(PageView.path, PageView.seconds) or select(PageView.__table__)."
         )
 
-    if not hasattr(data, "__iter__"):
+    given: Any = data
+    if not hasattr(given, "__iter__") and is_dataclass(given) and not isinstance(given, type):
+        given = [given]
+    if not hasattr(given, "__iter__"):
         raise ArgumentError(
             "an Answer, a Result of SQLAlchemy or dataclasses become a frame, not "
-            f"{type(data).__name__}; with asyncio, what `await session.execute(...)` returns."
+            f"{type(given).__name__}; with asyncio, what `await session.execute(...)` returns."
         )
-    objects = iter(data)
+    objects = iter(given)
     first = next(objects, None)
     if first is not None:
         objects = chain([first], objects)

@@ -2,11 +2,13 @@
 
     write(Path("grafana"), metadata, url)
 
-Every table of a rollup becomes a row of panels over its fresh view, so that what is shown equals
-the raw rows at the moment of the query: a time series for each measure, split by the ten greatest
-groups and what is left, and a table of the greatest groups where the rollup is ranked. Each
-dimension is a variable. Measures that do not add up (averages, distinct values, percentiles) are
-shown for the ten greatest groups, in the buckets of the rollup.
+Every table of a rollup becomes a row of panels over its fresh view: a time series for each measure,
+split by the ten greatest groups and what is left, and a table of the greatest groups where the
+rollup is ranked. Each dimension is a variable. Measures that do not add up (averages, distinct
+values, percentiles) are shown for the ten greatest groups, in the buckets of the rollup.
+
+What is shown equals the raw rows at the moment of the query, by whole buckets: those that the range
+touches, of which the first may begin before the range, and the last end after it.
 
 Nothing of Grafana is needed to write the files: its server reads them when it starts.
 """
@@ -222,7 +224,7 @@ def _queries(rollup: Rollup, level: Every | None) -> list[tuple[str, str, str]]:
     table = qualify(view.name, view.schema)
     bucket = f"v.{quote(rollup.bucket)}"
     dimensions = {name: f"coalesce(v.{quote(name)}::text, '{_NONE}')" for name in rollup.dimensions}
-    conditions = [] if level is None else [f"$__timeFilter({bucket})"]
+    conditions = [] if level is None else [_in_range(bucket, level)]
     for name, shown in dimensions.items():
         chosen = f"${{{_variable(rollup, name)}:sqlstring}}"
         conditions.append(f"({_ALL} IN ({chosen}) OR {shown} IN ({chosen}))")
@@ -298,6 +300,16 @@ LIMIT 20"""
     return found
 
 
+def _in_range(bucket: str, level: Every) -> str:
+    """Return the condition for the buckets that hold a moment of the range.
+
+    `$__timeFilter` would drop the one in which the range begins: all there is of a range within a
+    bucket.
+    """
+    first = bucket_of(str(level), "$__timeFrom()::timestamptz")
+    return f"{bucket} >= {first} AND {bucket} <= $__timeTo()::timestamptz"
+
+
 def _variable(rollup: Rollup, dimension: str) -> str:
     """Return the name of the variable of a dimension, of the characters that Grafana allows."""
     return re.sub(r"\W", "_", f"{rollup.name}_{dimension}", flags=re.ASCII)
@@ -311,9 +323,7 @@ def _variables(rollup: Rollup, source: dict[str, str]) -> Iterator[dict[str, Any
     view = rollup.fresh(None if level is None else str(level))
     where = ""
     if level is not None:
-        bucket, since = f"v.{quote(rollup.bucket)}", "$__timeFrom()::timestamptz"
-        first = bucket_of(str(level), since)
-        where = f" WHERE {bucket} >= {first} AND {bucket} <= $__timeTo()::timestamptz"
+        where = f" WHERE {_in_range(f'v.{quote(rollup.bucket)}', level)}"
     for dimension in rollup.dimensions:
         sql = (
             f"SELECT DISTINCT coalesce(v.{quote(dimension)}::text, '{_NONE}') AS value "

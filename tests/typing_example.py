@@ -221,7 +221,7 @@ def analytics_of_a_session(session: Session) -> None:
     for activity in ca.most_active_users(session, since=NOON, limit=None):
         assert_type(activity, ca.UserActivity)
         assert_type(activity.user_id, int | None)
-        assert_type(activity.minute, datetime | None)
+        assert_type(activity.minute, datetime)
         assert_type(activity.events, int)
 
     for of_type in ca.events_by_type(session, every="15 minutes", event_type="PushEvent"):
@@ -230,6 +230,10 @@ def analytics_of_a_session(session: Session) -> None:
         assert_type(of_type.event_type, str | None)
     for day in ca.user_activity(session, 7, since=NOON):
         assert_type(day, ca.Activity)
+    assert_type(ca.user_activity(session, None), list[ca.Activity])
+    assert_type(ca.repository_activity(session, None), list[ca.Activity])
+    assert_type(ca.top_contributors(session, None), list[ca.Contributor])
+    assert_type(ca.user_activity_statement(None), Select[datetime | None, int])
     assert_type(ca.repository_activity(session, 7, every="1 hour"), list[ca.Activity])
     assert_type(ca.active_users(session)[0].users, int)
     assert_type(ca.active_users(session), list[ca.ActiveUsers])
@@ -257,7 +261,7 @@ def statements(session: Session, connection: Connection) -> None:
     assert_type(ca.count_events_statement(), Select[int])
     assert_type(ca.commits_per_hour_statement(), Select[datetime | None, int | None])
     assert_type(ca.top_repository_creators_statement(), Select[str | None, int])
-    assert_type(ca.most_active_users_statement(), Select[int | None, datetime | None, int])
+    assert_type(ca.most_active_users_statement(), Select[int | None, datetime, int])
     assert_type(ca.events_by_type_statement(), Select[datetime | None, str | None, int])
     assert_type(ca.user_activity_statement(7), Select[datetime | None, int])
     assert_type(ca.repository_activity_statement(7), Select[datetime | None, int])
@@ -546,6 +550,7 @@ def answers_as_frames(session: Session) -> None:
     assert_type(frames.to_polars(session.execute(select(PageView.path))), polars.DataFrame)
     assert_type(frames.to_polars(ca.commits_per_hour(session)), polars.DataFrame)
     assert_type(frames.to_polars([], of=ca.UserActivity, numeric="text"), polars.DataFrame)
+    assert_type(frames.to_polars(ca.push_sizes(session)), polars.DataFrame)
     for _ in frames.to_arrow_batches(iter(ca.most_active_users(session)), rows=100):
         pass
     frames.to_pandas(answer, numeric="float")

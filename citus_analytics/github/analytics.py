@@ -2,8 +2,9 @@
 
 Each is a function that takes a session or a connection, and a builder, `..._statement`, of the
 statement that computes the same from the events: to embed in a larger query, to `EXPLAIN`, or to
-await on an `AsyncSession`. The statements select mapped classes, so that an application's
-`do_orm_execute` hooks and `with_loader_criteria` (tenants, soft deletes) apply to both.
+await on an `AsyncSession`. The statements select `GithubEvent`, and for the creators `GithubUser`,
+so that an application's `do_orm_execute` hooks and `with_loader_criteria` (tenants, soft deletes)
+on these classes apply to both.
 
 The functions answer from whatever rollups the database has and from what is pending of them. These
 arguments mean the same everywhere:
@@ -14,20 +15,24 @@ arguments mean the same everywhere:
   one they count, where there are buckets as one of their own, None.
 - `every`: The width of the buckets, as in a `Rollup`: `"1 hour"`, `"1 day at Europe/Berlin"`,
   `"1 month"`. Their starts come in the time zone of the connection.
-- `event_type`: Count events of this type only, such as `"PushEvent"`.
+- `event_type`: Count events of this type only, such as `"PushEvent"`; those of all types if None.
+- `user_id`, `repo_id`: GitHub's id. None stands, as in the results, for what is not known: the
+  events without a user, or without a repository. On Citus every event has a user.
 - `limit`: Return at most so many rows, the first ones of the order; all of them if None.
 - `after`: Return only what comes after this one, the last of an earlier answer: the next page. Each
   page is as of its own moment.
 - `freshness`: `"fresh"` equals the events at this moment, and costs what it shows and not what is
-  stored; `"rolled_up"` is as of the last run; `"raw"` is computed from the events, as the
-  statements are. Where rollups cannot serve (the database has none, or the session has
-  `do_orm_execute` hooks, which may filter rows), a fresh answer is computed from the events, too.
+  stored; `"rolled_up"` is as of the last run, and refused for a window that is shorter than the
+  buckets of the rollups; `"raw"` is computed from the events, as the statements are. Where
+  rollups cannot serve (the database has none, or the session has `do_orm_execute` hooks, which may
+  filter rows), a fresh answer is computed from the events, too, and one as of the last run is
+  refused.
 
 They raise `ArgumentError` if a bound is not an aware datetime, if `since` is not before `until`, if
-the limit is not a positive integer, if `every` is not the width of a bucket, if a time zone is
-unknown, or if `session` is something else, such as an `AsyncSession`; and `RollupError` if no
-rollup can answer as of the last run, or if events are needed that have been expired. The statements
-raise the same for their arguments.
+the limit is not a positive integer, if an id is not an integer of 64 bits, if `every` is not the
+width of a bucket, if a time zone is unknown, or if `session` is something else, such as an
+`AsyncSession`; and `RollupError` if no rollup can answer as of the last run, or if events are
+needed that have been expired. The statements raise the same for their arguments.
 
 Without filters, the first four return what the tutorial's SQL returns, with ties put in a fixed
 order. Every column of the tutorial's tables may be NULL, and so may a value that comes from one:
@@ -42,6 +47,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache, lru_cache
 from itertools import accumulate
+from operator import index
 from typing import TYPE_CHECKING, Any, Final, Literal
 from typing import cast as cast_type
 
@@ -67,11 +73,9 @@ from citus_analytics.github.models import (
     CREATES_REPOSITORY,
     DISTINCT_SIZE,
     GITHUB_LOGINS,
-    GITHUB_ROLLUP_1MIN,
     IS_PUSH,
     STARS_OR_FORKS,
     GithubEvent,
-    GithubRollup1Min,
     GithubUser,
 )
 from citus_analytics.rollups.ask import (
@@ -80,10 +84,9 @@ from citus_analytics.rollups.ask import (
     Order,
     Question,
     checked_window,
-    place_after,
 )
-from citus_analytics.rollups.declare import Every, count, distinct, total, zone_of
-from citus_analytics.sql import executor_of, qualify
+from citus_analytics.rollups.declare import count, distinct, total, zone_of
+from citus_analytics.sql import qualify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,21 +120,6 @@ _CREATORS: Final = (
     .order_by(_REPOSITORIES.desc(), GithubUser.login.collate("C").asc().nulls_last())
 )
 
-# PostgreSQL sums bigints to a numeric, which the driver would return as a Decimal. A rollup writes
-# no NULL totals; a row that was written without one has no events.
-_EVENTS: Final = cast(
-    func.coalesce(func.sum(GithubRollup1Min.total_events), literal_column("0")), BigInteger
-).label("events")
-_ACTIVE: Final = (
-    select(GithubRollup1Min.user_id, GithubRollup1Min.ingest_time.label("minute"), _EVENTS)
-    .group_by(GithubRollup1Min.user_id, GithubRollup1Min.ingest_time)
-    .order_by(
-        _EVENTS.desc(),
-        GithubRollup1Min.ingest_time.asc().nulls_last(),
-        GithubRollup1Min.user_id.asc().nulls_last(),
-    )
-)
-
 
 def count_events(
     session: Executor,
@@ -141,9 +129,15 @@ def count_events(
     event_type: str | None = None,
     freshness: Freshness = "fresh",
 ) -> int:
-    """Return how many events there are."""
+    """Return how many events there are.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+        RollupError: No rollup can answer as of the last run, or events are needed that have
+            been expired.
+    """
     question = _counted(typed=event_type is not None)
-    values = {} if event_type is None else {"event_type": event_type}
+    values = {} if event_type is None else {"event_type": _given("event_type", event_type)}
     answer = question.ask(session, since=since, until=until, freshness=freshness, parameters=values)
     events: int = answer.rows[0][0]
     return events
@@ -155,13 +149,13 @@ def count_events_statement(
     until: datetime | None = None,
     event_type: str | None = None,
 ) -> Select[int]:
-    """Return the statement of `count_events`: one row with the number of `events`."""
+    """Return the statement of `count_events`: one row with the number of `events`.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+    """
     statement = _COUNT.where(*_in_window(GithubEvent.created_at, since, until))
-    if event_type is not None:
-        statement = statement.where(
-            GithubEvent.event_type == _bound("event_type", event_type, Text())
-        )
-    return statement
+    return statement.where(*_equal(event_type=event_type))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +199,11 @@ def commits_per_hour(
         until: Take pushes created before this aware datetime.
         time_zone: The IANA name of the time zone of the hours, such as `"Asia/Kolkata"`.
         freshness: As of now, as of the last run, or from the events alone.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+        RollupError: No rollup can answer as of the last run, or events are needed that have
+            been expired.
     """
     zone = _zone(time_zone)
     answer = _commits(time_zone).ask(session, since=since, until=until, freshness=freshness)
@@ -221,6 +220,9 @@ def commits_per_hour_statement(
     """Return the statement of `commits_per_hour`: rows of `hour` and `commits`.
 
     The hours are those of `time_zone`; the driver returns them in the zone of the connection.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
     """
     _zone(time_zone)
     hour: ColumnElement[datetime | None] = func.date_trunc(
@@ -276,6 +278,11 @@ def top_repository_creators(
 
     Equal numbers are in the order of the logins' code points, the unknown login last. Events of
     users who are not in `github_users` are left out, as the tutorial's join leaves them out.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+        RollupError: No rollup can answer as of the last run, or events are needed that have
+            been expired.
     """
     answer = _creators().ask(
         session,
@@ -294,7 +301,11 @@ def top_repository_creators_statement(
     until: datetime | None = None,
     limit: int | None = None,
 ) -> Select[str | None, int]:
-    """Return the statement of `top_repository_creators`: rows of `login` and `repositories`."""
+    """Return the statement of `top_repository_creators`: rows of `login` and `repositories`.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+    """
     in_window = _in_window(GithubEvent.created_at, since, until)
     return _CREATORS.where(*in_window).limit(_limit(limit))
 
@@ -305,13 +316,13 @@ class UserActivity:
 
     Attributes:
         user_id: GitHub's id of the user. None stands for the events of no known user.
-        minute: The start of the minute, in the zone of the connection. None stands for the
-            events that have no time, which are in no window.
-        events: The number of events, of all types and on all repositories.
+        minute: The start of the minute, in the zone of the connection. Where the window begins
+            or ends within it, only the events in the window count.
+        events: The number of events, of all types and on all repositories, at least 1.
     """
 
     user_id: int | None
-    minute: datetime | None
+    minute: datetime
     events: int
 
 
@@ -326,27 +337,24 @@ def most_active_users(
 ) -> list[UserActivity]:
     """Return the users and minutes with the most events, the greatest number first.
 
-    As of the last run, the numbers are those of `github_rollup_1min`. Equal numbers are in the
-    order of the minute, then of the user's id, unknown ones last.
-    A window is about when minutes start.
+    Equal numbers are in the order of the minute, then of the user's id, an unknown one last. Events
+    without a time were in no minute, and are left out, as from the tutorial's rollup.
+
+    The events are those of the window to the instant, like everywhere else. Of whole minutes the
+    numbers are those of the tutorial's SQL over `github_rollup_1min`.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+        RollupError: No rollup can answer as of the last run, or events are needed that have
+            been expired.
     """
-    place = _place(UserActivity, after, bucket="minute")
-    if freshness == "rolled_up" and GITHUB_ROLLUP_1MIN in _activity().rollups:
-        statement = most_active_users_statement(since=since, until=until, limit=limit)
-        if place is not None:
-            order = _activity().order()
-            columns = dict(
-                zip(("user_id", "bucket", "events"), statement.selected_columns, strict=True)
-            )
-            statement = statement.having(place_after(order, columns, place))
-        rows = executor_of(session).execute(statement)
-        return [UserActivity(user_id, minute, events) for user_id, minute, events in rows]
-    checked_window(since, until)
-    since, until = (edge and _MINUTE.next_start(edge) for edge in (since, until))
-    if since is not None and since == until:
-        return []
     answer = _activity().ask(
-        session, since=since, until=until, limit=limit, after=place, freshness=freshness
+        session,
+        since=since,
+        until=until,
+        limit=limit,
+        after=_place(UserActivity, after, bucket="minute"),
+        freshness=freshness,
     )
     return [UserActivity(user_id, minute, events) for minute, user_id, events in answer]
 
@@ -356,10 +364,19 @@ def most_active_users_statement(
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int | None = 5,
-) -> Select[int | None, datetime | None, int]:
-    """Return the statement of `most_active_users`: rows of `user_id`, `minute` and `events`."""
-    in_window = _in_window(GithubRollup1Min.ingest_time, since, until)
-    return _ACTIVE.where(*in_window).limit(_limit(limit))
+) -> Select[int | None, datetime, int]:
+    """Return the statement of `most_active_users`: rows of `user_id`, `minute` and `events`.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+    """
+    statement = _activity().raw_statement(since=since, until=until)
+    columns = statement.selected_columns
+    minute: Any = columns["bucket"]
+    shown = [columns["user_id"], minute.element.label("minute"), columns["events"]]
+    statement = statement.with_only_columns(*shown).order_by(None)
+    order = [text("events DESC"), text("minute"), text("user_id NULLS LAST")]
+    return statement.order_by(*order).limit(_limit(limit))
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +403,13 @@ def events_by_type(
     event_type: str | None = None,
     freshness: Freshness = "fresh",
 ) -> list[EventsOfType]:
-    """Return the events by type over time, in order of time and then of the type."""
+    """Return the events by type over time, in order of time and then of the type.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+        RollupError: No rollup can answer as of the last run, or events are needed that have
+            been expired.
+    """
     asked = _Asked(every=every, by="event_type", event_type=event_type)
     return [EventsOfType(*row) for row in asked.answer(session, since, until, freshness)]
 
@@ -398,7 +421,11 @@ def events_by_type_statement(
     until: datetime | None = None,
     event_type: str | None = None,
 ) -> Select[datetime | None, str | None, int]:
-    """Return the statement of `events_by_type`: rows of `bucket`, `event_type` and `events`."""
+    """Return the statement of `events_by_type`: rows of `bucket`, `event_type` and `events`.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+    """
     asked = _Asked(every=every, by="event_type", event_type=event_type)
     return asked.statement(since, until)
 
@@ -418,7 +445,7 @@ class Activity:
 
 def user_activity(
     session: Executor,
-    user_id: int,
+    user_id: int | None,
     *,
     every: str = "1 day",
     since: datetime | None = None,
@@ -426,27 +453,39 @@ def user_activity(
     event_type: str | None = None,
     freshness: Freshness = "fresh",
 ) -> list[Activity]:
-    """Return the events of the user with this id over time, in order of time."""
+    """Return the events of the user with this id over time, in order of time.
+
+    None asks for the events of no known user.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+        RollupError: No rollup can answer as of the last run, or events are needed that have
+            been expired.
+    """
     asked = _Asked(every=every, user_id=user_id, event_type=event_type)
     return [Activity(*row) for row in asked.answer(session, since, until, freshness)]
 
 
 def user_activity_statement(
-    user_id: int,
+    user_id: int | None,
     *,
     every: str = "1 day",
     since: datetime | None = None,
     until: datetime | None = None,
     event_type: str | None = None,
 ) -> Select[datetime | None, int]:
-    """Return the statement of `user_activity`: rows of `bucket` and `events`."""
+    """Return the statement of `user_activity`: rows of `bucket` and `events`.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+    """
     asked = _Asked(every=every, user_id=user_id, event_type=event_type)
     return asked.statement(since, until)
 
 
 def repository_activity(
     session: Executor,
-    repo_id: int,
+    repo_id: int | None,
     *,
     every: str = "1 day",
     since: datetime | None = None,
@@ -454,20 +493,32 @@ def repository_activity(
     event_type: str | None = None,
     freshness: Freshness = "fresh",
 ) -> list[Activity]:
-    """Return the events on the repository with this id over time, in order of time."""
+    """Return the events on the repository with this id over time, in order of time.
+
+    None asks for the events on no known repository.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+        RollupError: No rollup can answer as of the last run, or events are needed that have
+            been expired.
+    """
     asked = _Asked(every=every, repo_id=repo_id, event_type=event_type)
     return [Activity(*row) for row in asked.answer(session, since, until, freshness)]
 
 
 def repository_activity_statement(
-    repo_id: int,
+    repo_id: int | None,
     *,
     every: str = "1 day",
     since: datetime | None = None,
     until: datetime | None = None,
     event_type: str | None = None,
 ) -> Select[datetime | None, int]:
-    """Return the statement of `repository_activity`: rows of `bucket` and `events`."""
+    """Return the statement of `repository_activity`: rows of `bucket` and `events`.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+    """
     asked = _Asked(every=every, repo_id=repo_id, event_type=event_type)
     return asked.statement(since, until)
 
@@ -498,6 +549,11 @@ def active_users(
 
     A user who is active in two buckets counts in both: the numbers of days do not add up to that
     of a month, which is `every="1 month"`.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+        RollupError: No rollup can answer as of the last run, or events are needed that have
+            been expired.
     """
     asked = _Asked("users", every=every, event_type=event_type)
     return [ActiveUsers(*row) for row in asked.answer(session, since, until, freshness)]
@@ -510,13 +566,17 @@ def active_users_statement(
     until: datetime | None = None,
     event_type: str | None = None,
 ) -> Select[datetime | None, int]:
-    """Return the statement of `active_users`: rows of `bucket` and `users`."""
+    """Return the statement of `active_users`: rows of `bucket` and `users`.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+    """
     return _Asked("users", every=every, event_type=event_type).statement(since, until)
 
 
 @dataclass(frozen=True, slots=True)
 class TrendingRepository:
-    """How many events of one type a repository had.
+    """How many events of a type, or of all types, a repository had.
 
     Attributes:
         repo_id: GitHub's id of the repository, None for the events of no known one.
@@ -530,7 +590,7 @@ class TrendingRepository:
 def trending_repositories(
     session: Executor,
     *,
-    event_type: str = "WatchEvent",
+    event_type: str | None = "WatchEvent",
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int | None = 10,
@@ -539,8 +599,13 @@ def trending_repositories(
 ) -> list[TrendingRepository]:
     """Return the repositories with the most events of a type, the greatest number first.
 
-    A `"WatchEvent"` is a star, a `"ForkEvent"` a fork. Equal numbers are in the order of the
-    repository's id, an unknown one last.
+    A `"WatchEvent"` is a star, a `"ForkEvent"` a fork; None counts events of all types. Equal
+    numbers are in the order of the repository's id, an unknown one last.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+        RollupError: No rollup can answer as of the last run, or events are needed that have
+            been expired.
     """
     asked = _Asked(by="repo_id", ranked=True, event_type=event_type)
     answer = asked.answer(session, since, until, freshness, limit, after)
@@ -549,12 +614,16 @@ def trending_repositories(
 
 def trending_repositories_statement(
     *,
-    event_type: str = "WatchEvent",
+    event_type: str | None = "WatchEvent",
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int | None = 10,
 ) -> Select[int | None, int]:
-    """Return the statement of `trending_repositories`: rows of `repo_id` and `events`."""
+    """Return the statement of `trending_repositories`: rows of `repo_id` and `events`.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+    """
     asked = _Asked(by="repo_id", ranked=True, event_type=event_type)
     return asked.statement(since, until, limit)
 
@@ -574,7 +643,7 @@ class Contributor:
 
 def top_contributors(
     session: Executor,
-    repo_id: int,
+    repo_id: int | None,
     *,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -585,7 +654,13 @@ def top_contributors(
 ) -> list[Contributor]:
     """Return the users with the most events on the repository with this id, most events first.
 
-    Equal numbers are in the order of the user's id, an unknown one last.
+    None asks for the events on no known repository. Equal numbers are in the order of the user's
+    id, an unknown one last.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+        RollupError: No rollup can answer as of the last run, or events are needed that have
+            been expired.
     """
     asked = _Asked(by="user_id", ranked=True, repo_id=repo_id, event_type=event_type)
     answer = asked.answer(session, since, until, freshness, limit, after)
@@ -593,14 +668,18 @@ def top_contributors(
 
 
 def top_contributors_statement(
-    repo_id: int,
+    repo_id: int | None,
     *,
     since: datetime | None = None,
     until: datetime | None = None,
     event_type: str | None = None,
     limit: int | None = 10,
 ) -> Select[int | None, int]:
-    """Return the statement of `top_contributors`: rows of `user_id` and `events`."""
+    """Return the statement of `top_contributors`: rows of `user_id` and `events`.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+    """
     asked = _Asked(by="user_id", ranked=True, repo_id=repo_id, event_type=event_type)
     return asked.statement(since, until, limit)
 
@@ -633,6 +712,11 @@ def heat_map(
 
     In the order of the weekday and the hour. Cells without an event are left out, and so are events
     without a time, which no clock has shown.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+        RollupError: No rollup can answer as of the last run, or events are needed that have
+            been expired.
     """
     zone = _zone(time_zone)
     asked = _Asked(every=_hour_of(time_zone), event_type=event_type)
@@ -651,7 +735,11 @@ def heat_map_statement(
     until: datetime | None = None,
     event_type: str | None = None,
 ) -> Select[int, int, int]:
-    """Return the statement of `heat_map`: rows of `weekday`, `hour` and `events`."""
+    """Return the statement of `heat_map`: rows of `weekday`, `hour` and `events`.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+    """
     _zone(time_zone)
     shown = func.timezone(_bound("time_zone", time_zone, Text()), GithubEvent.created_at)
     weekday = cast(func.date_part(literal_column("'isodow'"), shown) - 1, Integer)
@@ -694,6 +782,11 @@ def push_sizes(
 
     A push has the commits that `commits_per_hour` counts, and does not count if it does not say how
     many these are.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+        RollupError: No rollup can answer as of the last run, or events are needed that have
+            been expired.
     """
     rows = _Asked("sizes").answer(session, since, until, freshness)
     known = sorted((commits, events) for commits, events in rows if commits is not None)
@@ -709,7 +802,11 @@ def push_sizes(
 def push_sizes_statement(
     *, since: datetime | None = None, until: datetime | None = None
 ) -> Select[int, int | None, int | None, int | None]:
-    """Return the statement of `push_sizes`: one row of `pushes`, `p50`, `p95` and `p99`."""
+    """Return the statement of `push_sizes`: one row of `pushes`, `p50`, `p95` and `p99`.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted; the message says why.
+    """
 
     def percentile(fraction: str) -> Label[int | None]:
         found = func.percentile_disc(literal_column(fraction)).within_group(DISTINCT_SIZE)
@@ -833,9 +930,6 @@ def _creators() -> Question:
     )
 
 
-_MINUTE: Final = Every(60)
-
-
 @cache
 def _activity() -> Question:
     return Question(
@@ -844,7 +938,7 @@ def _activity() -> Question:
         by=[GithubEvent.user_id],
         every="1 minute",
         ranked="events",
-        # As the rollup of the tutorial, which has rows with a time alone.
+        # As the rollup of the tutorial, which has minutes of events with a time alone.
         undated=False,
     )
 
@@ -866,7 +960,9 @@ class _Asked:
         **equal: int | str | None,
     ) -> None:
         self._asked = (measure, every, by, ranked)
-        self._equal = {name: value for name, value in equal.items() if value is not None}
+        self._equal = {n: _given(n, value) for n, value in equal.items() if value is not None}
+        # No type stands for all of them, but no id for the events that have none.
+        self._unknown = tuple(n for n, v in equal.items() if v is None and n != "event_type")
 
     def answer(
         self,
@@ -879,7 +975,7 @@ class _Asked:
     ) -> Answer:
         # The rollup of stars and forks serves what says that it is about these.
         stars = self._equal.get("event_type") in ("WatchEvent", "ForkEvent")
-        question = _question(*self._asked, (*self._equal,), stars)
+        question = _question(*self._asked, self._unknown, (*self._equal,), stars)
         return question.ask(
             session,
             since=since,
@@ -894,7 +990,8 @@ class _Asked:
         self, since: datetime | None, until: datetime | None, limit: int | None = None
     ) -> Select[*tuple[Any, ...]]:
         """Return the statement over the events, whose values are bound under names of their own."""
-        statement = _question(*self._asked).raw_statement(since=since, until=until)
+        question = _question(*self._asked, self._unknown)
+        statement = question.raw_statement(since=since, until=until)
         return statement.where(*_equal(**self._equal)).limit(_limit(limit))
 
 
@@ -908,9 +1005,29 @@ def _place(of: type[Any], after: Any, **named: str) -> dict[str, Any] | None:
     return found | {column: found[name] for column, name in named.items()}
 
 
+def _given(name: str, value: Any) -> int | str:
+    """Return a value that a column can be compared with: a type of event, or an id."""
+    if name == "event_type":
+        if isinstance(value, str) and "\0" not in value:
+            return value
+        raise ArgumentError(
+            f"event_type must be a string such as 'PushEvent', or None for events of all types; "
+            f"found {value!r}"
+        )
+    # Whatever is an integer, such as one of numpy's; a bool is one to Python alone.
+    number = index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else None
+    if number is None or not -(2**63) <= number < 2**63:
+        raise ArgumentError(
+            f"{name} must be GitHub's id, an integer of 64 bits and not a name, or None for the "
+            f"events that have none; found {value!r}"
+        )
+    return number
+
+
 def _equal(**equal: int | str | None) -> list[ColumnElement[bool]]:
     return [
-        getattr(GithubEvent, name) == _bound(name, value, getattr(GithubEvent, name).type)
+        getattr(GithubEvent, name)
+        == _bound(name, _given(name, value), getattr(GithubEvent, name).type)
         for name, value in equal.items()
         if value is not None
     ]
@@ -922,13 +1039,17 @@ def _question(
     every: str | None,
     by: str | None,
     ranked: bool,
+    unknown: tuple[str, ...],
     equal: tuple[str, ...] = (),
     stars: bool = False,
 ) -> Question:
     conditions: list[ColumnElement[bool]] = [
+        getattr(GithubEvent, name).is_(None) for name in unknown
+    ]
+    conditions += (
         getattr(GithubEvent, name) == bindparam(name, type_=getattr(GithubEvent, name).type)
         for name in equal
-    ]
+    )
     if stars:
         conditions.append(STARS_OR_FORKS)
     if measure == "sizes":

@@ -656,7 +656,7 @@ class Question:
         The hours of commits stay in the zone that was asked for.
         """
         return [
-            replace(row, minute=row.minute and row.minute.astimezone(UTC))
+            replace(row, minute=row.minute.astimezone(UTC))
             if isinstance(row, UserActivity)
             else row
             for row in self.function(connection, **filters)
@@ -722,7 +722,8 @@ def add_query(commands: Commands) -> None:
                 type=moment,
                 default=SUPPRESS,
                 metavar="TIME",
-                help=f"consider what happened {meaning}, such as 2026-03-01T12:00Z",
+                help=f"consider events that happened {meaning}, to the instant, such as "
+                "2026-03-01T12:00Z",
             )
         add_json(question)
         return question

@@ -215,7 +215,8 @@ class Plan:
         freshness: What the answer is: what was asked for, or fresher.
         steps: What was read.
         as_of: The moment of the last run that the answer equals the raw rows of, if it is
-            `"rolled_up"`; None for the moment of the statement.
+            `"rolled_up"`; None before the first run, when nothing has been rolled up, and for the
+            moment of the statement.
         pending: How many changes of the source were in no rollup yet; None if nothing was read that
             would tell. A fresh answer has them.
         reasons: Why other tables of rollups could not serve, by table.

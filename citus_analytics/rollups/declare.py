@@ -638,6 +638,13 @@ class Rollup:
             if table is not self.target:
                 metadata.remove(table)
 
+    def __repr__(self) -> str:
+        """Name what it is of; its tables, with all their columns, would be pages."""
+        every = [str(each) for each in self.targets if each is not None]
+        given = {"every": every, "by": [*self.dimensions], "measures": [*self.measures]}
+        shown = "".join(f", {name}={value!r}" for name, value in given.items() if value)
+        return f"Rollup({self.name!r}, {self.source.name!r}{shown})"
+
     @property
     def tables(self) -> tuple[Table, ...]:
         """All tables of the rollup: the targets, and those of what does not add up."""

@@ -4,6 +4,10 @@ Each is a function of the server's as well, for SQL, such as `<source>_run()`. W
 leaves the transaction to its caller; with asyncio, `await session.run_sync(run_rollup, rollup)`.
 What takes an engine works in many transactions of its own: one for each batch, or each window of
 time; the functions that end in `_window` are one of them.
+
+All of them raise `ArgumentError` if the rollup is something else, such as its name, and
+`RollupError` if the role may not do it: runs, and whatever changes or compares rollups, need the
+rights of the owner of their tables.
 """
 
 from __future__ import annotations
@@ -15,11 +19,17 @@ from datetime import datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
-from psycopg.errors import ObjectNotInPrerequisiteState, UndefinedFunction, UndefinedTable
+from psycopg.errors import (
+    InsufficientPrivilege,
+    ObjectNotInPrerequisiteState,
+    UndefinedFunction,
+    UndefinedTable,
+)
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from citus_analytics.errors import ArgumentError, RollupError
+from citus_analytics.rollups.declare import Rollup
 from citus_analytics.rollups.sql import CHANNEL as CHANNEL
 from citus_analytics.rollups.sql import lock_key
 from citus_analytics.sql import (
@@ -37,8 +47,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from sqlalchemy import Connection, Row, Table
-
-    from citus_analytics.rollups.declare import Rollup
 
 
 @contextmanager
@@ -64,7 +72,7 @@ def hold_runs(session: Executor, rollup: Rollup) -> Iterator[None]:
             transaction is REPEATABLE READ or SERIALIZABLE, whose snapshot may be older than the
             hold. A `consistent_snapshot` needs no hold, and accepts one.
     """
-    connection = flushed_connection(session, rollup.source)
+    connection = flushed_connection(session, _checked(rollup).source)
     with runs_held(connection, rollup.source, read_only=True):
         yield
 
@@ -187,7 +195,8 @@ def run_rollup(session: Executor, rollup: Rollup, *, wait: bool = True) -> Rollu
         What was done, or None if `wait` is false and another run is under way.
 
     Raises:
-        RollupError: The database has no such rollup.
+        ArgumentError: What is given as the rollup is none, but its name, for example.
+        RollupError: The database has no such rollup, or the role is not the owner of its tables.
     """
     row = _call(session, rollup, "run", ":wait", wait=wait)
     return None if row.changes is None else RollupRun(changes=row.changes)
@@ -359,7 +368,7 @@ def _reconcile(
 ) -> Iterator[Difference]:
     arguments = ":target, CAST(:since AS timestamptz), CAST(:until AS timestamptz), :repair"
     window = {"since": _bound(since), "until": _bound(until)}
-    for table in rollup.tables:
+    for table in _checked(rollup).tables:
         values = {"target": table.name, "repair": repair, **window}
         row = _call(session, rollup, "reconcile", arguments, **values)
         yield Difference(
@@ -442,7 +451,7 @@ def audit(
         RollupError: The database has no such rollup, or it is not complete: backfill first.
     """
     end = monotonic() + budget.total_seconds()
-    tables = [table.name for table in rollup.tables]
+    tables = [table.name for table in _checked(rollup).tables]
     while tables:
         for table in list(tables):
             with _transaction(engine) as connection:
@@ -498,7 +507,7 @@ def rollup_status(session: Executor, rollup: Rollup) -> tuple[RollupStatus, ...]
     Raises:
         RollupError: The database has no such rollup.
     """
-    connection = flushed_connection(session, rollup.source)
+    connection = flushed_connection(session, _checked(rollup).source)
     schema = schema_of(connection, rollup.source)
     state = _named(connection, rollup, "rollups")
     statement = text(
@@ -508,14 +517,17 @@ def rollup_status(session: Executor, rollup: Rollup) -> tuple[RollupStatus, ...]
         "late, nullif(proved_since, '-infinity') AS proved_since, proved_until, error, failed_at, "
         f"CAST(extract(epoch FROM now() - last_run) AS float8) AS since_then FROM {state}"
     )
+    looked_for = state
     try:
         known = {row.target: row for row in connection.execute(statement)}
+        looked_for = log = _named(connection, rollup, "log")
+        pending: int = connection.execute(text(f"SELECT count(*) FROM {log}")).scalar_one()
     except ProgrammingError as error:
+        if isinstance(error.orig, InsufficientPrivilege):
+            raise _not_allowed(rollup, error.orig) from error
         if not isinstance(error.orig, UndefinedTable):
             raise
-        raise _missing(rollup, state) from error
-    log = _named(connection, rollup, "log")
-    pending: int = connection.execute(text(f"SELECT count(*) FROM {log}")).scalar_one()
+        raise _missing(rollup, looked_for) from error
     sizes = _sizes(connection, [qualify(table.name, schema) for table in rollup.tables])
     unknown = [table.name for table in rollup.tables if table.name not in known]
     if unknown:
@@ -565,10 +577,15 @@ def record_failure(session: Executor, rollup: Rollup, error: str) -> None:
         rollup: A rollup of the source.
         error: What the run failed with.
     """
-    connection = flushed_connection(session, rollup.source)
+    connection = flushed_connection(session, _checked(rollup).source)
     state = _named(connection, rollup, "rollups")
     statement = text(f"UPDATE {state} SET failed_at = now(), error = :error")
-    connection.execute(statement, {"error": error})
+    try:
+        connection.execute(statement, {"error": error})
+    except ProgrammingError as refused:
+        if isinstance(refused.orig, InsufficientPrivilege):
+            raise _not_allowed(rollup, refused.orig) from refused
+        raise
 
 
 def backfill(
@@ -670,6 +687,15 @@ def _require_positive(window: timedelta) -> None:
         raise ArgumentError(f"a window must be longer than 0, got {window}.")
 
 
+def _checked(rollup: Rollup) -> Rollup:
+    if isinstance(rollup, Rollup):
+        return rollup
+    raise ArgumentError(
+        f"a Rollup is needed, such as citus_analytics.GITHUB_ROLLUP_1MIN, got {rollup!r}; "
+        "rollups_of(metadata) has those that are declared, with their names."
+    )
+
+
 def _named(connection: Connection, rollup: Rollup, suffix: str) -> str:
     """Return what is named after the source, for `text()`: a colon would start a parameter."""
     name = qualify(f"{rollup.source.name}_{suffix}", schema_of(connection, rollup.source))
@@ -681,11 +707,13 @@ def _call(
 ) -> Row[Any]:
     """Call a function of the source's, and return its row."""
     # What the session holds is rolled up too, wherever its binds put the tables.
-    connection = flushed_connection(session, rollup.source)
+    connection = flushed_connection(session, _checked(rollup).source)
     name = _named(connection, rollup, function)
     try:
         return connection.execute(text(f"SELECT * FROM {name}({arguments})"), values).one()
     except DBAPIError as error:
+        if isinstance(error.orig, InsufficientPrivilege):
+            raise _not_allowed(rollup, error.orig) from error
         if isinstance(error.orig, ObjectNotInPrerequisiteState):
             said = error.orig.diag
             hint = f". {said.message_hint}" if said.message_hint else "."
@@ -697,6 +725,15 @@ def _call(
         if not isinstance(error.orig, UndefinedFunction) or error.orig.diag.context:
             raise
         raise _missing(rollup, name) from error
+
+
+def _not_allowed(rollup: Rollup, error: InsufficientPrivilege) -> RollupError:
+    name = rollup.source.name
+    return RollupError(
+        f"{error.diag.message_primary}. Runs of the rollups of {name!r}, and whatever else changes "
+        "or compares them, need the rights of the owner of their tables, and a role from which row "
+        f"level security hides nothing; their status needs SELECT on {name}_rollups and {name}_log."
+    )
 
 
 def _missing(rollup: Rollup, name: str) -> RollupError:

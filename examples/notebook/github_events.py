@@ -230,3 +230,4 @@ assert to_polars(fresh).equals(to_polars(raw)), "a rollup does not add up"  # no
 # %%
 session.close()
 engine.dispose()
+print(f"the plots are in {PLOTS.resolve()}")

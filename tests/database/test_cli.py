@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -118,6 +119,18 @@ def test_a_round_trip_in_json(
     assert len(ask("query", "most-active")) == 5
     (active,) = ask("query", "most-active", "--limit", "1")
     assert active["minute"].endswith("+00:00")
+    # The events of the window and no others, although minutes are cut.
+    started = datetime.fromisoformat(active["minute"])
+    since, until = started + timedelta(seconds=20), started + timedelta(seconds=100)
+    window = ("--since", since.isoformat(), "--until", until.isoformat())
+    found = ask("query", "most-active", "--limit", "all", *window)
+    raw = (
+        "SELECT count(*) FROM github_events "
+        f"WHERE created_at >= '{since}' AND created_at < '{until}'"
+    )
+    counted = int(psql(server, empty_database, raw))
+    assert 0 < counted == sum(row["events"] for row in found)
+    assert ask("query", "count", *window) == {"events": counted}
 
     tutorial = "SELECT sum(total_events) FROM github_rollup_1min WHERE event_type = 'PushEvent'"
     assert psql(server, empty_database, tutorial).strip() == str(pushes)

@@ -67,7 +67,7 @@ from citus_analytics import (
 )
 from citus_analytics.errors import ArgumentError
 from citus_analytics.frames import to_arrow, to_arrow_batches, to_pandas, to_polars
-from citus_analytics.github.analytics import HourlyCommits, UserActivity
+from citus_analytics.github.analytics import HourlyCommits, PushSizes, UserActivity
 from citus_analytics.github.load import load_events
 from citus_analytics.github.sample import Sample
 
@@ -549,12 +549,20 @@ def test_dataclasses() -> None:
     assert (row["extra"], row["id"], row["names"]) == ('{"a": [1]}', str(id_), ["a"])
     assert to_arrow([], of=Everything).schema == table.schema
     # Integers with None stay integers, to the last digit.
-    activity = [UserActivity(2**63 - 1, NOON, 1), UserActivity(None, None, 2)]
+    activity = [UserActivity(2**63 - 1, NOON, 1), UserActivity(None, NOON, 2)]
     frame = to_pandas(iter(activity))
     assert str(frame["user_id"].dtype) == "int64[pyarrow]"
     assert frame["user_id"].tolist() == [2**63 - 1, pd.NA]
     with pytest.raises(ArgumentError, match=r"column 'user_id', bigint in SQL"):
         to_arrow([UserActivity(2**63, NOON, 1)])
+    # A single one is a row, such as what `push_sizes` returns.
+    assert str(to_arrow(one).to_pylist()) == str(table.to_pylist())
+    sizes = PushSizes(3, 1, 2, 2)
+    assert to_polars(sizes).rows(named=True) == [{"pushes": 3, "p50": 1, "p95": 2, "p99": 2}]
+    assert to_pandas(sizes).shape == (1, 4)
+    assert to_arrow_batches(PushSizes(0, None, None, None)).read_all().num_rows == 1
+    with pytest.raises(ArgumentError, match="become a frame, not type"):
+        to_arrow(PushSizes)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"column 'hour'.* has no time zone"):
         to_arrow([HourlyCommits(datetime(2026, 1, 1), 1)])  # noqa: DTZ001
 

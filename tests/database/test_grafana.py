@@ -208,7 +208,7 @@ def readings(server: DatabaseServer) -> Iterator[Engine]:
 def test_a_series_for_each_measure_is_that_of_the_raw_rows(
     readings: Engine, interval: int, chosen: dict[str, list[str]] | None
 ) -> None:
-    since, until = NOON + timedelta(minutes=7), NOON + timedelta(hours=7)
+    since, until = NOON + timedelta(minutes=7, seconds=20), NOON + timedelta(hours=7)
     shown = {(row, title): sql for row, title, sql in panels(dashboard(METADATA), "timeseries")}
     assert {title for row, title in shown if row == "by_site, every 1 minute"} == {
         "readings", "value", "mean", "most", "noise50",
@@ -216,7 +216,7 @@ def test_a_series_for_each_measure_is_that_of_the_raw_rows(
     wanted = [
         row
         for row in rows()
-        if since <= row["at"].replace(second=0) <= until
+        if since.replace(second=0) <= row["at"].replace(second=0) <= until
         and (chosen is None or row["site"] in (1, 2))
         and (chosen is None or row["kind"] in ("it's", None))
     ]
@@ -407,6 +407,48 @@ def test_a_variable_has_the_values_of_any_range(server: DatabaseServer) -> None:
                         f"date_trunc('{unit}', at, '{zone}') <= '{window[1]}'",
                     )
                     assert found <= {row["page"] for row in around}
+
+
+def test_panels_have_every_bucket_that_the_range_touches(server: DatabaseServer) -> None:
+    """Also where the range lies within one: whole buckets, as plain SQL counts them."""
+    with server.database("empty") as url:
+        engine = create_engine(url, poolclass=NullPool)
+        (spec,) = specs_of(SITES)
+        build(engine, citus=server.kind == "citus", tables=SITES, spec=spec)
+        start = datetime(2026, 10, 25, tzinfo=UTC)
+        made: list[dict[str, Any]] = [
+            {"site": 1, "visit": n, "page": f"p{n % 3}", "at": start + timedelta(minutes=37 * n)}
+            for n in range(500)
+        ]
+        with engine.begin() as connection:
+            connection.execute(insert(VISITS), made)
+        shown = {(row, title): sql for row, title, sql in panels(dashboard(SITES), "timeseries")}
+        assert len(shown) == 2 * len(WIDTHS)
+        with engine.connect() as connection:
+            for hours, minutes in ((30, 90), (30, 360), (167, 3), (6 * 24, 60 * 24), (8, 12_000)):
+                since = start + timedelta(hours=hours, minutes=11, seconds=1)
+                until = since + timedelta(minutes=minutes)
+                edges = [f"timestamptz '{each.isoformat()}'" for each in (since, until)]
+                for (row, title), sql in shown.items():
+                    unit, _, zone = row.partition(", every ")[2].partition(" at ")
+                    binned = (
+                        f"date_trunc('{unit.split()[1]}', %s, '{zone or 'UTC'}')"
+                        if unit.startswith("1 ")
+                        else f"date_bin('{unit}', %s, timestamptz '1970-01-01Z')"
+                    )
+                    wanted = asked(
+                        connection,
+                        f"SELECT extract(epoch FROM {binned % 'at'}) AS at, page AS metric, "
+                        f"count(*) AS visits FROM visits WHERE {binned % 'at'} >= "
+                        f"{binned % edges[0]} AND {binned % 'at'} <= {edges[1]} GROUP BY 1, 2",
+                    )
+                    assert wanted or "minutes" in row
+                    found = asked(
+                        connection, interpolated(sql, since=since, until=until, interval=1)
+                    )
+                    assert {(each["time"], each["metric"]): each[title] for each in found} == {
+                        (each["at"], each["metric"]): each["visits"] for each in wanted
+                    }
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from citus_analytics import Rollup, run_rollup
+from citus_analytics import Rollup, RollupError, run_rollup
 from citus_analytics.github.models import GITHUB_EVENTS_BY_TYPE, GITHUB_ROLLUP_1MIN
+from citus_analytics.rollups.run import (
+    audit_window,
+    expire_window,
+    record_failure,
+    repair,
+    rollup_status,
+    run_batch,
+)
 from tests.rollups import add, assert_adds_up, event
 from tests.servers import ON_POSTGRESQL_ONLY, ON_SINGLE_NODE_CITUS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import URL, Connection, Engine
 
@@ -41,6 +50,50 @@ def test_writers_need_no_rights_on_the_log(
         with engine.begin() as connection:
             connection.execute(text("DROP OWNED BY only_writer"))
             connection.execute(text("DROP ROLE only_writer"))
+
+
+OWNERS: dict[str, Callable[[Connection], object]] = {
+    "run_rollup": lambda connection: run_rollup(connection, GITHUB_ROLLUP_1MIN),
+    "run_batch": lambda connection: run_batch(connection, GITHUB_ROLLUP_1MIN),
+    "repair": lambda connection: repair(connection, GITHUB_ROLLUP_1MIN),
+    "audit_window": lambda connection: audit_window(
+        connection, GITHUB_ROLLUP_1MIN, "github_rollup_1min"
+    ),
+    "expire_window": lambda connection: expire_window(
+        connection, GITHUB_ROLLUP_1MIN, datetime(2100, 1, 1, tzinfo=UTC)
+    ),
+    "record_failure": lambda connection: record_failure(connection, GITHUB_ROLLUP_1MIN, "x"),
+}
+
+
+def test_who_may_not_is_told_who_may(engine: Engine, database: URL) -> None:
+    """In a sentence, without what the server was about."""
+    with engine.begin() as connection:
+        connection.execute(text("CREATE ROLE only_reader LOGIN"))
+        add(connection, event(1), event(2))
+        # Something to repair.
+        wrong = "INSERT INTO github_rollup_1min (user_id, total_events, ingest_time)"
+        connection.execute(text(f"{wrong} VALUES (1, 1, timestamptz '2026-01-01Z')"))
+    try:
+        reader = create_engine(database.set(username="only_reader"), poolclass=NullPool)
+        refused = "permission denied for .* need the rights of the owner of their tables"
+        with reader.connect() as connection, pytest.raises(RollupError, match=refused):
+            rollup_status(connection, GITHUB_ROLLUP_1MIN)
+        with engine.begin() as connection:
+            connection.execute(text("GRANT SELECT ON ALL TABLES IN SCHEMA public TO only_reader"))
+        for call in OWNERS.values():
+            with (
+                reader.connect() as connection,
+                pytest.raises(RollupError, match=refused) as caught,
+            ):
+                call(connection)
+            assert "\n" not in str(caught.value)
+        with reader.connect() as connection:
+            assert rollup_status(connection, GITHUB_ROLLUP_1MIN)[0].pending == 2
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("DROP OWNED BY only_reader"))
+            connection.execute(text("DROP ROLE only_reader"))
 
 
 @pytest.mark.parametrize("rollup", [GITHUB_ROLLUP_1MIN, GITHUB_EVENTS_BY_TYPE])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import astuple
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import pytest
 from sqlalchemy import event, insert, text
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker, with_loader_cr
 from citus_analytics import ArgumentError, commit_token
 from citus_analytics.catalog import cluster_status
 from citus_analytics.copy import load_csv
+from citus_analytics.errors import RollupError
 from citus_analytics.github import analytics
 from citus_analytics.github.load import load_api_events, load_events, load_once, load_users
 from citus_analytics.github.migrate import downgrade, upgrade
@@ -27,6 +28,7 @@ from citus_analytics.github.models import (
     github_events,
     github_rollup_1min,
 )
+from citus_analytics.rollups.ask import Freshness
 from citus_analytics.rollups.run import run_rollup
 
 if TYPE_CHECKING:
@@ -66,17 +68,20 @@ def tuples(rows: Iterable[Any]) -> Answer:
     return [astuple(row) for row in rows]
 
 
-def answers(session: Executor) -> dict[str, Answer]:
+ASKED: dict[str, Callable[..., Answer]] = {
+    "count_events": lambda s, **o: [(analytics.count_events(s, **o),)],
+    "commits_per_hour": lambda s, **o: tuples(analytics.commits_per_hour(s, **o)),
+    "top_repository_creators": lambda s, **o: tuples(analytics.top_repository_creators(s, **o)),
+    "most_active_users": lambda s, **o: tuples(analytics.most_active_users(s, **o)),
+    "top_contributors": lambda s, **o: tuples(analytics.top_contributors(s, 7, **o)),
+    "active_users": lambda s, **o: tuples(analytics.active_users(s, every="1 hour", **o)),
+    "push_sizes": lambda s, **o: tuples([analytics.push_sizes(s, **o)]),
+}
+
+
+def answers(session: Executor, freshness: Freshness = "fresh") -> dict[str, Answer]:
     """Return what the functions return, as tuples."""
-    return {
-        "count_events": [(analytics.count_events(session),)],
-        "commits_per_hour": tuples(analytics.commits_per_hour(session)),
-        "top_repository_creators": tuples(analytics.top_repository_creators(session)),
-        "most_active_users": tuples(analytics.most_active_users(session)),
-        "top_contributors": tuples(analytics.top_contributors(session, 7)),
-        "active_users": tuples(analytics.active_users(session, every="1 hour")),
-        "push_sizes": tuples([analytics.push_sizes(session)]),
-    }
+    return {name: asked(session, freshness=freshness) for name, asked in ASKED.items()}
 
 
 def executed(session: Executor) -> dict[str, Answer]:
@@ -120,21 +125,29 @@ def two_users(session: Session | Connection) -> None:
 
 
 def test_hooks_that_keep_tenants_apart(session: Session) -> None:
-    """Filters that an application puts on every statement apply to functions and statements."""
+    """A filter of the events applies to every function and statement, or is no filter at all."""
     two_users(session)
-    assert answers(session) == executed(session) == EVERYBODY
+    for freshness in get_args(Freshness):
+        assert answers(session, freshness) == executed(session) == EVERYBODY
 
     @event.listens_for(session, "do_orm_execute")
     def only_ada(state: ORMExecuteState) -> None:
         state.statement = state.statement.options(
             with_loader_criteria(GithubEvent, GithubEvent.user_id == 1),
-            with_loader_criteria(GithubRollup1Min, GithubRollup1Min.user_id == 1),
         )
 
-    assert answers(session) == ADA
+    assert answers(session) == answers(session, "raw") == ADA
     assert executed(session) == ADA
+    # What a run has added up cannot be told apart any more.
+    for asked in ASKED.values():
+        with pytest.raises(RollupError, match="the session has do_orm_execute hooks"):
+            asked(session, freshness="rolled_up")
+    first, *_ = analytics.top_contributors(session, 7)
+    assert analytics.top_contributors(session, 7, after=first) == []
     # A hook is the session's: its connection has none.
-    assert answers(session.connection()) == executed(session.connection()) == EVERYBODY
+    for freshness in get_args(Freshness):
+        assert answers(session.connection(), freshness) == EVERYBODY
+    assert executed(session.connection()) == EVERYBODY
 
 
 def test_filters_of_the_joined_users(session: Session) -> None:

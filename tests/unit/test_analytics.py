@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -133,6 +134,58 @@ def test_limit_is_a_positive_integer(builder: Callable[..., object], limit: obje
         builder(limit=limit)
 
 
+ANY: Any = None
+OF_AN_ID: list[tuple[str, Callable[..., Any]]] = [
+    ("user_id", analytics.user_activity_statement),
+    ("repo_id", analytics.repository_activity_statement),
+    ("repo_id", analytics.top_contributors_statement),
+    ("user_id", lambda value: analytics.user_activity(ANY, value)),
+    ("repo_id", lambda value: analytics.repository_activity(ANY, value)),
+    ("repo_id", lambda value: analytics.top_contributors(ANY, value)),
+]
+
+
+@pytest.mark.parametrize(("name", "function"), OF_AN_ID)
+@pytest.mark.parametrize("value", ["citusdata/citus", "7", 2**63, -(2**70), True, 7.0, [7], NOON])
+def test_an_id_is_an_integer(name: str, function: Callable[..., object], value: object) -> None:
+    with pytest.raises(ArgumentError, match=f"^{name} must be GitHub's id, an integer of 64 bits"):
+        function(value)
+
+
+def test_other_integers_are_ids() -> None:
+    class Number:
+        """As numpy and pandas have them."""
+
+        def __index__(self) -> int:
+            return 7
+
+    number: Any = Number()
+    assert 7 in analytics.user_activity_statement(number).compile().params.values()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        function
+        for function in (*BUILDERS, *FUNCTIONS)
+        if "event_type" in inspect.signature(function).parameters
+        and not getattr(function, "keywords", {}).get("event_type")
+    ],
+)
+@pytest.mark.parametrize("value", [7, b"PushEvent", ["PushEvent"], "a\0b"])
+def test_a_type_is_a_string(function: Callable[..., object], value: object) -> None:
+    with pytest.raises(ArgumentError, match="event_type must be a string such as 'PushEvent'"):
+        function(*([None] if function in FUNCTIONS else []), event_type=value)
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, *BUILDERS])
+def test_errors_are_documented(function: Any) -> None:
+    function = getattr(function, "func", function)
+    described = inspect.getdoc(function) or ""
+    assert "Raises:\n    ArgumentError: " in described
+    assert ("    RollupError: " in described) is not function.__name__.endswith("_statement")
+
+
 @pytest.mark.parametrize(
     "zone",
     [
@@ -167,7 +220,7 @@ def test_window_is_a_range_of_the_bare_column() -> None:
 
 def test_values_are_bound() -> None:
     statement = analytics.most_active_users_statement(since=NOON, until=LATER, limit=7)
-    assert statement.compile().params == {"since_1": NOON, "until_1": LATER, "limit_1": 7}
+    assert {*statement.compile().params.values()} == {NOON, LATER, 7}
 
 
 def test_hours_do_not_depend_on_the_zone_of_the_session() -> None:

@@ -30,7 +30,10 @@ def listed(heading: str) -> list[str]:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_the_reference_lists_the_public_names_of_a_module(name: str) -> None:
-    assert sorted(listed(f"### `{name}`")) == sorted(importlib.import_module(name).__all__)
+    # Public, but not what `from citus_analytics import *` gives.
+    public = {"Base"} if name == "citus_analytics" else set()
+    public |= {*importlib.import_module(name).__all__}
+    assert sorted(listed(f"### `{name}`")) == sorted(public)
 
 
 def test_the_reference_has_every_package_that_says_what_is_public() -> None:

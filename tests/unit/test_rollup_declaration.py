@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,14 +27,16 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    create_engine,
     func,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import citus_analytics
-from citus_analytics.errors import DeclarationError
-from citus_analytics.github.models import Base
+from citus_analytics.errors import ArgumentError, DeclarationError
+from citus_analytics.github.models import GITHUB_STARS, Base
+from citus_analytics.rollups import run
 from citus_analytics.rollups.declare import (
     Every,
     Rollup,
@@ -68,6 +70,8 @@ from citus_analytics.schema import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.types import TypeEngine
 
 AT = DateTime(timezone=True)
@@ -729,3 +733,36 @@ def test_a_description_says_it_all(spec: RollupSpec) -> None:
 )
 def test_a_comment_that_describes_no_rollups(comment: str) -> None:
     assert RollupSpec.read(comment, schema=None) is None
+
+
+def test_a_rollup_is_shown_in_a_line() -> None:
+    assert str(GITHUB_STARS) == (
+        "Rollup('github_stars', 'github_events', every=['1 day'], "
+        "by=['event_type', 'repo_id'], measures=['events'])"
+    )
+
+
+NO_CONNECTION: Any = None
+NOBODY = create_engine("postgresql+psycopg://")
+MOVES: dict[str, Callable[[Any], object]] = {
+    "run_rollup": lambda rollup: run.run_rollup(NO_CONNECTION, rollup),
+    "run_batch": lambda rollup: run.run_batch(NO_CONNECTION, rollup),
+    "verify": lambda rollup: run.verify(NO_CONNECTION, rollup),
+    "repair": lambda rollup: run.repair(NO_CONNECTION, rollup),
+    "audit": lambda rollup: next(run.audit(NOBODY, rollup)),
+    "audit_window": lambda rollup: run.audit_window(NO_CONNECTION, rollup, "github_stars"),
+    "backfill_window": lambda rollup: run.backfill_window(NO_CONNECTION, rollup),
+    "expire_window": lambda rollup: run.expire_window(
+        NO_CONNECTION, rollup, datetime(2026, 1, 1, tzinfo=UTC)
+    ),
+    "rollup_status": lambda rollup: run.rollup_status(NO_CONNECTION, rollup),
+    "record_failure": lambda rollup: run.record_failure(NO_CONNECTION, rollup, "x"),
+    "hold_runs": lambda rollup: run.hold_runs(NO_CONNECTION, rollup).__enter__(),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("rollup", ["github_stars", None, GITHUB_STARS.table()])
+def test_what_is_no_rollup_cannot_be_moved(move: str, rollup: object) -> None:
+    with pytest.raises(ArgumentError, match=r"a Rollup is needed, such as citus_analytics\.GITHUB"):
+        MOVES[move](rollup)
