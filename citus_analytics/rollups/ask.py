@@ -1630,7 +1630,8 @@ class _Prepared:
         # What a type puts around a value is put there when the whole statement is compiled.
         options = {"skip_bind_expression": True}
         compiled = cast("Any", element.compile(dialect=_PYFORMAT, compile_kwargs=options))
-        state = compiled.construct_expanded_state(compiled.params)
+        known = {name: bind.effective_value for name, bind in compiled.binds.items()}
+        state = compiled.construct_expanded_state(known)
         escaped = {short: name for name, short in compiled.escaped_bind_names.items()}
         binds: dict[Any, tuple[BindParameter[Any], TypeEngine[Any]]] = {
             name: (bind, bind.type) for name, bind in compiled.binds.items()

@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-import sqlalchemy
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -17,42 +16,34 @@ from sqlalchemy import (
     DateTime,
     Enum,
     Index,
-    Integer,
     LargeBinary,
     MetaData,
     NullPool,
     Numeric,
-    String,
     Table,
     Text,
     TypeDecorator,
     Uuid,
-    and_,
     any_,
     bindparam,
     case,
-    cast,
     create_engine,
     func,
     literal,
     not_,
     or_,
-    text,
     tuple_,
 )
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-import citus_analytics
 from citus_analytics import (
     Distributed,
     Rollup,
     count,
     distinct,
     run_rollup,
-    total,
 )
-from citus_analytics.errors import ArgumentError, DeclarationError, RollupError
+from citus_analytics.errors import ArgumentError
 from citus_analytics.rollups.ask import Question, ask
 from citus_analytics.rollups.declare import specs_of
 from citus_analytics.rollups.run import repair, verify
@@ -63,7 +54,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection, Engine
 
-    from citus_analytics.rollups.ask import Freshness
     from tests.servers import DatabaseServer
 
 START: Final = datetime(2026, 3, 1, tzinfo=UTC)
@@ -203,9 +193,11 @@ CONVERTED: Final[dict[str, tuple[Any, dict[str, Any], str]]] = {
         "p BETWEEN 30 AND 50",
     ),
     "tuples": (
-        lambda c: tuple_(c.l, c.p).in_([("A", Decimal("0.25")), ("b", 3)]),
+        lambda c: tuple_(c.p, c.d).in_(
+            [(Decimal("0.25"), date(2026, 3, 1)), (3, date(2026, 3, 3))]
+        ),
         {},
-        "(l, p) IN (('low:a', 25), ('low:b', 300))",
+        "(p, d) IN ((25, '2026-03-01'), (300, '2026-03-03'))",
     ),
     "an odd name": (lambda c: c.p == bindparam("a.b (c)"), {"a.b (c)": 3}, "p = 300"),
     "any": (
@@ -219,11 +211,15 @@ CONVERTED: Final[dict[str, tuple[Any, dict[str, Any], str]]] = {
         {"z": Decimal("0.5")},
         "p = 50",
     ),
-    "in a case": (lambda c: case((c.p == 3, c.p), else_=Decimal(1)) == Decimal(1), {}, "p <> 300"),
+    "in a case": (
+        lambda c: case((c.p == 3, c.p), else_=literal(1, Cents)) == Decimal(1),
+        {},
+        "p <> 300",
+    ),
     "twice": (
-        lambda c: or_(c.p == bindparam("z"), c.p + Decimal("0.25") == bindparam("z")),
+        lambda c: or_(c.p == bindparam("z"), c.p > bindparam("z")),
         {"z": Decimal("0.5")},
-        "p IN (25, 50)",
+        "p >= 50",
     ),
     "expression": (lambda c: c.w == "x", {}, "w = '<x>'"),
     "expressions": (lambda c: c.w.in_(["x", "y"]), {}, "w IN ('<x>', '<y>')"),
@@ -257,7 +253,7 @@ TOO_LONG: Final[dict[str, tuple[Any, dict[str, Any], str]]] = {
     "not json": (lambda c: c.j != JSON, {}, f"j <> {BIG}"),
     "NOT json": (lambda c: not_(c.j == JSON), {}, f"NOT j = {BIG}"),
     "distinct json": (lambda c: c.j.is_distinct_from(JSON), {}, f"j IS DISTINCT FROM {BIG}"),
-    "jsons": (lambda c: c.j.in_([1, JSON]), {}, f"j IN ('1', {BIG})"),
+    "jsons": (lambda c: c.j.in_([{}, JSON]), {}, f"j IN ('{{}}', {BIG})"),
     "given json": (lambda c: c.j == bindparam("q", type_=JSONB), {"q": JSON}, f"j = {BIG}"),
     "a great number": (lambda c: c.j != [1e305] * 5, {}, "j <> '[1e305,1e305,1e305,1e305,1e305]'"),
     "bytes": (lambda c: c.b == LONG.encode(), {}, f"b = convert_to({MANY}, 'UTF8')"),
@@ -271,9 +267,7 @@ TOO_LONG: Final[dict[str, tuple[Any, dict[str, Any], str]]] = {
 
 
 def counted(connection: Connection, where: str) -> int:
-    found: int = run_sql(
-        connection, "SELECT count(*) FROM v WHERE " + where.replace(":", "\\:")
-    ).scalar_one()
+    found: int = run_sql(connection, "SELECT count(*) FROM v WHERE " + where).scalar_one()
     return found
 
 
