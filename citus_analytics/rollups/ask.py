@@ -301,6 +301,7 @@ class Stream:
         self.question = question
         self._rows: Iterator[Row[*tuple[Any, ...]]] | None = rows
         self._close = close
+        self._closed = False
 
     def __iter__(self) -> Iterator[Row[*tuple[Any, ...]]]:
         rows, self._rows = self._rows, None
@@ -311,19 +312,25 @@ class Stream:
             )
         return self._read(rows)
 
-    @staticmethod
-    def _read(rows: Iterator[Row[*tuple[Any, ...]]]) -> Iterator[Row[*tuple[Any, ...]]]:
+    def _read(self, rows: Iterator[Row[*tuple[Any, ...]]]) -> Iterator[Row[*tuple[Any, ...]]]:
+        cause = None
         try:
-            yield from rows
+            for row in rows:
+                yield row
+                if self._closed:
+                    break
+            else:
+                return
         except (DBAPIError, ResourceClosedError) as error:
             gone = getattr(error, "orig", None)
             if gone is not None and not isinstance(gone, InvalidCursorName):
                 raise
-            raise ArgumentError(
-                "the stream ended before all of its rows were read: it was closed, or its "
-                "transaction has ended, which its cursor lives in. Read it to the end before "
-                "commit(), rollback() or close(), or keep the rows in a list"
-            ) from error
+            cause = error
+        raise ArgumentError(
+            "the stream ended before all of its rows were read: it was closed, or its transaction "
+            "has ended, in which its cursor lives. Read it to the end before commit(), rollback() "
+            "or close(), or keep the rows in a list"
+        ) from cause
 
     def __enter__(self) -> Self:
         return self
@@ -334,6 +341,7 @@ class Stream:
     def close(self) -> None:
         """Close the cursor. Rows that have not been read are lost."""
         self._rows = None
+        self._closed = True
         self._close()
 
 
@@ -812,6 +820,8 @@ class Question:
                     why = _why_unknown(connection, self.source)
                 missing = {self.source.name: "; ".join([why, *self._advice().values()])}
                 suggestion = self.suggestion(since=window[0], until=window[1])
+                if "GRANT" in why:
+                    suggestion = None
                 if freshness == "rolled_up":
                     raise self._refusal(missing, None if self.rollups else suggestion)
                 return from_raw(missing, suggestion)
@@ -848,7 +858,7 @@ class Question:
             reasons: dict[str, str] = {}
             suggestion = None
             if raw_only:
-                for each in prepared.candidates:
+                for each in sorted(prepared.candidates, key=lambda each: each.level is None):
                     why = prepared.why_not(each, known, window, longest)
                     reasons[each.target.table] = why
                 otherwise = all(why.startswith("has ") for why in reasons.values())

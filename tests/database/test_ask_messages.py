@@ -45,7 +45,7 @@ from citus_analytics import (
 from citus_analytics.errors import ArgumentError, DeclarationError, RollupError
 from citus_analytics.rollups.ask import Question
 from citus_analytics.rollups.declare import specs_of
-from citus_analytics.rollups.run import repair, verify
+from citus_analytics.rollups.run import backfill, repair, verify
 from citus_analytics.rollups.sql import create, drop
 from tests.rollup_lab import build, run_sql
 from tests.servers import ON_POSTGRESQL_ONLY
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, ColumnElement, Connection
 
+    from citus_analytics.rollups.ask import Freshness
+    from citus_analytics.rollups.sql import RollupSpec
     from tests.autogenerate import Application
     from tests.servers import DatabaseServer
 
@@ -124,7 +126,8 @@ def test_a_text_by_cases(application: Application) -> None:
         fill(connection, 30)
     wanted = {("t", 14), ("other", 46)}
     with engine.begin() as connection:
-        for again in ("fresh", "rolled_up"):
+        freshnesses: tuple[Freshness, ...] = ("fresh", "rolled_up")
+        for again in freshnesses:
             answer = ask(connection, table, measures=ROWS, by=[group.label("g")], freshness=again)
             assert answer.plan.rollups == ("cases",)
             assert ({tuple(row) for row in answer} == wanted) == (again == "fresh")
@@ -185,8 +188,8 @@ def test_what_is_suggested_serves(server: DatabaseServer, empty_database: URL) -
         declaration = question.suggestion(**window)
         assert declaration is not None
         asked.append((question, {**window, **values}, declaration))
-    rollups = [eval(declaration, names) for _, _, declaration in asked]
-    assert len({each.name for each in rollups}) == len(rollups)
+    for declaration in {declaration for _, _, declaration in asked}:
+        eval(declaration, names)
     (spec,) = specs_of(tables)
     engine = create_engine(empty_database, poolclass=NullPool)
     build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
@@ -227,7 +230,10 @@ def test_what_no_rollup_would_serve(server: DatabaseServer, empty_database: URL)
         assert plan.suggestion is None
         assert "the type of the group 'up' is not known" in plan.reasons["readings"]
         # Nothing is made of whole minutes between these.
-        window = {"since": NOON + timedelta(seconds=3), "until": NOON + timedelta(seconds=90)}
+        window: dict[str, Any] = {
+            "since": NOON + timedelta(seconds=3),
+            "until": NOON + timedelta(seconds=90),
+        }
         answer = ask(connection, table, measures=ROWS, **window)
         assert (answer.plan.suggestion, answer.rows[0].rows) == (None, 1)
         # The one that only the window keeps from it comes first, then what would serve.
@@ -251,7 +257,7 @@ def test_reasons_have_names_and_values(server: DatabaseServer, empty_database: U
     engine = create_engine(empty_database, poolclass=NullPool)
     build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
     with engine.connect() as connection:
-        where = c.n.in_([1, 2])
+        where: ColumnElement[bool] = c.n.in_([1, 2])
         plan = ask(connection, table, measures={"n": total(c.n * 3)}, where=where).plan
         assert plan.reasons["r0"] == "has only the rows where readings.kind = 'temp'"
         assert plan.reasons["r2"] == "has no dimension for the filter readings.n IN (1, 2)"
@@ -274,7 +280,6 @@ def test_creators_of_a_part_of_a_day(connection: Connection) -> None:
             connection, since=NOON, until=NOON + timedelta(hours=1), freshness="rolled_up"
         )
     assert "POSTCOMPILE" not in str(caught.value)
-    assert "_1" not in str(caught.value).replace("_1min", "").replace("_1_", "")
     assert "event_type = 'CreateEvent'" in str(caught.value)
 
 
@@ -327,17 +332,17 @@ def test_a_connection_that_was_there_before_a_migration(
     table = readings(tables)
     first = Rollup("first", table, by=["n"], measures=ROWS)
     before = specs_of(tables)[0]
-    Rollup("second", table, by=["kind"], measures=ROWS)
+    second = Rollup("second", table, by=["kind"], measures=ROWS)
     after = specs_of(tables)[0]
     engine = create_engine(empty_database, poolclass=NullPool)
     build(engine, citus=server.kind == "citus", tables=tables, spec=before)
     question = Question(table, measures=ROWS, by=["kind"])
 
-    def migrate(spec: Any, *, gone: Any = None) -> None:
+    def migrate(gone: RollupSpec, come: RollupSpec) -> None:
         with engine.begin() as connection:
             if server.kind == "citus":
                 run_sql(connection, "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'")
-            for statement in (*(() if gone is None else drop(gone)), *create(spec)):
+            for statement in (*drop(gone), *create(come)):
                 run_sql(connection, statement)
 
     with engine.begin() as connection:
@@ -348,26 +353,19 @@ def test_a_connection_that_was_there_before_a_migration(
         assert answer.plan.reasons["second"] == "is not in the database: migrate it"
         wanted = answer.rows
         old.commit()
-        migrate(after)
-        run_sql(old, "SELECT * FROM readings_backfill(NULL)")
-        old.commit()
+        migrate(before, after)
+        assert list(backfill(engine, second)) != []
         answer = question.ask(old)
         assert answer.plan.rollups == ("second",), answer.plan
         assert answer.rows == wanted
         old.commit()
-        # And back again.
-        migrate(before, gone=after)
-        run_sql(old, "DROP TABLE second")
         old.commit()
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
-            assert question.ask(other).rows == wanted
-        answer = None
-        try:
-            answer = question.ask(old)
-        except RollupError as error:
-            assert "roll the transaction back and ask again" in str(error)
-            old.rollback()
-            answer = question.ask(old)
+        # And back again.
+        migrate(after, before)
+        with pytest.raises(RollupError, match="roll the transaction back and ask again"):
+            question.ask(old)
+        old.rollback()
+        answer = question.ask(old)
         assert (answer.plan.freshness, answer.rows) == ("raw", wanted)
 
 
@@ -405,7 +403,8 @@ def test_a_table_that_goes_under_a_connection(server: DatabaseServer, empty_data
 
 def test_a_database_without_the_tables(empty_database: URL) -> None:
     engine = create_engine(empty_database, poolclass=NullPool)
-    for freshness in ("fresh", "raw"):
+    freshnesses: tuple[Freshness, ...] = ("fresh", "raw")
+    for freshness in freshnesses:
         with (
             engine.connect() as connection,
             pytest.raises(RollupError, match=r"no table 'github_events'\. Migrate the database"),
@@ -436,7 +435,7 @@ def test_a_source_without_a_rollup(empty_database: URL) -> None:
         answer = ask(connection, table, measures=ROWS, since=NOON, every="1 day", time=table.c.at)
         assert [row.rows for row in answer] == [60]
         assert answer.plan.reasons == {"readings": "no rollup of 'readings' is declared"}
-        with pytest.raises(RollupError, match="is declared. This one would: Rollup") as caught:
+        with pytest.raises(RollupError, match=r"is declared\. This one would: Rollup") as caught:
             ask(connection, table, measures=ROWS, time="at", freshness="rolled_up")
         assert "migrate" not in str(caught.value)
 
@@ -466,7 +465,8 @@ def test_a_stream_that_has_ended(connection: Connection, end: str) -> None:
     )
     connection.commit()
     question = Question(GithubEvent, measures=ROWS, by=[GithubEvent.user_id])
-    for freshness in ("fresh", "raw"):
+    freshnesses: tuple[Freshness, ...] = ("fresh", "raw")
+    for freshness in freshnesses:
         stream = question.stream(connection, batch=10, freshness=freshness)
         read = iter(stream)
         next(read)

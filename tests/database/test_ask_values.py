@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection, Engine
 
+    from citus_analytics.rollups.ask import Freshness
     from tests.servers import DatabaseServer
 
 START: Final = datetime(2026, 3, 1, tzinfo=UTC)
@@ -65,11 +66,11 @@ class Low(TypeDecorator[str]):
     impl = Text
     cache_ok = True
 
-    def process_bind_param(self, value: Any, dialect: object) -> Any:
+    def process_bind_param(self, value: Any, _dialect: object) -> Any:
         """Return it as it is stored."""
         return None if value is None else f"low:{value.lower()}"
 
-    def process_result_value(self, value: Any, dialect: object) -> Any:
+    def process_result_value(self, value: Any, _dialect: object) -> Any:
         """Return it as it is known."""
         return None if value is None else value.removeprefix("low:")
 
@@ -80,11 +81,11 @@ class Cents(TypeDecorator[Decimal]):
     impl = BigInteger
     cache_ok = True
 
-    def process_bind_param(self, value: Any, dialect: object) -> Any:
+    def process_bind_param(self, value: Any, _dialect: object) -> Any:
         """Return it as it is stored."""
         return None if value is None else int(value * 100)
 
-    def process_result_value(self, value: Any, dialect: object) -> Any:
+    def process_result_value(self, value: Any, _dialect: object) -> Any:
         """Return it as it is known."""
         return None if value is None else Decimal(value) / 100
 
@@ -99,7 +100,7 @@ class Wrapped(TypeDecorator[str]):
         """Return what the server stores."""
         return func.concat("<", bindvalue, ">", type_=Text)
 
-    def process_literal_param(self, value: Any, dialect: object) -> str:
+    def process_literal_param(self, value: Any, _dialect: object) -> str:
         """Return it as it is written."""
         return str(value)
 
@@ -137,26 +138,24 @@ def values(metadata: MetaData) -> Table:
 
 
 def rows() -> list[dict[str, Any]]:
-    listed: list[dict[str, Any]] = []
     jsons: list[Any] = [{"a": 1}, {"a": 1, "b": LONG}, "x", [1, 2], 1, {"a": 1, "b": "v" * 1500}]
-    for n in range(48):
-        listed.append(
-            {
-                "id": n,
-                "l": [None, "A", "b", "C"][n % 4],
-                "p": [Decimal("0.25"), Decimal("0.5"), Decimal(3)][n % 3],
-                "w": "xyz"[n % 3],
-                "k": [Kind.HOT, Kind.COLD][n % 2],
-                "u": IDS[n % 3],
-                "d": date(2026, 3, 1 + n % 3),
-                "t": ["short", LONG, "v" * 1500][n % 3],
-                "j": jsons[n % 6],
-                "b": [b"short", LONG.encode(), b"v" * 1500][n % 3],
-                "cost": Decimal(n % 7),
-                "at": START,
-            }
-        )
-    return listed
+    return [
+        {
+            "id": n,
+            "l": [None, "A", "b", "C"][n % 4],
+            "p": [Decimal("0.25"), Decimal("0.5"), Decimal(3)][n % 3],
+            "w": "xyz"[n % 3],
+            "k": [Kind.HOT, Kind.COLD][n % 2],
+            "u": IDS[n % 3],
+            "d": date(2026, 3, 1 + n % 3),
+            "t": ["short", LONG, "v" * 1500][n % 3],
+            "j": jsons[n % 6],
+            "b": [b"short", LONG.encode(), b"v" * 1500][n % 3],
+            "cost": Decimal(n % 7),
+            "at": START,
+        }
+        for n in range(48)
+    ]
 
 
 @pytest.fixture
@@ -277,7 +276,8 @@ def test_values_are_converted_by_their_type(filled: tuple[Connection, Table]) ->
         question = Question(table, measures={"rows": count()}, where=where(table.c))
         wanted = counted(connection, sql)
         assert 0 < wanted < len(rows()), name
-        for freshness in ("fresh", "raw"):
+        freshnesses: tuple[Freshness, ...] = ("fresh", "raw")
+        for freshness in freshnesses:
             answer = question.ask(connection, freshness=freshness, parameters=parameters)
             assert (answer.rows[0].rows, answer.plan.freshness) == (wanted, freshness), name
         (streamed,) = question.stream(connection, parameters=parameters)
@@ -309,7 +309,7 @@ def test_long_values_are_those_of_raw_rows(filled: tuple[Connection, Table]) -> 
 
 def test_a_parameter_of_two_types() -> None:
     c = values(MetaData()).c
-    with pytest.raises(ArgumentError, match="'y' stands for a .* a name of its own"):
+    with pytest.raises(ArgumentError, match=r"'y' stands for a .* a name of its own"):
         Question(
             c.l.table,
             measures={"rows": count()},
@@ -371,7 +371,8 @@ def test_equal_json_values_are_one_group(server: DatabaseServer, empty_database:
     different = run_sql_of(engine, "SELECT count(DISTINCT j) FROM v")
     assert len(counts) < len(listed) - 8
     with engine.begin() as connection:
-        for freshness in ("fresh", "rolled_up"):
+        freshnesses: tuple[Freshness, ...] = ("fresh", "rolled_up")
+        for freshness in freshnesses:
             if freshness == "rolled_up":
                 run_rollup(connection, by)
             answer = ask(
