@@ -46,6 +46,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from typing import cast as cast_type
 from zoneinfo import ZoneInfo
 
+from psycopg.errors import UndefinedTable
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -61,8 +62,9 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.exc import ProgrammingError
 
-from citus_analytics.errors import ArgumentError
+from citus_analytics.errors import ArgumentError, RollupError
 from citus_analytics.github.models import (
     COMMITS,
     CREATES_REPOSITORY,
@@ -137,7 +139,13 @@ def count_events(
     event_type: str | None = None,
     freshness: Freshness = "fresh",
 ) -> int:
-    """Return how many events there are."""
+    """Return how many events there are.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
+    """
     question = _counted(typed=event_type is not None)
     values = {} if event_type is None else {"event_type": event_type}
     answer = question.ask(session, since=since, until=until, freshness=freshness, parameters=values)
@@ -201,6 +209,11 @@ def commits_per_hour(
         until: Take pushes created before this aware datetime.
         time_zone: The IANA name of the time zone of the hours, such as `"Asia/Kolkata"`.
         freshness: As of now, as of the last run, or from the events alone.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     zone = _zone(time_zone)
     answer = _commits(time_zone).ask(session, since=since, until=until, freshness=freshness)
@@ -272,6 +285,11 @@ def top_repository_creators(
 
     Equal numbers are in the order of the logins' code points, the unknown login last. Events of
     users who are not in `github_users` are left out, as the tutorial's join leaves them out.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     answer = _creators().ask(
         session,
@@ -325,6 +343,11 @@ def most_active_users(
     As of the last run, the numbers are those of `github_rollup_1min`. Equal numbers are in the
     order of the minute, then of the user's id, unknown ones last.
     A window is about when minutes start.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     place = _place(UserActivity, after, bucket="minute")
     if freshness == "rolled_up" and GITHUB_ROLLUP_1MIN in _activity().rollups:
@@ -335,7 +358,15 @@ def most_active_users(
                 zip(("user_id", "bucket", "events"), statement.selected_columns, strict=True)
             )
             statement = statement.having(place_after(order, columns, place))
-        rows = executor_of(session).execute(statement)
+        try:
+            rows = executor_of(session).execute(statement)
+        except ProgrammingError as error:
+            if not isinstance(error.orig, UndefinedTable):
+                raise
+            raise RollupError(
+                "the database has no table 'github_rollup_1min'. Migrate the database first, with "
+                "`citus-analytics migrate`, or connect to the one that has it."
+            ) from error
         return [UserActivity(user_id, minute, events) for user_id, minute, events in rows]
     checked_window(since, until)
     since, until = (edge and _MINUTE.next_start(edge) for edge in (since, until))
@@ -382,7 +413,13 @@ def events_by_type(
     event_type: str | None = None,
     freshness: Freshness = "fresh",
 ) -> list[EventsOfType]:
-    """Return the events by type over time, in order of time and then of the type."""
+    """Return the events by type over time, in order of time and then of the type.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
+    """
     asked = _Asked(every=every, by="event_type", event_type=event_type)
     return [EventsOfType(*row) for row in asked.answer(session, since, until, freshness)]
 
@@ -422,7 +459,13 @@ def user_activity(
     event_type: str | None = None,
     freshness: Freshness = "fresh",
 ) -> list[Activity]:
-    """Return the events of the user with this id over time, in order of time."""
+    """Return the events of the user with this id over time, in order of time.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
+    """
     asked = _Asked(every=every, user_id=user_id, event_type=event_type)
     return [Activity(*row) for row in asked.answer(session, since, until, freshness)]
 
@@ -450,7 +493,13 @@ def repository_activity(
     event_type: str | None = None,
     freshness: Freshness = "fresh",
 ) -> list[Activity]:
-    """Return the events on the repository with this id over time, in order of time."""
+    """Return the events on the repository with this id over time, in order of time.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
+    """
     asked = _Asked(every=every, repo_id=repo_id, event_type=event_type)
     return [Activity(*row) for row in asked.answer(session, since, until, freshness)]
 
@@ -494,6 +543,11 @@ def active_users(
 
     A user who is active in two buckets counts in both: the numbers of days do not add up to that
     of a month, which is `every="1 month"`.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     asked = _Asked("users", every=every, event_type=event_type)
     return [ActiveUsers(*row) for row in asked.answer(session, since, until, freshness)]
@@ -537,6 +591,11 @@ def trending_repositories(
 
     A `"WatchEvent"` is a star, a `"ForkEvent"` a fork. Equal numbers are in the order of the
     repository's id, an unknown one last.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     asked = _Asked(by="repo_id", ranked=True, event_type=event_type)
     answer = asked.answer(session, since, until, freshness, limit, after)
@@ -582,6 +641,11 @@ def top_contributors(
     """Return the users with the most events on the repository with this id, most events first.
 
     Equal numbers are in the order of the user's id, an unknown one last.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     asked = _Asked(by="user_id", ranked=True, repo_id=repo_id, event_type=event_type)
     answer = asked.answer(session, since, until, freshness, limit, after)
@@ -629,6 +693,11 @@ def heat_map(
 
     In the order of the weekday and the hour. Cells without an event are left out, and so are events
     without a time, which no clock has shown.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     zone = _zone(time_zone)
     asked = _Asked(every=_hour_of(time_zone), event_type=event_type)
@@ -690,6 +759,11 @@ def push_sizes(
 
     A push has the commits that `commits_per_hour` counts, and does not count if it does not say how
     many these are.
+
+    Raises:
+        ArgumentError: An argument cannot be accepted.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     rows = _Asked("sizes").answer(session, since, until, freshness)
     known = sorted((commits, events) for commits, events in rows if commits is not None)
