@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import enum
+import itertools
+import json
 import uuid
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -32,6 +36,7 @@ from sqlalchemy import (
     literal,
     not_,
     or_,
+    text,
     tuple_,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -48,6 +53,7 @@ from citus_analytics.rollups.ask import Question, ask
 from citus_analytics.rollups.declare import specs_of
 from citus_analytics.rollups.run import repair, verify
 from tests.rollup_lab import build, run_sql
+from tests.servers import ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -406,3 +412,55 @@ def test_equal_json_values_are_one_group(server: DatabaseServer, empty_database:
 def run_sql_of(engine: Engine, sql: str) -> list[int]:
     with engine.connect() as connection:
         return [row[0] for row in run_sql(connection, sql)]
+
+
+def written(draw: st.DrawFn, depth: int = 0) -> tuple[str, str]:
+    """Draw a JSON value, as it may be written in two ways."""
+    kind = draw(st.integers(0, 5 if depth < 3 else 3))
+    if kind < 2:
+        number = str(draw(st.decimals(-1000, 1000, places=draw(st.integers(0, 3)))))
+        more = [draw(st.sampled_from(["", "0", "00"])) for _ in range(2)]
+        dotted = number if "." in number else f"{number}.0"
+        return (number, f"{dotted}{more[0]}") if draw(st.booleans()) else (number, number)
+    if kind < 4:
+        string = draw(st.text(st.sampled_from('01.e"\\\\{}[],: ä'), max_size=12))
+        return (json.dumps(string), json.dumps(string, ensure_ascii=False))
+    parts = [written(draw, depth + 1) for _ in range(draw(st.integers(0, 3)))]
+    if kind == 4:
+        one, other = (f"[{', '.join(p[n] for p in parts)}]" for n in (0, 1))
+        return one, other
+    names = [draw(st.sampled_from(["a", "b", "1.0", "1.00", '\\"'])) for _ in parts]
+    named = dict(zip(names, parts, strict=True))
+    one = ", ".join(f'"{name}": {part[0]}' for name, part in named.items())
+    other = ", ".join(f'"{name}": {part[1]}' for name, part in reversed(named.items()))
+    return f"{{{one}}}", f"{{{other}}}"
+
+
+@ON_POSTGRESQL_ONLY
+def test_long_json_values_are_abbreviated_alike_if_they_are_equal(
+    server: DatabaseServer, empty_database: URL
+) -> None:
+    tables = MetaData()
+    table = values(tables)
+    expression = (
+        Rollup("by_json", table, by=[table.c.j], measures={"n": count()}).spec().columns["j"]
+    )
+    engine = create_engine(empty_database, poolclass=NullPool)
+    shortened = "SELECT {} FROM (SELECT CAST(:{} AS jsonb) AS j) AS r"
+    asked = text(
+        "SELECT CAST(:one AS jsonb) = CAST(:other AS jsonb), "
+        f"({shortened.format(expression.replace(':', chr(92) + ':'), 'one')}) = "
+        f"({shortened.format(expression.replace(':', chr(92) + ':'), 'other')})"
+    )
+    with engine.connect() as connection:
+
+        @settings(max_examples=300, deadline=None)
+        @given(st.composite(written)(), st.composite(written)())
+        def is_alike(first: tuple[str, str], second: tuple[str, str]) -> None:
+            listed = [f'["{LONG}", {each}]' for each in (*first, second[0])]
+            for one, other in itertools.combinations(listed, 2):
+                equal, alike = connection.execute(asked, {"one": one, "other": other}).one()
+                assert equal == alike, (one[1500:], other[1500:])
+                event(f"equal: {equal}, written alike: {one == other}")
+
+        is_alike()
