@@ -224,7 +224,8 @@ class Plan:
             `"rolled_up"`; None for the moment of the statement.
         pending: How many changes of the source were in no rollup yet; None if nothing was read that
             would tell. A fresh answer has them.
-        reasons: Why other tables of rollups could not serve, by table.
+        reasons: Why other tables of rollups could not serve, by table; what to ask differently, by
+            that of the source.
         suggestion: The declaration of a rollup that would serve, where none did and one could.
         sql: The statement, with the names of its parameters.
         statement: The statement with the values of its parameters: what `explain_shape` shows the
@@ -692,8 +693,9 @@ class Question:
         Raises:
             ArgumentError: A bound is not an aware datetime, or the window is empty; or another
                 argument cannot be accepted.
-            RollupError: No rollup can serve what is asked for as `"rolled_up"`; raw rows are needed
-                that have been expired; what `at_least` stands for is not visible here, or not on
+            RollupError: No rollup can serve what is asked for as `"rolled_up"`; the database does
+                not have the source; a migration has dropped what a connection knew of; raw rows
+                are needed that have been expired; what `at_least` stands for is not visible here, or not on
                 all nodes; or, on Citus, the transaction is REPEATABLE READ or SERIALIZABLE, and
                 what is asked for is in a table that every node has a copy of.
         """
