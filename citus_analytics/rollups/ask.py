@@ -695,9 +695,9 @@ class Question:
                 argument cannot be accepted.
             RollupError: No rollup can serve what is asked for as `"rolled_up"`; the database does
                 not have the source; a migration has dropped what a connection knew of; raw rows
-                are needed that have been expired; what `at_least` stands for is not visible here, or not on
-                all nodes; or, on Citus, the transaction is REPEATABLE READ or SERIALIZABLE, and
-                what is asked for is in a table that every node has a copy of.
+                are needed that have been expired; what `at_least` stands for is not visible here,
+                or not on all nodes; or, on Citus, the transaction is REPEATABLE READ or
+                SERIALIZABLE, and what is asked for is in a table that every node has a copy of.
         """
         options = (limit, after, freshness, max_staleness, at_least, parameters)
         answer = self._answer(session, checked_window(since, until), *options)
