@@ -133,8 +133,8 @@ def count_events(
 
     Raises:
         ArgumentError: An argument cannot be accepted; the message says why.
-        RollupError: No rollup can answer as of the last run, or events are needed that have
-            been expired.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     question = _counted(typed=event_type is not None)
     values = {} if event_type is None else {"event_type": _given("event_type", event_type)}
@@ -202,8 +202,8 @@ def commits_per_hour(
 
     Raises:
         ArgumentError: An argument cannot be accepted; the message says why.
-        RollupError: No rollup can answer as of the last run, or events are needed that have
-            been expired.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     zone = _zone(time_zone)
     answer = _commits(time_zone).ask(session, since=since, until=until, freshness=freshness)
@@ -281,8 +281,8 @@ def top_repository_creators(
 
     Raises:
         ArgumentError: An argument cannot be accepted; the message says why.
-        RollupError: No rollup can answer as of the last run, or events are needed that have
-            been expired.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     answer = _creators().ask(
         session,
@@ -345,8 +345,8 @@ def most_active_users(
 
     Raises:
         ArgumentError: An argument cannot be accepted; the message says why.
-        RollupError: No rollup can answer as of the last run, or events are needed that have
-            been expired.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     answer = _activity().ask(
         session,
@@ -407,8 +407,8 @@ def events_by_type(
 
     Raises:
         ArgumentError: An argument cannot be accepted; the message says why.
-        RollupError: No rollup can answer as of the last run, or events are needed that have
-            been expired.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     asked = _Asked(every=every, by="event_type", event_type=event_type)
     return [EventsOfType(*row) for row in asked.answer(session, since, until, freshness)]
@@ -459,8 +459,8 @@ def user_activity(
 
     Raises:
         ArgumentError: An argument cannot be accepted; the message says why.
-        RollupError: No rollup can answer as of the last run, or events are needed that have
-            been expired.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     asked = _Asked(every=every, user_id=user_id, event_type=event_type)
     return [Activity(*row) for row in asked.answer(session, since, until, freshness)]
@@ -499,8 +499,8 @@ def repository_activity(
 
     Raises:
         ArgumentError: An argument cannot be accepted; the message says why.
-        RollupError: No rollup can answer as of the last run, or events are needed that have
-            been expired.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     asked = _Asked(every=every, repo_id=repo_id, event_type=event_type)
     return [Activity(*row) for row in asked.answer(session, since, until, freshness)]
@@ -552,8 +552,8 @@ def active_users(
 
     Raises:
         ArgumentError: An argument cannot be accepted; the message says why.
-        RollupError: No rollup can answer as of the last run, or events are needed that have
-            been expired.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     asked = _Asked("users", every=every, event_type=event_type)
     return [ActiveUsers(*row) for row in asked.answer(session, since, until, freshness)]
@@ -604,8 +604,8 @@ def trending_repositories(
 
     Raises:
         ArgumentError: An argument cannot be accepted; the message says why.
-        RollupError: No rollup can answer as of the last run, or events are needed that have
-            been expired.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     asked = _Asked(by="repo_id", ranked=True, event_type=event_type)
     answer = asked.answer(session, since, until, freshness, limit, after)
@@ -659,8 +659,8 @@ def top_contributors(
 
     Raises:
         ArgumentError: An argument cannot be accepted; the message says why.
-        RollupError: No rollup can answer as of the last run, or events are needed that have
-            been expired.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     asked = _Asked(by="user_id", ranked=True, repo_id=repo_id, event_type=event_type)
     answer = asked.answer(session, since, until, freshness, limit, after)
@@ -715,8 +715,8 @@ def heat_map(
 
     Raises:
         ArgumentError: An argument cannot be accepted; the message says why.
-        RollupError: No rollup can answer as of the last run, or events are needed that have
-            been expired.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     zone = _zone(time_zone)
     asked = _Asked(every=_hour_of(time_zone), event_type=event_type)
@@ -785,8 +785,8 @@ def push_sizes(
 
     Raises:
         ArgumentError: An argument cannot be accepted; the message says why.
-        RollupError: No rollup can answer as of the last run, or events are needed that have
-            been expired.
+        RollupError: No rollup can answer as of the last run, or events are needed that have been
+            expired, or the database has not been migrated.
     """
     rows = _Asked("sizes").answer(session, since, until, freshness)
     known = sorted((commits, events) for commits, events in rows if commits is not None)

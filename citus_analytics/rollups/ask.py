@@ -14,17 +14,19 @@ changed meanwhile, the question is planned and asked again.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+from zlib import crc32
 
-from psycopg.errors import InsufficientPrivilege, UndefinedColumn, UndefinedTable
+from psycopg.errors import InsufficientPrivilege, InvalidCursorName, UndefinedColumn, UndefinedTable
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -47,6 +49,7 @@ from sqlalchemy import (
     Text,
     TextualSelect,
     Time,
+    TypeDecorator,
     Uuid,
     and_,
     bindparam,
@@ -61,10 +64,17 @@ from sqlalchemy import (
 from sqlalchemy import cast as sql_cast
 from sqlalchemy import distinct as sql_distinct
 from sqlalchemy.dialects.postgresql import INTERVAL
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import ArgumentError as ConstructError
-from sqlalchemy.exc import CompileError, ProgrammingError, UnboundExecutionError
+from sqlalchemy.exc import (
+    CompileError,
+    DBAPIError,
+    ProgrammingError,
+    ResourceClosedError,
+    UnboundExecutionError,
+)
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import (
@@ -88,7 +98,7 @@ from sqlalchemy.sql.elements import (
 )
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import Alias, FromClause, Join
-from sqlalchemy.sql.sqltypes import NullType
+from sqlalchemy.sql.sqltypes import NullType, TupleType
 
 from citus_analytics.errors import ArgumentError, DeclarationError, RollupError
 from citus_analytics.rollups.declare import (
@@ -166,7 +176,7 @@ _BUCKET: Final = "bucket"
 _SMALL: Final = 1000
 _A_WHILE: Final = 30.0
 _MANY: Final = 200
-_LONGEST_TEXT: Final = 300
+_LONGEST_SHOWN: Final = 200
 _INFO: Final = "citus_analytics.ask"
 # How many values a distribution column is taken to have.
 _KEYS: Final = 100
@@ -219,7 +229,8 @@ class Plan:
             moment of the statement.
         pending: How many changes of the source were in no rollup yet; None if nothing was read that
             would tell. A fresh answer has them.
-        reasons: Why other tables of rollups could not serve, by table.
+        reasons: Why other tables of rollups could not serve, by table; what to ask differently, by
+            that of the source.
         suggestion: The declaration of a rollup that would serve, where none did and one could.
         sql: The statement, with the names of its parameters.
         statement: The statement with the values of its parameters: what `explain_shape` shows the
@@ -296,6 +307,7 @@ class Stream:
         self.question = question
         self._rows: Iterator[Row[*tuple[Any, ...]]] | None = rows
         self._close = close
+        self._closed = False
 
     def __iter__(self) -> Iterator[Row[*tuple[Any, ...]]]:
         rows, self._rows = self._rows, None
@@ -304,7 +316,27 @@ class Stream:
                 "the rows of a stream are read once, and these have been, or the stream is closed: "
                 "ask again, or keep the rows in a list"
             )
-        return rows
+        return self._read(rows)
+
+    def _read(self, rows: Iterator[Row[*tuple[Any, ...]]]) -> Iterator[Row[*tuple[Any, ...]]]:
+        cause = None
+        try:
+            for row in rows:
+                yield row
+                if self._closed:
+                    break
+            else:
+                return
+        except (DBAPIError, ResourceClosedError) as error:
+            gone = getattr(error, "orig", None)
+            if gone is not None and not isinstance(gone, InvalidCursorName):
+                raise
+            cause = error
+        raise ArgumentError(
+            "the stream ended before all of its rows were read: it was closed, or its transaction "
+            "has ended, in which its cursor lives. Read it to the end before commit(), rollback() "
+            "or close(), or keep the rows in a list"
+        ) from cause
 
     def __enter__(self) -> Self:
         return self
@@ -315,6 +347,7 @@ class Stream:
     def close(self) -> None:
         """Close the cursor. Rows that have not been read are lost."""
         self._rows = None
+        self._closed = True
         self._close()
 
 
@@ -429,6 +462,7 @@ def ask(
     since: datetime | None = None,
     until: datetime | None = None,
     ranked: str | None = None,
+    time: ColumnLike | None = None,
     limit: int | None = None,
     after: AnswerRow | None = None,
     freshness: Freshness = "fresh",
@@ -443,7 +477,9 @@ def ask(
         ArgumentError: The question makes no sense; the message says why.
         RollupError: It cannot be answered exactly, or not as it is asked for.
     """
-    question = Question(source, measures=measures, by=by, every=every, where=where, ranked=ranked)
+    question = Question(
+        source, measures=measures, by=by, every=every, where=where, ranked=ranked, time=time
+    )
     return question.ask(
         session,
         since=since,
@@ -576,18 +612,25 @@ class Question:
             )
         self.ranked = ranked
         elements = [self.where, *self.by.values(), *(value for _, value in self.measures.values())]
-        self._parameters = {
-            node.key
-            for element in elements
-            if element is not None
-            for node in visitors.iterate(element)
-            if isinstance(node, BindParameter) and node.required
-        }
-        own = next((name for name in self._parameters if name.startswith("_")), None)
-        if own is not None:
+        self._parameters: dict[str, BindParameter[Any]] = {}
+        for each in elements:
+            for node in () if each is None else visitors.iterate(each):
+                if not isinstance(node, BindParameter) or not node.required:
+                    continue
+                known = self._parameters.setdefault(node.key, node)
+                kinds = [known.type, node.type]
+                own = any(isinstance(kind, TypeDecorator) for kind in kinds)
+                if own and repr(kinds[0]) != repr(kinds[1]):
+                    raise ArgumentError(
+                        f"the parameter {node.key!r} stands for a {kinds[0]!r} and for a "
+                        f"{kinds[1]!r}, whose values are converted in ways of their own: give "
+                        "each a name of its own."
+                    )
+        reserved = next((name for name in self._parameters if name.startswith("_")), None)
+        if reserved is not None:
             raise ArgumentError(
-                f"the parameter {own!r} starts with an underscore, as those of the statement do: "
-                "give it another name."
+                f"the parameter {reserved!r} starts with an underscore, as those of the statement "
+                "do: give it another name."
             )
         self._prepared: dict[object, _Prepared] = {}
 
@@ -664,10 +707,11 @@ class Question:
         Raises:
             ArgumentError: A bound is not an aware datetime, or the window is empty; or another
                 argument cannot be accepted.
-            RollupError: No rollup can serve what is asked for as `"rolled_up"`; raw rows are needed
-                that have been expired; what `at_least` stands for is not visible here, or not on
-                all nodes; or, on Citus, the transaction is REPEATABLE READ or SERIALIZABLE, and
-                what is asked for is in a table that every node has a copy of.
+            RollupError: No rollup can serve what is asked for as `"rolled_up"`; the database does
+                not have the source; a migration has dropped what a connection knew of; raw rows
+                are needed that have been expired; what `at_least` stands for is not visible here,
+                or not on all nodes; or, on Citus, the transaction is REPEATABLE READ or
+                SERIALIZABLE, and what is asked for is in a table that every node has a copy of.
         """
         options = (limit, after, freshness, max_staleness, at_least, parameters)
         answer = self._answer(session, checked_window(since, until), *options)
@@ -748,7 +792,7 @@ class Question:
             raise ArgumentError(f"limit must be a positive integer; found {limit!r}")
         place = self._place(after)
         values = dict(parameters or {})
-        if values.keys() != self._parameters:
+        if values.keys() != self._parameters.keys():
             wanted, given = (", ".join(sorted(n)) or "none" for n in (self._parameters, values))
             raise ArgumentError(
                 f"parameters are the values of those bindparam() of the question that have none: "
@@ -787,24 +831,30 @@ class Question:
         for again in (False, False, True, True, True):
             known = _look(connection, self.source, again=again)
             if known is None:
-                missing = {self.source.name: f"the database has no rollups of {self.source.name!r}"}
+                why = f"no rollup of {self.source.name!r} is declared"
+                if self.rollups:
+                    why = _why_unknown(connection, self.source)
+                missing = {self.source.name: "; ".join([why, *self._advice().values()])}
+                suggestion = self.suggestion(since=window[0], until=window[1])
+                if "GRANT" in why:
+                    suggestion = None
                 if freshness == "rolled_up":
-                    raise RollupError(f"{missing[self.source.name]}: migrate it first.")
-                return from_raw(missing, self.suggestion())
+                    raise self._refusal(missing, None if self.rollups else suggestion)
+                return from_raw(missing, suggestion)
             if known.restricted:
                 secret = {self.source.name: "row level security hides rows from this role"}
                 if freshness == "rolled_up":
                     raise RollupError(f"{secret[self.source.name]}: ask for freshness='raw'.")
                 return from_raw(secret)
             prepared = self._prepare(connection, known)
-            long = any(
-                isinstance(value, str) and len(value.encode()) > _LONGEST_TEXT
-                for value in values.values()
+            longest = max(
+                (_length_of(values[name], bind) for name, bind in self._parameters.items()),
+                default=0,
             )
-            parts = prepared.compose(known, window, long=long, limited=limit is not None)
+            parts = prepared.compose(known, window, longest=longest, limited=limit is not None)
             raw_only = all(part.candidate is None for part in parts)
-            if raw_only and prepared.candidates and not again:
-                # They may be complete by now.
+            if raw_only and (prepared.candidates or prepared.absent) and not again:
+                # They may be complete, or there, by now.
                 continue
             subtracted = self.needs.extremes and any(part.candidate is None for part in parts)
             if freshness == "rolled_up" and subtracted and not raw_only:
@@ -820,15 +870,20 @@ class Question:
                     "time, so that nothing says which of them have come since. Ask for 'fresh', or "
                     "declare a rollup with undated=True."
                 )
-            unfit = prepared.reasons | prepared.foreign(known)
-            served = not raw_only or prepared.candidates or prepared.unsafe
-            suggestion = None if served else self.suggestion()
+            # Those that would serve another window come first.
+            reasons: dict[str, str] = {}
+            suggestion = None
+            if raw_only:
+                for each in sorted(prepared.candidates, key=lambda each: each.level is None):
+                    why = prepared.why_not(each, known, window, longest)
+                    reasons[each.target.table] = why
+                otherwise = all(why.startswith("has ") for why in reasons.values())
+                reasons |= prepared.reasons
+                if otherwise and not prepared.unsafe:
+                    suggestion = self.suggestion(since=window[0], until=window[1])
+                    reasons |= self._advice()
             if raw_only and freshness == "rolled_up":
-                raise RollupError(
-                    "no rollup can answer that: "
-                    + "; ".join(f"{table}: {why}" for table, why in unfit.items())
-                    + (f". This one would: {suggestion}" if suggestion else ".")
-                )
+                raise self._refusal(reasons, suggestion)
             horizon = known.horizon
             short = [
                 each
@@ -846,16 +901,6 @@ class Question:
                     "freshness='raw' for what is left of them."
                 )
             if raw_only:
-                reasons = dict(unfit)
-                for each in prepared.candidates:
-                    if each.target.table in reasons:
-                        continue
-                    waiting = known.complete_since(each) is not None
-                    reasons[each.target.table] = (
-                        "is not complete yet: backfill it"
-                        if waiting
-                        else "has no whole bucket in the window"
-                    )
                 return from_raw(reasons, suggestion)
             if freshness == "fresh" and self.needs.extremes and known.pending:
                 gone = prepared.costly(connection, known, parts, window)
@@ -870,14 +915,56 @@ class Question:
             f"the rollups of {self.source.name!r} are being changed again and again: try later."
         )
 
-    def suggestion(self) -> str | None:
+    @staticmethod
+    def _refusal(reasons: Mapping[str, str], suggestion: str | None) -> RollupError:
+        """Return the error that says why there is no answer as of the last run, and what to do."""
+        tables: dict[str, list[str]] = {}
+        for table, why in reasons.items():
+            tables.setdefault(why, []).append(table)
+        listed = "; ".join(f"{', '.join(names)}: {why}" for why, names in tables.items())
+        if any(why.startswith("has no whole bucket") for why in tables):
+            listed += ". Choose a window of whole buckets, or ask for 'fresh'"
+        rest = f". This one would: {suggestion}" if suggestion else "."
+        return RollupError(f"no rollup can answer that as of the last run: {listed}{rest}")
+
+    def _advice(self) -> dict[str, str]:
+        """Return what to ask differently so that a rollup could serve, by the source."""
+        if self.time is not None:
+            time = {_key_of(self.source, self.source.c[self.time])}
+            for each in self.conjuncts:
+                sides = (each.left, each.right) if isinstance(each, BinaryExpression) else ()
+                if any(_key_of(self.source, side) in time for side in sides):
+                    return {
+                        self.source.name: f"{_named(each)} is about the time: ask for a window, "
+                        "since= and until="
+                    }
+        for label, element in self.by.items():
+            if isinstance(element.type, NullType):
+                return {
+                    self.source.name: f"the type of the group {label!r} is not known, which a "
+                    "rollup needs: give it one, as in func.upper(Reading.kind, type_=Text)"
+                }
+        return {}
+
+    def suggestion(
+        self, *, since: datetime | None = None, until: datetime | None = None
+    ) -> str | None:
         """Return the declaration of a rollup that would answer the question, as Python.
 
         It is written with the names of `sqlalchemy`, its `sqlalchemy.dialects.postgresql` and
         `citus_analytics`, and that of the source: its class, or a variable named as the table.
-        Filters become dimensions, so that it serves other values as well. None if no rollup would:
-        the question is about more than the values of each row.
+        Filters become dimensions, so that it serves other values as well.
+
+        Args:
+            since: The beginning of a window for which it has whole buckets.
+            until: The end of the window.
+
+        Returns:
+            The declaration; None if no rollup would serve: the question is about more than the
+            values of each row, a group has no type, a filter is about the time, for which there are
+            `since` and `until`, or the window has no whole minute.
         """
+        window = checked_window(since, until)
         source = self.source
         groups: dict[str | None, str] = {}
         taken = {*([_BUCKET] if self.time is not None else [])}
@@ -922,6 +1009,10 @@ class Question:
                 return False
             if isinstance(element, BinaryExpression):
                 left = element.left
+                for side in (left, element.right):
+                    if isinstance(side, Column) and side.name == self.time:
+                        # There would be a group for each moment.
+                        return False
                 key = {_key_of(source, left)}
                 if (
                     any(isinstance(node, Column) for node in visitors.iterate(left))
@@ -972,18 +1063,26 @@ class Question:
                 of += ", approximate=True"
             maker = makers.get(measure.aggregate, measure.aggregate)
             listed.append(f"{free(name)!r}: {maker}({of})")
-        name = f"{source.name}_rollup"
-        names = {each.name for each in rollups_of(source.metadata)} | {*source.metadata.tables}
-        while name in names:
-            name += "_"
         entity = self._entity.__name__ if isinstance(self._entity, type) else source.name
-        arguments = [repr(name), entity]
+        arguments = [entity]
         if self.time is not None:
-            every = str(self.every or Every(3600))
-            arguments += [f"time={self.time!r}", f"every={every!r}", "undated=True"]
+            asked = self.every
+            fits = [
+                level
+                for level in (asked or Every(3600), Every(60))
+                if (asked is None or asked.is_made_of(level))
+                and _whole(level, window, None) is not None
+            ]
+            if not fits:
+                return None
+            arguments += [f"time={self.time!r}", f"every={str(fits[0])!r}", "undated=True"]
+        elif window != (None, None):
+            return None
         arguments.append(f"by=[{', '.join(groups.values())}]")
         arguments.append(f"measures={{{', '.join(listed)}}}")
-        return f"Rollup({', '.join(arguments)})"
+        # Suggestions for several questions are declared side by side.
+        name = f"{source.name[:20]}_rollup_{crc32(', '.join(arguments).encode()):08x}"
+        return f"Rollup({', '.join([repr(name), *arguments])})"
 
     def columns(self) -> list[Column[Any]]:
         """Return the columns of the answer."""
@@ -1134,7 +1233,18 @@ class Question:
         statement = statement.limit(limit)
         if batch is not None:
             statement = statement.execution_options(yield_per=batch)
-        result = executor.execute(statement, values)
+        try:
+            result = executor.execute(statement, values)
+        except ProgrammingError as error:
+            name = self.source.name
+            absent = f'relation "{name}"', f'.{name}"'
+            if isinstance(error.orig, UndefinedTable) and any(w in str(error.orig) for w in absent):
+                raise RollupError(
+                    f"the database has no table {name!r}. Migrate the database first, with "
+                    "`alembic upgrade head`, or connect to the one that has it. The search_path of "
+                    "the connection says in which schemas it is looked for."
+                ) from error
+            raise
         step = Step(
             table=self.source.name,
             windows=(window,) if self.time is not None else (),
@@ -1197,8 +1307,8 @@ class Question:
             parts, fresh=fresh, limit=limit, place=place, alone=known.distributed
         )
         edges = [edge for part in parts for each in part.windows for edge in each if edge]
-        arguments: dict[str, Any] = dict(zip(statement.edges, edges, strict=True))
-        arguments |= {name: values[given] for name, given in prepared.given.items()}
+        arguments = dict[str, Any](zip(statement.edges, edges, strict=True))
+        arguments |= {name: values[key] for name, (key, _) in prepared.given.items()}
         for number, value in enumerate((place or {}).values()):
             arguments[f"_after{number}"] = value
         arguments["_limit"] = limit
@@ -1220,9 +1330,18 @@ class Question:
             else:
                 found, rows, close = statement.execute(connection, arguments, batch)
         except ProgrammingError as error:
-            if isinstance(error.orig, UndefinedTable | UndefinedColumn | InsufficientPrivilege):
+            changed = isinstance(error.orig, UndefinedTable | UndefinedColumn)
+            if changed or isinstance(error.orig, InsufficientPrivilege):
                 connection.info.pop(_INFO, None)
-            raise
+            if not changed:
+                raise
+            if is_autocommit(connection):
+                return None
+            raise RollupError(
+                f"a migration has changed the rollups of {self.source.name!r} since this "
+                "connection looked at them: roll the transaction back and ask again, which looks "
+                "anew."
+            ) from error
         state, pending = found
         if state is None:
             close()
@@ -1339,7 +1458,8 @@ class _Candidate:
     log: _Side
     # Of each measure by values: the table that has them, or none if a dimension is the value.
     tables: list[TargetSpec | None]
-    touches_long: bool
+    # How many bytes a value that is asked for may have: what is longer has been abbreviated.
+    longest: float
     # Whether its ranking has the groups in the order of the answer.
     ranked: bool = False
 
@@ -1378,6 +1498,10 @@ class _NoMatchError(Exception):
     """A table of a rollup cannot serve a question, for the reason that it says."""
 
 
+class _AbsentError(_NoMatchError):
+    """The database does not have the table, or another one."""
+
+
 class _Prepared:
     """A question as one state of the database's rollups can serve it."""
 
@@ -1397,10 +1521,12 @@ class _Prepared:
         # Functions whose value is not that of a row alone, which groups are not filtered by.
         self.unsafe = unsafe
         self.reasons: dict[str, str] = {}
+        # Whether something that is declared is not in the database, as far as is known.
+        self.absent = False
         self.candidates: list[_Candidate] = []
-        self.fixed: dict[str, tuple[Any, TypeEngine[Any] | None]] = {}
-        # The parameters of the statement whose values come with each question, and their names.
-        self.given: dict[str, str] = {}
+        self.fixed: dict[str, tuple[Any, TypeEngine[Any]]] = {}
+        # Of parameters whose values are given with the question: how it names them.
+        self.given: dict[str, tuple[str, TypeEngine[Any]]] = {}
         self._statements: dict[Any, _Statement] = {}
         self._usable: tuple[Any, list[tuple[_Candidate, datetime | None]]] | None = None
         for rollup in question.rollups:
@@ -1410,6 +1536,7 @@ class _Prepared:
                     candidate = self._match(rollup, own, level, table.name)
                 except _NoMatchError as reason:
                     self.reasons[table.name] = str(reason)
+                    self.absent |= isinstance(reason, _AbsentError)
                     continue
                 candidate.ranked = self._is_ranked(candidate)
                 self.candidates.append(candidate)
@@ -1429,21 +1556,18 @@ class _Prepared:
         asked = [(_key_of(source, each), each) for each in question.conjuncts]
         own_filter = [_key_of(source, each) for each in _conjuncts(rollup.where)]
         if None in own_filter or not set(own_filter) <= {sql for sql, _ in asked}:
-            raise _NoMatchError(f"has only the rows where {rollup.where}")
+            raise _NoMatchError(f"has only the rows where {_brief(cast('Any', rollup.where))}")
         dimensions = {
             _key_of(source, element): label for label, element in rollup.dimensions.items()
         }
-        long = {
-            _key_of(source, element)
-            for element in rollup.dimensions.values()
-            if is_long(element) and not (isinstance(element, Column) and element.name == rollup.key)
-        }
+        abbreviated, limit = rollup.abbreviated()
+        long = {_key_of(source, element) for element in abbreviated} & {*dimensions}
         alike = {
             _key_of(source, element)
             for element in rollup.dimensions.values()
             if _may_look_different(element)
         }
-        touches_long = False
+        longest = math.inf
         sides: list[_Side] = []
         for alias in "tl":
             places = {
@@ -1475,13 +1599,29 @@ class _Prepared:
                     continue
                 found = self._rewritten(element, places)
                 if found is None:
-                    raise _NoMatchError(f"has no dimension for the filter {element}")
-                touches_long = touches_long or _uses(source, element, long)
+                    hint = ""
+                    if question.time is not None and _uses(
+                        source, element, {_key_of(source, source.c[question.time])}
+                    ):
+                        hint = "; since= and until= are for windows of time"
+                    raise _NoMatchError(f"has no dimension for {_named(element)}{hint}")
+                if _uses(source, element, long):
+                    longest = limit
                 if not _compares_whole_values(source, element, long, alike):
                     raise _NoMatchError(
                         "abbreviates long values, and has equal ones that are written differently "
                         f"in one group: {_named(element)} may look into them. ==, !=, "
                         "in_(), not_in(), is_() and their AND, OR and NOT do not"
+                    )
+                known_values = [
+                    n for n in visitors.iterate(element) if isinstance(n, BindParameter)
+                ]
+                if longest < max(
+                    (_length_of(n.value, n) for n in known_values if not n.required), default=0
+                ):
+                    raise _NoMatchError(
+                        f"abbreviates values of more than {limit:,} bytes, and a value of "
+                        f"{_named(element)} is longer"
                     )
                 where.append(f"({found})")
             sides.append(_Side(groups, where, {}, {}, []))
@@ -1489,6 +1629,11 @@ class _Prepared:
         known = {
             _key_of(source, value): rollup.input_name(value)
             for _, value in rollup.measures.values()
+            if value is not None
+        }
+        written = {
+            _key_of(source, value): _brief(value)
+            for _, value in question.measures.values()
             if value is not None
         }
         table_side.additive["_rows"], log_side.additive["_rows"] = f"t.{quote(target.rows)}", "l.n"
@@ -1500,7 +1645,7 @@ class _Prepared:
             kept = () if value is None else kept_as(part, value)
             column = f"_{base}_{kept[number]}" if number < len(kept) else ""
             if column not in target.sums:
-                raise _NoMatchError(f"has no measure that keeps the {part} of {sql}")
+                raise _NoMatchError(f"has no measure that keeps the {part} of {written[sql]}")
             table_side.additive[name] = f"t.{quote(column)}"
             log_side.additive[name] = f"l.n * ({target.sums[column]})"
         for name, (kind, sql) in needs.extremes.items():
@@ -1513,7 +1658,7 @@ class _Prepared:
                 None,
             )
             if held is None:
-                raise _NoMatchError(f"has no {kind} of {sql}")
+                raise _NoMatchError(f"has no {kind} of {written[sql]}")
             table_side.extremes[name] = f"t.{quote(held)}"
             log_side.extremes[name] = f"l.{quote(target.extremes[held][1])}"
         tables: list[TargetSpec | None] = []
@@ -1539,8 +1684,8 @@ class _Prepared:
                 table_side.values.append(f"t.{quote(dimension)}")
                 log_side.values.append(f"l.{quote(target.by[dimension])}")
             else:
-                raise _NoMatchError(f"has no {each.kind} values of {each.sql}")
-        return _Candidate(rollup, level, target, table_side, log_side, tables, touches_long)
+                raise _NoMatchError(f"has no {each.kind} values of {_brief(each.element)}")
+        return _Candidate(rollup, level, target, table_side, log_side, tables, longest)
 
     def _rewritten(self, element: ColumnElement[Any], places: Mapping[str, str]) -> str | None:
         """Return an expression over dimensions as SQL, None if it needs more than these."""
@@ -1580,32 +1725,34 @@ class _Prepared:
 
     def _text(self, element: ColumnElement[Any]) -> str:
         """Compile an expression; its values become parameters between zero characters."""
-        compiled = element.compile(dialect=_PYFORMAT)
-        # Values as an application's type binds them, those of a list, too. Where there is one, it
-        # is in the statement; a parameter without a value has a name that SQL may not have.
-        required = {bind.key: bind for bind in compiled.binds.values() if bind.required}
-        state = compiled.construct_expanded_state(dict.fromkeys(required), escape_names=False)
-        written = {compiled.escaped_bind_names.get(key, key): key for key in compiled.binds}
-        types: dict[str, Any] = {key: bind.type for key, bind in compiled.binds.items()}
-        for key, expanded in state.parameter_expansion.items():
-            kinds = getattr(types[key], "types", [types[key]])
-            types |= {name: kinds[n % len(kinds)] for n, name in enumerate(expanded)}
+        # What a type puts around a value is put there when the whole statement is compiled.
+        options = {"skip_bind_expression": True}
+        compiled = cast("Any", element.compile(dialect=_PYFORMAT, compile_kwargs=options))
+        known = {name: bind.effective_value for name, bind in compiled.binds.items()}
+        state = compiled.construct_expanded_state(known)
+        escaped = {short: name for name, short in compiled.escaped_bind_names.items()}
+        binds: dict[Any, tuple[BindParameter[Any], TypeEngine[Any]]] = {
+            name: (bind, bind.type) for name, bind in compiled.binds.items()
+        }
+        for name, listed in state.parameter_expansion.items():
+            kinds = getattr(binds[name][0].type, "types", None) or [binds[name][0].type]
+            for number, each in enumerate(listed):
+                binds[each] = (binds[name][0], kinds[number % len(kinds)])
         names: dict[str, str] = {}
 
         def named(found: re.Match[str]) -> str:
             if found[1] is None:
                 return "%"
-            name = written.get(found[1], found[1])
+            bind, kind = binds[escaped.get(name, name)]
             if name not in names:
-                names[name] = f"_p{len(self.fixed)}"
-                if name in required:
-                    self.given[names[name]] = name
-                    self.fixed[names[name]] = (None, types[name])
+                names[name] = f"_p{len(self.fixed) + len(self.given)}"
+                if bind.required:
+                    self.given[names[name]] = (bind.key, kind)
                 else:
-                    self.fixed[names[name]] = (state.parameters[name], types[name])
+                    self.fixed[names[name]] = (state.parameters[name], kind)
             return f"\0{names[name]}\0"
 
-        return re.sub(r"%%|%\((\w+)\)s", named, state.statement)
+        return re.sub(r"%%|%\(([^)]+)\)s", named, state.statement)
 
     # Which tables serve a window.
 
@@ -1618,15 +1765,17 @@ class _Prepared:
             if each.level is not None and each.level.zone in known.foreign
         }
 
-    def compose(self, known: _Known, window: Window, *, long: bool, limited: bool) -> list[_Part]:
+    def compose(
+        self, known: _Known, window: Window, *, longest: float, limited: bool
+    ) -> list[_Part]:
         """Return what is taken from which table: from the cheapest first.
 
         That is one that has the greatest groups by its ranking, if only some are wanted, or one
-        that has few rows.
+        that has few rows. A table that would have abbreviated the longest value is left out.
         """
         parts: dict[int, _Part] = {}
         everything = window == (None, None) and self.question.undated
-        key = (known, everything, long)
+        key = (known, everything, tuple(longest > each.longest for each in self.candidates))
         # Other threads ask the same question, of other databases too: what they find is their own.
         remembered = self._usable
         if remembered is None or remembered[0] != key:
@@ -1635,7 +1784,7 @@ class _Prepared:
                 for candidate in self.candidates
                 if candidate.target.table in known.readable
                 and (candidate.level is None or candidate.level.zone not in known.foreign)
-                and not (long and candidate.touches_long)
+                and longest <= candidate.longest
                 and (since := known.complete_since(candidate)) != _NEVER
                 and (candidate.level is not None or (everything and since is None))
             ]
@@ -1681,6 +1830,27 @@ class _Prepared:
             raw.undated = bool(raw.windows)
         ordered = [parts[number] for number in sorted(parts)]
         return [*ordered, raw] if raw.windows or raw.undated else ordered
+
+    def why_not(self, candidate: _Candidate, known: _Known, window: Window, longest: float) -> str:
+        """Return why a table that could serve the question does not serve this window of it."""
+        table, level = candidate.target.table, candidate.level
+        if table not in known.readable:
+            return "this role has no SELECT on it"
+        if table in (foreign := self.foreign(known)):
+            return foreign[table]
+        if longest > candidate.longest:
+            return (
+                f"abbreviates values of more than {candidate.longest:,} bytes, and a parameter is "
+                "longer"
+            )
+        if level is None and window != (None, None):
+            return "has totals over all time, and no window of it"
+        if level is None and not self.question.undated:
+            return "has totals over all time, with the rows without a time"
+        complete = known.complete_since(candidate)
+        if complete is not None and _whole(level, window, None) is not None:
+            return "is not complete yet: backfill it"
+        return f"has no whole bucket of {level} in the window"
 
     def _raw_is_nearer(self, candidate: _Candidate, known: _Known, window: Window) -> bool:
         """Whether raw rows of a short window are found by time, and a table has to be searched."""
@@ -1873,10 +2043,15 @@ class _Prepared:
         clause = text(re.sub("\0(\\w+)\0", r":\1", query.replace(":", "\\:")))
         clause = clause.bindparams(
             *(
-                bindparam(name, value, kind) if kind is not None else bindparam(name, value)
+                bindparam(name, value, kind)
                 for name, (value, kind) in fixed.items()
                 if name in named
-            )
+            ),
+            *(
+                bindparam(name, type_=kind)
+                for name, (_, kind) in self.given.items()
+                if name in named
+            ),
         )
         return _Statement(clause, named, columns, names, sql, check, alone=alone)
 
@@ -2305,6 +2480,20 @@ def _state_now(connection: Connection, known: _Known) -> tuple[str, int]:
     )
 
 
+def _why_unknown(connection: Connection, source: Table) -> str:
+    """Return why nothing is known of the rollups of a source."""
+    schema = schema_of(connection, source)
+    state = qualify(f"{source.name}_rollups", schema)
+    probed = connection.execute(_PROBE, {"state": state}).one()
+    spec = None if probed.comment is None else RollupSpec.read(probed.comment, schema=schema)
+    if spec is None:
+        return f"the database has no rollups of {source.name!r}: migrate it first"
+    names = [state, qualify(spec.log, schema), *(qualify(t.table, schema) for t in spec.targets)]
+    listed = connection.execute(_READABLE, {"names": names}).all()
+    hidden = ", ".join(row.name for row in listed if row.readable is False)
+    return f"this role has no SELECT on {hidden}, which answers from rollups need: GRANT it"
+
+
 _PROBE: Final = text(
     "SELECT obj_description(to_regclass(:state), 'pg_class') AS comment, "
     "has_table_privilege(to_regclass(:state), 'SELECT') AS readable, "
@@ -2399,7 +2588,7 @@ def _as_arguments() -> Iterator[None]:
 def _require_visible(connection: Connection, token: str) -> None:
     # A load over several connections has several transactions.
     known = re.fullmatch(r"\d{1,20}(,\d{1,20})*", str(token))
-    if known is None or any(int(each) >= 2**64 for each in token.split(",")):
+    if known is None or str(token) != token or any(int(each) >= 2**64 for each in token.split(",")):
         raise ArgumentError(
             f"at_least must be what commit_token() or a load has returned, got {token!r}."
         )
@@ -2480,6 +2669,8 @@ def _hooks(session: Session | scoped_session[Session]) -> bool:
 # Expressions.
 
 _PYFORMAT: Final = cast("Any", DIALECT.__class__)(paramstyle="pyformat")
+# Converts JSON to a text, as the driver would when it is executed.
+_CONVERTING: Final = cast("Any", PGDialect)()
 
 
 def _key_of(table: Table, element: ColumnElement[Any]) -> str | None:
@@ -2554,17 +2745,40 @@ def _called(sql: str) -> frozenset[str]:
 def _shown(element: ColumnElement[Any]) -> str:
     """Return an expression as SQL, whatever it is, for people or to look for names."""
     bare = cast("Any", element).element if _is_label(element) else element
+
+    def as_written(node: Any, **_: Any) -> Any:
+        if not isinstance(node, BindParameter):
+            return None
+        values = [node.value]
+        if node.required or node.callable is not None:
+            return literal_column(f":{node.key}")
+        if node.expanding and isinstance(node.value, list | tuple):
+            values = list(node.value)
+        shown = [
+            "NULL" if each is None else literal(each) if isinstance(each, str) else str(each)
+            for each in (
+                each.isoformat() if isinstance(each, datetime) else each for each in values
+            )
+        ]
+        return literal_column(f"({', '.join(shown)})" if node.expanding else shown[0])
+
     try:
-        return str(bare.compile(dialect=DIALECT))
+        written = visitors.replacement_traverse(bare, {}, cast("Any", as_written))
+        return " ".join(str(written.compile(dialect=DIALECT)).split())
     except (CompileError, NotImplementedError):
         return str(bare)
+
+
+def _brief(element: ColumnElement[Any]) -> str:
+    shown = _shown(element)
+    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
 
 
 def _named(element: ColumnElement[Any]) -> str:
     return (
         f"the group {cast('Any', element).name!r}"
         if _is_label(element)
-        else f"the filter {_shown(element)}"
+        else f"the filter {_brief(element)}"
     )
 
 
@@ -2595,7 +2809,15 @@ _WHOLE: Final = (
     operators.is_distinct_from,
     operators.is_not_distinct_from,
 )
-_ORDERED: Final = (*_WHOLE, operators.lt, operators.le, operators.gt, operators.ge)
+_ORDERED: Final = (
+    *_WHOLE,
+    operators.lt,
+    operators.le,
+    operators.gt,
+    operators.ge,
+    operators.between_op,
+    operators.not_between_op,
+)
 _VALUES: Final = (BindParameter, ClauseList, ExpressionClauseList, Grouping, Null, True_, False_)
 
 
@@ -2657,14 +2879,35 @@ def _compares_whole_values(
     key = _key_of(table, element.left)
     if key not in long | alike or element.operator not in (_WHOLE if key in long else _ORDERED):
         return False
-    for node in visitors.iterate(element.right):
-        if not isinstance(node, _VALUES):
-            return False
-        value = getattr(node, "value", None)
-        values = value if isinstance(value, list | tuple) else [value]
-        if any(isinstance(each, str) and len(each.encode()) > _LONGEST_TEXT for each in values):
-            return False
-    return True
+    return all(isinstance(node, _VALUES) for node in visitors.iterate(element.right))
+
+
+def _length_of(value: Any, bind: BindParameter[Any]) -> float:
+    """Return how many bytes a value has at most as the database gets it, as a text or bytes.
+
+    Of a list of values, it is that of the longest.
+    """
+    if bind.expanding and isinstance(value, list | tuple | set | frozenset):
+        one = bindparam(None, type_=bind.type)
+        return max((_length_of(each, one) for each in value), default=0)
+    if isinstance(bind.type, TupleType):
+        pairs = zip(value, bind.type.types, strict=False)
+        return max(
+            (_length_of(each, bindparam(None, type_=kind)) for each, kind in pairs), default=0
+        )
+    try:
+        convert = bind.type.dialect_impl(_CONVERTING).bind_processor(_CONVERTING)
+        found = value if convert is None else convert(value)
+    except Exception:  # noqa: BLE001 - what cannot be converted here is refused where it is bound
+        return math.inf
+    if isinstance(found, bytes | bytearray | memoryview):
+        return len(found)
+    if not isinstance(found, str):
+        return 0
+    # A number of JSON may be written much shorter than PostgreSQL writes it.
+    if isinstance(kind_of(bind), JSON) and re.search(r"\d[eE][+-]?\d", found):
+        return math.inf
+    return len(found.encode())
 
 
 def _uses(table: Table, element: ColumnElement[Any], keys: set[str | None]) -> bool:
@@ -2685,9 +2928,9 @@ def _same_target(own: RollupSpec, found: RollupSpec, table: str) -> TargetSpec:
     declared = next(each for each in own.targets if each.table == table)
     target = next((each for each in found.targets if each.table == table), None)
     if target is None:
-        raise _NoMatchError("is not in the database")
+        raise _AbsentError("is not in the database: migrate it")
     if _resolved(own, declared) != _resolved(found, target):
-        raise _NoMatchError("is not the same in the database: see alembic check")
+        raise _AbsentError("is not the same in the database: see alembic check")
     return target
 
 
@@ -2727,7 +2970,13 @@ def checked_window(since: datetime | None, until: datetime | None) -> Window:
     """
     for name, edge in (("since", since), ("until", until)):
         if edge is not None and not isinstance(edge, datetime):
-            raise ArgumentError(f"{name} must be an aware datetime; found {edge!r}")
+            how = ""
+            if isinstance(edge, date):
+                day = f"{edge.year}, {edge.month}, {edge.day}"
+                how = f": pass datetime({day}, tzinfo=UTC), or the zone whose midnight is meant"
+            elif isinstance(edge, str):
+                how = ": pass datetime.fromisoformat('2026-03-01T12:00:00+00:00')"
+            raise ArgumentError(f"{name} must be an aware datetime; found {edge!r}{how}")
         if edge is not None and edge.utcoffset() is None:
             raise ArgumentError(
                 f"{name} must be an aware datetime; found {edge!r}, which has no time zone: "

@@ -57,7 +57,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import DOMAIN, JSONB
 from sqlalchemy.sql import coercions, roles
+from sqlalchemy.sql.elements import Label
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.sqltypes import NullType
 from sqlalchemy.sql.util import ClauseAdapter
 
 from citus_analytics.errors import ArgumentError, DeclarationError
@@ -499,6 +501,8 @@ class Rollup:
                 )
             if label in dimensions:
                 raise DeclarationError(f"rollup {name!r} has two dimensions named {label!r}.")
+            if target is None:
+                _require_type(name, f"dimension {label!r}", element)
             dimensions[label] = element
         if not measures:
             raise DeclarationError(f"rollup {name!r} has no measures.")
@@ -512,6 +516,9 @@ class Rollup:
             value = None if measure.value is None else expression_of(table, measure.value)
             if value is not None:
                 require_aggregate(f"rollup {name!r}", column, measure.aggregate, value)
+                kept = measure.aggregate in ("min", "max") and target is None
+                if kept or (measure.aggregate == "distinct" and not measure.approximate):
+                    _require_type(name, f"measure {column!r}", value)
             values[column] = (measure, value)
         names = [*dimensions, *([bucket] if widths != [None] else [])]
         for column, (measure, _) in values.items():
@@ -814,16 +821,18 @@ class Rollup:
             names[sql] = name
         return names[sql_of(self.source, value)]
 
-    def spec(self) -> RollupSpec:
-        """Return the rollup in plain names, as a migration freezes it; of this rollup alone."""
-        columns: dict[str, str] = {}
+    def _is_key(self, element: ColumnElement[Any]) -> bool:
+        return isinstance(element, Column) and element.name == self.key
 
-        def is_key(element: ColumnElement[Any]) -> bool:
-            return isinstance(element, Column) and element.name == self.key
+    def abbreviated(self) -> tuple[list[ColumnElement[Any]], int]:
+        """Return what is abbreviated of its dimensions and distinct values, from what length on.
+
+        That is the number of bytes that a value may have without being abbreviated.
+        """
 
         def long(elements: Iterable[ColumnElement[Any] | None]) -> list[ColumnElement[Any]]:
             found = [element for element in elements if element is not None]
-            return [element for element in found if is_long(element) and not is_key(element)]
+            return [element for element in found if is_long(element) and not self._is_key(element)]
 
         texts = long(self.dimensions.values())
         counted = long(
@@ -831,10 +840,18 @@ class Rollup:
             for measure, value in self.measures.values()
             if measure.aggregate == "distinct" and not measure.approximate
         )
+        # An index has the dimensions, and one value.
+        return [*texts, *counted], _LONGEST // max(len(texts) + bool(counted), 2)
+
+    def spec(self) -> RollupSpec:
+        """Return the rollup in plain names, as a migration freezes it; of this rollup alone."""
+        columns: dict[str, str] = {}
+
+        abbreviated, longest = self.abbreviated()
 
         def logged(element: ColumnElement[Any], template: str = "{}") -> str:
             """Return the column of the log that holds an expression."""
-            if template == "{}" and is_key(element):
+            if template == "{}" and self._is_key(element):
                 return "key"
             sql = template.format(sql_of(self.source, element))
             base = getattr(element, "name", None) or "value"
@@ -849,9 +866,8 @@ class Rollup:
 
         def grouped(element: ColumnElement[Any]) -> str:
             """Return the column of the log for an expression that is part of an index."""
-            if any(element is each for each in (*texts, *counted)):
-                # An index has the dimensions, and one value.
-                return logged(element, _abbreviated(element, len(texts) + bool(counted)))
+            if any(element is each for each in abbreviated):
+                return logged(element, _abbreviated(element, longest))
             return logged(element)
 
         dimensions = {label: grouped(element) for label, element in self.dimensions.items()}
@@ -1341,6 +1357,15 @@ def _with_backslashes(found: re.Match[str]) -> str:
 _LONGEST: Final = 2400
 
 
+def _require_type(name: str, what: str, element: ColumnElement[Any]) -> None:
+    if isinstance(kind_of(element), NullType):
+        bare = cast("Any", element).element if isinstance(element, Label) else element
+        raise DeclarationError(
+            f"rollup {name!r}: {what} needs a type for its column, and that of {bare} is not "
+            "known: give it one, as in func.upper(Reading.kind, type_=Text), or cast it."
+        )
+
+
 def kind_of(element: ColumnElement[Any]) -> TypeEngine[Any]:
     """Return the type of a value; of an application's own type and of a domain that beneath it."""
     kind = element.type
@@ -1367,12 +1392,20 @@ def type_name(kind: TypeEngine[Any]) -> str:
     return name if '"' in name else name.lower()
 
 
-def _abbreviated(element: ColumnElement[Any], number: int) -> str:
-    """Return the template for a value that is part of an index, of which there are a number.
+# Zeros at the end of a number in the text of a JSON value, by which equal ones may differ: strings
+# are passed over, in which there may be such, too.
+_CANONICAL: Final = (
+    'regexp_replace({0}, E\'("(?:[^"\\\\\\\\]|\\\\\\\\.)*")|([.][0-9]*[1-9])0+(?![0-9])'
+    "|[.]0+(?![0-9])', E'\\\\1\\\\2', 'g')"
+)
+
+
+def _abbreviated(element: ColumnElement[Any], longest: int) -> str:
+    """Return the template for a value that is part of an index, and has at most so many bytes.
 
     A value that would not fit is its beginning and its digest: it remains a group of its own.
     """
-    longest, kind = _LONGEST // max(number, 2), kind_of(element)
+    kind = kind_of(element)
     value = "{0}" if isinstance(element, Column) else "({0})"
     if isinstance(kind, LargeBinary):
         short = f"substring({value}, 1, {longest - 20}) || decode(md5({value}), 'hex')"
@@ -1386,8 +1419,11 @@ def _abbreviated(element: ColumnElement[Any], number: int) -> str:
         characters = min(characters, kind.length - 35)
     short = f"left({value}, {characters}) || '...' || md5({value})"
     if isinstance(kind, JSONB):
-        # A string; to_jsonb() is not immutable.
-        short = f"'\"' || md5({value}) || '\"'"
+        # A string; to_jsonb() is not immutable. Equal values are one group, however they are
+        # written.
+        same = _CANONICAL.format(value)
+        digest = f"'\"' || md5({same}) || '\"'"
+        short = f"CASE WHEN octet_length({same}) > {longest} THEN {digest} ELSE {same} END"
     if name != "text":
         short = f"({short})::{name}"
     return f"CASE WHEN octet_length({value}) > {longest} THEN {short} ELSE {{0}} END"

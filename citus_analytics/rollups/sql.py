@@ -2458,7 +2458,11 @@ def mistyped(spec: RollupSpec) -> str:
         "LEFT JOIN pg_catalog.pg_attribute AS l\n"
         f"  ON l.attrelid = {log}::regclass AND l.attname = v.logged\n"
         "WHERE v.logged IS NOT NULL AND l.attname IS NULL OR (t.atttypid, t.atttypmod)\n"
-        "  IS DISTINCT FROM (coalesce(l.atttypid, 'bigint'::regtype), coalesce(l.atttypmod, -1))"
+        "  IS DISTINCT FROM (coalesce(l.atttypid, 'bigint'::regtype), coalesce(l.atttypmod, -1))\n"
+        # What SQLAlchemy knows as a string, of an expression, may be either to the server.
+        f"  AND (v.relation <> {source} AND t.atttypmod = -1 AND l.atttypmod = -1\n"
+        "    AND t.atttypid IN ('text'::regtype, 'varchar'::regtype)\n"
+        "    AND l.atttypid IN ('text'::regtype, 'varchar'::regtype)) IS NOT TRUE"
     )
 
 

@@ -155,7 +155,7 @@ class Trouble:
 
 def trouble(error: Exception) -> Trouble:
     """Return what people are told of an error; what they are not told is logged, without values."""
-    cause = getattr(error, "orig", None)
+    cause = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None)
     if isinstance(error, PoolTimeoutError):
         return Trouble(
             "All connections are in use",

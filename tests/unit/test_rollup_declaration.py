@@ -315,7 +315,11 @@ def test_mapped_classes_and_expressions() -> None:
         View,
         time=View.seen,
         every="1 hour",
-        by=[View.site, View.data["country"].astext.label("country"), func.lower("x").label("x")],
+        by=[
+            View.site,
+            View.data["country"].astext.label("country"),
+            func.lower("x", type_=Text).label("x"),
+        ],
         measures={
             "n": count(),
             "length": total(func.length(View.data["name"].astext).label("length")),
@@ -586,7 +590,11 @@ def test_names_are_taken_once() -> None:
         ("second", {"function": "clicks_run"}, "a function that runs rollups .* 'clicks_run'"),
         ("second", {"function": "pages_rows"}, "a function that runs rollups .* 'pages_rows'"),
         ("second", {"function": "f" * 64}, "has a name of 64 bytes"),
-        ("second", {"by": [func.lower(Column("page")).label("p" * 64)]}, "shorter label"),
+        (
+            "second",
+            {"by": [func.lower(Column("page"), type_=Text).label("p" * 64)]},
+            "shorter label",
+        ),
     ],
 )
 def test_names_that_are_derived_twice(name: str, changes: dict[str, Any], message: str) -> None:
