@@ -1741,7 +1741,8 @@ class _Prepared:
         names: dict[str, str] = {}
 
         def named(found: re.Match[str]) -> str:
-            if found[1] is None:
+            name = found[1]
+            if name is None:
                 return "%"
             bind, kind = binds[escaped.get(name, name)]
             if name not in names:

@@ -103,7 +103,7 @@ def test_what_rollups_have_beside_their_source_can_be_moved(cluster: Connection)
 def test_a_source_without_identity_is_told_of(
     cluster: Connection, database: URL, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (spec,) = specs_of(Base.metadata)
+    spec, _ = specs_of(Base.metadata)
     anew = DropRollupsOp(spec, keep_state=True), CreateRollupsOp(spec, again=True)
     with create_engine(database, poolclass=NullPool).begin() as connection:
         run(connection, *anew)
@@ -228,7 +228,7 @@ def split_shards(cluster: Connection, mode: str) -> None:
 
 def test_another_number_of_shards(cluster: Connection, database: URL) -> None:
     change_something(cluster)
-    (spec,) = specs_of(Base.metadata)
+    specs = specs_of(Base.metadata)
     reshard = AlterDistributedTableOp(
         "github_events",
         shard_count=6,
@@ -236,8 +236,9 @@ def test_another_number_of_shards(cluster: Connection, database: URL) -> None:
         was=Distributed("user_id", shard_count=SHARD_COUNT),
     )
     with create_engine(database, poolclass=NullPool).begin() as connection:
-        rollups = DropRollupsOp(spec, keep_state=True), CreateRollupsOp(spec, again=True)
-        run(connection, rollups[0], reshard, rollups[1])
+        run(connection, *(DropRollupsOp(spec, keep_state=True) for spec in specs))
+        run(connection, reshard)
+        run(connection, *(CreateRollupsOp(spec, again=True) for spec in specs))
     assert len(cluster.execute(text(SHARDS)).all()) == 6
     assert_still_adds_up(cluster)
     assert_truncates(cluster)
@@ -245,12 +246,12 @@ def test_another_number_of_shards(cluster: Connection, database: URL) -> None:
 
 def test_tables_brought_home(cluster: Connection, database: URL) -> None:
     change_something(cluster)
-    (spec,) = specs_of(Base.metadata)
+    specs = specs_of(Base.metadata)
     with create_engine(database, poolclass=NullPool).begin() as connection:
-        run(connection, DropRollupsOp(spec, keep_state=True))
+        run(connection, *(DropRollupsOp(spec, keep_state=True) for spec in specs))
         for (table,) in connection.execute(text("SELECT table_name FROM citus_tables")).all():
             connection.exec_driver_sql(f"SELECT undistribute_table('{table}')")
-        run(connection, CreateRollupsOp(spec, again=True))
+        run(connection, *(CreateRollupsOp(spec, again=True) for spec in specs))
     assert cluster.execute(text("SELECT count(*) FROM citus_tables")).scalar_one() == 0
     assert_still_adds_up(cluster)
     assert_truncates(cluster)

@@ -37,7 +37,6 @@ from citus_analytics import (
     count,
     distinct,
     minimum,
-    most_active_users,
     rollups_of,
     run_rollup,
     top_repository_creators,
@@ -421,11 +420,6 @@ def test_a_database_without_the_tables(empty_database: URL) -> None:
         pytest.raises(RollupError, match="no rollups of 'github_events': migrate it first"),
     ):
         top_repository_creators(connection, freshness="rolled_up")
-    with (
-        engine.connect() as connection,
-        pytest.raises(RollupError, match=r"no table 'github_rollup_1min'\. Migrate the database"),
-    ):
-        most_active_users(connection, freshness="rolled_up")
 
 
 def test_a_source_without_a_rollup(empty_database: URL) -> None:

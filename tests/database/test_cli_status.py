@@ -104,8 +104,8 @@ def test_in_json(server: DatabaseServer, status: Callable[..., str]) -> None:
     )
     assert events["skew"] == 1.0
     assert [node["reachable"] for node in document["nodes"]] == [True] * 3
-    # Eighteen colocated tables and outboxes, of four shards each, and reference tables.
-    assert [node["shards"] for node in document["nodes"]] == [None, 18 * 4 // 2, 18 * 4 // 2]
+    # Twenty colocated tables and outboxes, of four shards each, and reference tables.
+    assert [node["shards"] for node in document["nodes"]] == [None, 20 * 4 // 2, 20 * 4 // 2]
     assert len(document["links"]) == 9
     assert all(link["connected"] for link in document["links"])
     groups = [group["tables"] for group in document["colocation_groups"]]

@@ -17,15 +17,21 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
 DRIFT = {
-    "SELECT undistribute_table('github_users')": {("create_distributed_table", "github_users")},
-    # A unique index has the distribution column: Citus changes no column under it.
-    "DROP INDEX github_users_key; "
-    "SELECT alter_distributed_table('github_users', distribution_column => 'login')": {
-        ("alter_distributed_table", "github_users"),
-        ("add_index", "github_users_key"),
+    "SELECT undistribute_table('github_user_origins')": {
+        ("create_distributed_table", "github_user_origins")
     },
-    "SELECT alter_distributed_table('github_users', shard_count => 3, "
-    "cascade_to_colocated => false)": {("alter_distributed_table", "github_users")},
+    # A unique index has the distribution column: Citus changes no column under it.
+    "DROP INDEX github_repositories_created_key; "
+    "SELECT alter_distributed_table('github_repositories_created', "
+    "distribution_column => 'repositories')": {
+        ("alter_distributed_table", "github_repositories_created"),
+        ("add_index", "github_repositories_created_key"),
+        # Its triggers' functions name the column.
+        ("drop_rollups", "github_events"),
+        ("create_rollups", "github_events"),
+    },
+    "SELECT alter_distributed_table('github_user_origins', shard_count => 3, "
+    "cascade_to_colocated => false)": {("alter_distributed_table", "github_user_origins")},
     "SELECT create_reference_table('latest_rollup')": {("undistribute_table", "latest_rollup")},
 }
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tests.servers import DatabaseServer
 
 CONCURRENTLY = CreateDistributedTableConcurrentlyOp("clicks", "id")
-(SPEC,) = specs_of(Base.metadata)
+SPEC, _ = specs_of(Base.metadata)
 SEVERAL_STATEMENTS = [
     CreateRollupsOp(SPEC),
     DropRollupsOp(SPEC, keep_state=True),

@@ -28,7 +28,7 @@ from tests.servers import ON_CITUS_ONLY, ON_POSTGRESQL_ONLY, SHARD_COUNT
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
 
-(SPEC,) = specs_of(Base.metadata)
+SPEC, _ = specs_of(Base.metadata)
 CAPTURE = "github_events_capture"
 RUN = text("SELECT rollup_http_request()")
 
