@@ -122,7 +122,7 @@ def test_the_status(database: URL, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--json", "--database-url", address(database)]) == 0
     document = json.loads(capsys.readouterr().out)
     (node,) = document["nodes"]
-    assert (node["reachable"], node["shards"]) == (True, 18 * SHARD_COUNT)
+    assert (node["reachable"], node["shards"]) == (True, 20 * SHARD_COUNT)
     (events,) = [table for table in document["tables"] if table["name"] == "github_events"]
     assert (events["kind"], events["column"], events["shard_count"]) == (
         "distributed",
