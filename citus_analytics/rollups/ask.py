@@ -16,11 +16,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
@@ -151,7 +152,7 @@ from citus_analytics.sql import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from typing import Self
 
@@ -233,8 +234,6 @@ class Plan:
             that of the source.
         suggestion: The declaration of a rollup that would serve, where none did and one could.
         sql: The statement, with the names of its parameters.
-        statement: The statement with the values of its parameters: what `explain_shape` shows the
-            shape of.
     """
 
     freshness: Freshness
@@ -244,7 +243,13 @@ class Plan:
     reasons: Mapping[str, str] = field(default_factory=dict)
     suggestion: str | None = None
     sql: str = field(repr=False, compare=False)
-    statement: Select[Any] | TextualSelect = field(repr=False, compare=False)
+    # Most answers are given without anybody asking for it.
+    _statement: Callable[[], Select[Any] | TextualSelect] = field(repr=False, compare=False)
+
+    @property
+    def statement(self) -> Select[Any] | TextualSelect:
+        """The statement with the values of its parameters, for `explain_shape` for example."""
+        return self._statement()
 
     @property
     def rollups(self) -> tuple[str, ...]:
@@ -1256,7 +1261,7 @@ class Question:
             reasons=reasons,
             suggestion=suggestion,
             sql=str(statement),
-            statement=statement.params(values),
+            _statement=partial(statement.params, values),
         )
         return Stream(iter(result), plan, self, result.close)
 
@@ -1370,7 +1375,7 @@ class Question:
                 if t not in read
             },
             sql=statement.sql,
-            statement=statement.bound(arguments),
+            _statement=partial(statement.bound, arguments),
         )
         return Stream(rows, plan, self, close)
 
