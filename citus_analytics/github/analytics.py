@@ -12,7 +12,8 @@ arguments mean the same everywhere:
 - `session`: The session or connection to query. The caller keeps its transaction.
 - `since`, `until`: Aware datetimes, which select the half-open window `[since, until)`, so that
   adjacent windows neither overlap nor leave a gap. Events without a time are in no window; without
-  one they count, where there are buckets as one of their own, None.
+  one they count, where there are buckets as one of their own, None; but not in `most_active_users`
+  and `heat_map`, as they were in no minute and in no hour of a clock.
 - `every`: The width of the buckets, as in a `Rollup`: `"1 hour"`, `"1 day at Europe/Berlin"`,
   `"1 month"`. Their starts come in the time zone of the connection.
 - `event_type`: Count events of this type only, such as `"PushEvent"`; those of all types if None.
@@ -86,7 +87,7 @@ from citus_analytics.rollups.ask import (
     checked_window,
 )
 from citus_analytics.rollups.declare import count, distinct, total, zone_of
-from citus_analytics.sql import qualify
+from citus_analytics.sql import qualify, quote
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -865,7 +866,8 @@ class _Creators(Question):
         users = qualify("github_users", further.schema)
         logins = qualify("github_logins", further.schema)
         state, log = (qualify(name, further.schema) for name in (further.state, further.log))
-        login = further.columns["login"].replace("r.", "u.")  # As the rollup has it: shortened.
+        (logged,) = (t.by["login"] for t in further.targets if t.table == "github_logins")
+        login = further.columns[logged].replace("r.", "u.")  # As the rollup has it: shortened.
 
         def few(query: str) -> str:
             # PostgreSQL expects little in an array, and looks it up by an index.
@@ -874,7 +876,7 @@ class _Creators(Question):
         # Every login may be shared until the rollup has been filled.
         shared = f"""
       SELECT s.login FROM {logins} AS s WHERE s.users > 1
-      UNION SELECT l.login FROM {log} AS l
+      UNION SELECT l.{quote(logged)} FROM {log} AS l
       UNION SELECT {login} FROM {users} AS u WHERE NOT EXISTS (
         SELECT FROM {state} AS s
         WHERE s.target = 'github_logins' AND s.complete_since = '-infinity'

@@ -9,7 +9,7 @@ import time
 from argparse import SUPPRESS
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, replace
 from datetime import UTC, timedelta
 from functools import partial
@@ -50,7 +50,7 @@ from citus_analytics.cli.output import (
 )
 from citus_analytics.copy import expand
 from citus_analytics.copy.source import without_password
-from citus_analytics.errors import ArgumentError
+from citus_analytics.errors import ArgumentError, RollupError
 from citus_analytics.github.analytics import (
     HourlyCommits,
     RepositoryCreator,
@@ -522,7 +522,7 @@ def add_follow(commands: Commands) -> None:
         help="stop after N polls, not counting failed ones (default: never)",
     )
     parser.add_argument(
-        "--rollup", action="store_true", help="bring the rollup up to date after new events"
+        "--rollup", action="store_true", help="bring the rollups up to date after new events"
     )
     parser.add_argument(
         "--rejects", metavar="FILE", help="append events that cannot be stored, as JSON lines"
@@ -564,6 +564,8 @@ def follow_feed(arguments: Namespace) -> None:
                     if arguments.rollup and poll.new:
                         with interrupts.held(), engine.begin() as connection:
                             run = run_rollup(connection, GITHUB_ROLLUP_1MIN)
+                        # An application may have left it out.
+                        with interrupts.held(), suppress(RollupError), engine.begin() as connection:
                             run_rollup(connection, GITHUB_LOGINS)
                 if arguments.json:
                     document = {

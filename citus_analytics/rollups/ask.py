@@ -175,8 +175,12 @@ AnswerRow: TypeAlias = "Row[*tuple[Any, ...]] | Mapping[str, Any]"
 _BUCKET: Final = "bucket"
 # Limits that are written into a statement, and how many statements a question has of these.
 _SMALL: Final = 1000
-_A_WHILE: Final = 30.0
 _MANY: Final = 200
+# What is known of a further source is looked at again after so many seconds, and its rollup serves
+# as long as no more changes are pending.
+_A_WHILE: Final = 30.0
+_FEW_PENDING: Final = 1000
+# How many characters of an expression a message shows.
 _LONGEST_SHOWN: Final = 200
 _INFO: Final = "citus_analytics.ask"
 # How many values a distribution column is taken to have.
@@ -559,7 +563,6 @@ class Question:
             self.source = table_of(source)
             self._entity = source
             self.every = None if every is None else width_of(every)
-            self._given_by = by
             self.by: dict[str, ColumnElement[Any]] = {}
             for expression in by:
                 element = expression_of(self.source, expression)
@@ -840,11 +843,12 @@ class Question:
                 if self.rollups:
                     why = _why_unknown(connection, self.source)
                 missing = {self.source.name: "; ".join([why, *self._advice().values()])}
-                suggestion = self.suggestion(since=window[0], until=window[1])
-                if "GRANT" in why:
-                    suggestion = None
+                # Declared ones are to be migrated, or granted.
+                suggestion = (
+                    None if self.rollups else self.suggestion(since=window[0], until=window[1])
+                )
                 if freshness == "rolled_up":
-                    raise self._refusal(missing, None if self.rollups else suggestion)
+                    raise self._refusal(missing, suggestion)
                 return from_raw(missing, suggestion)
             if known.restricted:
                 secret = {self.source.name: "row level security hides rows from this role"}
@@ -1114,7 +1118,7 @@ class Question:
         Args:
             legs: The queries for the rows that are to be added up: those of the rollup, and those
                 of what is pending, if that is asked for.
-            table: The rollup that is ranked as the question is, quoted.
+            table: The rollup that is ranked as the question is, with its names, as SQL.
             further: The rollups of the further table.
             beyond: The condition for what comes after a place, over the answer's columns of `p`.
         """
@@ -1221,7 +1225,9 @@ class Question:
             columns: dict[str, ColumnElement[Any]] = dict(statement.selected_columns.items())
             connection = flushed_connection(session, self.source, entity)
             if connection.scalar(text(f"SELECT {HAS_CITUS}")):
-                for name in (*([_BUCKET] if self.every else []), *self.by):
+                # A question may select others than its groups.
+                groups = {*([_BUCKET] if self.every else []), *self.by}
+                for name in groups & columns.keys():
                     element = cast("Any", columns[name]).element
                     if not isinstance(element, Column):
                         columns[name] = func.any_value(element, type_=element.type)
@@ -1274,7 +1280,7 @@ class Question:
                 beside = _look(connection, self.further.source, again=True)
             (table,) = (each.name for each in self.further.targets.values())
             # Until they are added up, there is no saying what most of its numbers are.
-            if beside and not (table in beside.readable and beside.pending <= _SMALL):
+            if beside and not (table in beside.readable and beside.pending <= _FEW_PENDING):
                 beside = None
         # An application may declare further ones on a source of somebody else's, and remove some.
         known_of = (known.comment, known.schema, known.distributed)
@@ -2129,7 +2135,14 @@ class _Prepared:
             if place is not None:
                 # The index is read from here on.
                 beyond = f"{self._beyond('p', place)} AND p.{quote(question.ranked)} <= \0_after0\0"
-            return question.greatest(legs, table, self.further, beyond)
+            # By the names of the question: the rollup may have others.
+            named = [
+                f"t.{quote(label)} AS {quote(name)}"
+                for label, name in zip(rollup.dimensions, question.by, strict=True)
+            ]
+            named.append(f"t.{quote(ranked)} AS {quote(question.ranked)}")
+            renamed = f"(SELECT {', '.join(named)} FROM {table} AS t)"
+            return question.greatest(legs, renamed, self.further, beyond)
         columns = [
             f"b.{quote(label)} AS {quote(name)}"
             for label, name in zip(rollup.dimensions, question.by, strict=True)
@@ -2691,11 +2704,6 @@ def _key_of(table: Table, element: ColumnElement[Any]) -> str | None:
 
 def _is_value(table: Table, value: ColumnElement[Any] | None, sql: str | None) -> bool:
     return value is not None and sql is not None and _key_of(table, value) == sql
-
-
-def _text_of(question: Question, element: ColumnElement[Any]) -> str:
-    sql = _key_of(question.source, element)
-    return str(element) if sql is None else sql
 
 
 def _is_plain(node: Any) -> bool:

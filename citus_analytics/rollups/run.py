@@ -505,7 +505,8 @@ def rollup_status(session: Executor, rollup: Rollup) -> tuple[RollupStatus, ...]
     """Return what is known of each table of a rollup.
 
     Raises:
-        RollupError: The database has no such rollup.
+        RollupError: The database has no such rollup, or the role may not read its state and its
+            log.
     """
     connection = flushed_connection(session, _checked(rollup).source)
     schema = schema_of(connection, rollup.source)
@@ -576,6 +577,9 @@ def record_failure(session: Executor, rollup: Rollup, error: str) -> None:
         session: A session or connection, in another transaction than that of the run.
         rollup: A rollup of the source.
         error: What the run failed with.
+
+    Raises:
+        RollupError: The role may not write the state of the rollups.
     """
     connection = flushed_connection(session, _checked(rollup).source)
     state = _named(connection, rollup, "rollups")

@@ -190,6 +190,9 @@ def test_pages_of_sessions_with_hooks(asked: Session, every: str | None) -> None
         each.user_id for each in contributors if each.user_id in range(2, 31)
     }
     assert analytics.top_contributors(asked, 1, limit=None, after=few[0]) == few[1:]
+    creators = analytics.top_repository_creators(asked)
+    assert len(creators) > 3
+    assert analytics.top_repository_creators(asked, after=creators[0]) == creators[1:]
 
 
 def test_what_is_no_row_of_an_answer(session: Session) -> None:
