@@ -80,7 +80,7 @@ log: Final = logging.getLogger("dashboard")
 # A page waits so long for its panels; what is not there by then comes by the stream.
 _PATIENCE: Final = 0.4
 # A panel rests at least so long before it is asked again; and so many times what it took, for each
-# view that is looked at, up to a second or four times what it took: whatever is asked, by however
+# view that is looked at, up to half a second or twenty times that: whatever is asked, by however
 # many, the database is left to others as well.
 _PAUSE: Final = 0.4
 _REST: Final = 8.0
@@ -89,13 +89,13 @@ _REST: Final = 8.0
 _AT_ONCE: Final = 2
 # Without anything published a view is looked at anew so often: its range ends now, and events may
 # have come that no run has moved yet.
-_TICK: Final = 2.0
+_TICK: Final = 0.5
 _HEARTBEAT: Final = 15.0
 # So many seconds an answer serves whoever asks for the same panel of the same view; it says as of
 # when it is. Otherwise fifty people who reload a page ask what one has just asked. Of a view that
 # is looked at, people get what its screens show, which is patched as soon as there is a newer one.
 _SHARED: Final = 0.5
-_ON_SCREENS: Final = 2.0
+_ON_SCREENS: Final = 3.0
 _LONGEST_PAYLOAD: Final = 20_000
 _SECURITY: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -481,7 +481,7 @@ class Dashboard:
                     feed.send("status", message)
                 # The least of the last few: a panel does not pay for what was busy beside it.
                 least = min(took) if len(took) == took.maxlen else 0.0
-                rest = min(_REST * least * len(self.feeds), max(1.0, 4 * least))
+                rest = min(_REST * least * len(self.feeds), max(0.5, 20 * least))
                 await asyncio.sleep(max(rest, 0.9 if name == "state" else _PAUSE))
                 with suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), _TICK)
