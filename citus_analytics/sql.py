@@ -11,7 +11,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.orm import Session, scoped_session
 
@@ -55,10 +55,10 @@ def qualify(name: str, schema: str | None) -> str:
 
 def literal(value: str) -> str:
     """Return `value` as an SQL string of one line, whatever `standard_conforming_strings` is."""
-    text = value.replace("'", "''")
-    if "\\" not in text and "\n" not in text:
-        return f"'{text}'"
-    return " E'" + text.replace("\\", "\\\\").replace("\n", "\\n") + "'"
+    inner = value.replace("'", "''")
+    if "\\" not in inner and "\n" not in inner:
+        return f"'{inner}'"
+    return " E'" + inner.replace("\\", "\\\\").replace("\n", "\\n") + "'"
 
 
 def copy_field(value: str | None) -> bytes:
@@ -117,6 +117,19 @@ def refusal(message: str) -> str:
     `message` is an SQL expression.
     """
     return f"RAISE EXCEPTION USING MESSAGE = {message}, ERRCODE = '{REFUSED}';"
+
+
+def is_sharded(connection: Connection, table: str) -> bool:
+    """Whether Citus keeps a table on the nodes; it is named as by `qualify`."""
+    if not connection.scalar(text(f"SELECT {HAS_CITUS}")):
+        return False
+    return bool(connection.scalar(_IS_SHARDED, {"table": table}))
+
+
+_IS_SHARDED: Final = text(
+    "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_partition "
+    "WHERE logicalrelid = to_regclass(:table))"
+)
 
 
 def executor_of(session: Executor) -> Executor:

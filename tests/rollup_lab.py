@@ -29,9 +29,11 @@ from sqlalchemy import (
     Float,
     Integer,
     MetaData,
+    NullPool,
     PrimaryKeyConstraint,
     Table,
     Text,
+    create_engine,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -54,7 +56,9 @@ from citus_analytics.schema import Distributed, Reference, declared_distribution
 from citus_analytics.sql import qualify
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import URL, Engine
+
+    from tests.servers import DatabaseServer
 
 START: Final = datetime(2026, 3, 28, 22, 0, tzinfo=UTC)
 """Two hours before a night in which Berlin changes its clocks."""
@@ -191,6 +195,14 @@ def build(
             connection.execute(events.insert(), [row(random.Random(i), i) for i in range(rows)])
         for statement in create(spec):
             run_sql(connection, mutation(statement))
+
+
+def engine_with(server: DatabaseServer, url: URL, tables: MetaData, **options: Any) -> Engine:
+    """Return an engine on an empty database that now has the tables and their rollups."""
+    (spec,) = specs_of(tables)
+    engine = create_engine(url, poolclass=NullPool, **options)
+    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    return engine
 
 
 # The oracle.

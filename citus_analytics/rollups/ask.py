@@ -144,6 +144,7 @@ from citus_analytics.sql import (
     Executor,
     executor_of,
     flushed_connection,
+    is_sharded,
     literal,
     qualify,
     quote,
@@ -832,16 +833,14 @@ class Question:
             return from_raw({self.source.name: hooked})
         if freshness == "rolled_up" and (max_staleness is not None or at_least is not None):
             known = _look(connection, self.source, again=True)
-            if known is not None and known.pending:
+            if isinstance(known, _Known) and known.pending:
                 stale = max_staleness is not None and known.age > max_staleness
                 freshness = "fresh" if stale or at_least is not None else freshness
         # What was known of the rollups may have changed: then they are looked at again.
         for again in (False, False, True, True, True):
             known = _look(connection, self.source, again=again)
-            if known is None:
-                why = f"no rollup of {self.source.name!r} is declared"
-                if self.rollups:
-                    why = _why_unknown(connection, self.source)
+            if isinstance(known, str):
+                why = known if self.rollups else f"no rollup of {self.source.name!r} is declared"
                 missing = {self.source.name: "; ".join([why, *self._advice().values()])}
                 # Declared ones are to be migrated, or granted.
                 suggestion = (
@@ -882,17 +881,20 @@ class Question:
             # Those that would serve another window come first.
             reasons: dict[str, str] = {}
             suggestion = None
+            # Whether all of them would serve another window, and one with whole buckets.
+            otherwise, whole = True, False
             if raw_only:
                 for each in sorted(prepared.candidates, key=lambda each: each.level is None):
-                    why = prepared.why_not(each, known, window, longest)
+                    why, of_window = prepared.why_not(each, known, window, longest)
                     reasons[each.target.table] = why
-                otherwise = all(why.startswith("has ") for why in reasons.values())
+                    otherwise &= of_window
+                    whole |= of_window and each.level is not None
                 reasons |= prepared.reasons
                 if otherwise and not prepared.unsafe:
                     suggestion = self.suggestion(since=window[0], until=window[1])
                     reasons |= self._advice()
             if raw_only and freshness == "rolled_up":
-                raise self._refusal(reasons, suggestion)
+                raise self._refusal(reasons, suggestion, whole=whole)
             horizon = known.horizon
             short = [
                 each
@@ -925,13 +927,21 @@ class Question:
         )
 
     @staticmethod
-    def _refusal(reasons: Mapping[str, str], suggestion: str | None) -> RollupError:
-        """Return the error that says why there is no answer as of the last run, and what to do."""
+    def _refusal(
+        reasons: Mapping[str, str], suggestion: str | None, *, whole: bool = False
+    ) -> RollupError:
+        """Return the error that says why there is no answer as of the last run, and what to do.
+
+        Args:
+            reasons: Why tables cannot serve, by table.
+            suggestion: The declaration of a rollup that would.
+            whole: Whether a window of whole buckets would be served.
+        """
         tables: dict[str, list[str]] = {}
         for table, why in reasons.items():
             tables.setdefault(why, []).append(table)
         listed = "; ".join(f"{', '.join(names)}: {why}" for why, names in tables.items())
-        if any(why.startswith("has no whole bucket") for why in tables):
+        if whole:
             listed += ". Choose a window of whole buckets, or ask for 'fresh'"
         rest = f". This one would: {suggestion}" if suggestion else "."
         return RollupError(f"no rollup can answer that as of the last run: {listed}{rest}")
@@ -1188,15 +1198,13 @@ class Question:
             )
         # What Python has in their place says no longer where these are in the order of SQL.
         for name in names:
-            group = None if row[name] is None else self.by.get(name)
-            if group is not None and isinstance(kind_of(group), Interval | INTERVAL):
+            kind = kind_of(self.by[name]) if name in self.by else None
+            if row[name] is not None and isinstance(kind, Interval | INTERVAL):
                 raise ArgumentError(
                     f"{name!r} is an interval in after, whose months and years have no length in "
                     "Python: for pages, group by its text, as in cast(Reading.span, Text)"
                 )
-        for name in names:
-            group = self.by.get(name)
-            if row[name] is None and group is not None and isinstance(kind_of(group), JSON):
+            if row[name] is None and isinstance(kind, JSON):
                 raise ArgumentError(
                     f"{name!r} is None in after, which may stand for the null of JSON or the NULL "
                     "of SQL, and these are two groups: for pages, group by its text, as in "
@@ -1272,16 +1280,7 @@ class Question:
         return Stream(iter(result), plan, self, result.close)
 
     def _prepare(self, connection: Connection, known: _Known) -> _Prepared:
-        beside = None
-        # On a cluster, a reader could see half of what a run of the further source commits.
-        if self.further in rollups_of(self.source.metadata) and not known.distributed:
-            beside = _look(connection, self.further.source, again=False)
-            if beside is not None and monotonic() - beside.looked > _A_WHILE:
-                beside = _look(connection, self.further.source, again=True)
-            (table,) = (each.name for each in self.further.targets.values())
-            # Until they are added up, there is no saying what most of its numbers are.
-            if beside and not (table in beside.readable and beside.pending <= _FEW_PENDING):
-                beside = None
+        beside = self._beside(connection, known)
         # An application may declare further ones on a source of somebody else's, and remove some.
         known_of = (known.comment, known.schema, known.distributed)
         key = (known_of, self.rollups, beside and beside.comment)
@@ -1293,12 +1292,29 @@ class Question:
             further = None
             if beside is not None and self.further is not None:
                 with suppress(_NoMatchError):
+                    (table,) = (each.name for each in self.further.targets.values())
                     _same_target(self.further.spec(), beside.spec, table)
                     further = beside.spec
             prepared = self._prepared[key] = _Prepared(
                 self, known.spec, further, frozenset(unsafe), distributed=known.distributed
             )
         return prepared
+
+    def _beside(self, connection: Connection, known: _Known) -> _Known | None:
+        """Return what is known of the further source, if its rollup can serve."""
+        # On a cluster, a reader could see half of what a run of the further source commits.
+        if self.further is None or known.distributed:
+            return None
+        if self.further not in rollups_of(self.source.metadata):
+            return None
+        found = _look(connection, self.further.source, again=False)
+        if isinstance(found, _Known) and monotonic() - found.looked > _A_WHILE:
+            found = _look(connection, self.further.source, again=True)
+        # Until they are added up, there is no saying what most of its numbers are.
+        if isinstance(found, str) or found.pending > _FEW_PENDING:
+            return None
+        readable = all(table.name in found.readable for table in self.further.targets.values())
+        return found if readable else None
 
     def _rolled_answer(
         self,
@@ -1334,7 +1350,7 @@ class Question:
                 with held:
                     # Citus has all rows when it has the first.
                     _, rows, close = statement.execute(connection, arguments, batch)
-                found = _state_now(connection, known)
+                found = _state_now(connection, known.spec)
                 check = statement.check
                 if check is not None and not connection.scalar(check, arguments):
                     found = (None, 0)
@@ -1370,16 +1386,17 @@ class Question:
         runs = [now.last_run(each.target.table) for each in used]
         steps = tuple(part.step(self.source.name) for part in parts)
         read = {step.table for step in steps}
+        foreign = {
+            each.target.table: why
+            for each in prepared.candidates
+            if (why := known.foreign_to(each)) is not None
+        }
         plan = Plan(
             freshness=freshness,
             steps=steps,
             as_of=None if fresh else min((run for run in runs if run), default=None),
             pending=pending,
-            reasons={
-                t: why
-                for t, why in (prepared.reasons | prepared.foreign(known)).items()
-                if t not in read
-            },
+            reasons={t: why for t, why in (prepared.reasons | foreign).items() if t not in read},
             sql=statement.sql,
             _statement=partial(statement.bound, arguments),
         )
@@ -1578,6 +1595,14 @@ class _Prepared:
             for element in rollup.dimensions.values()
             if _may_look_different(element)
         }
+        for element in (*question.by.values(), *question.conjuncts):
+            if self.distributed and not target.keyed and _depends_on_session(element):
+                # Workers have a time zone of their own, and the raw rows.
+                raise _NoMatchError(
+                    f"is on the coordinator, and {_named(element)} may depend on the time zone of "
+                    "the session, which workers do not have: name one, as in "
+                    "func.timezone('UTC', ...)"
+                )
         longest = math.inf
         sides: list[_Side] = []
         for alias in "tl":
@@ -1591,14 +1616,6 @@ class _Prepared:
                 time = f"t.{quote(target.bucket or '')}" if alias == "t" else "l.at"
                 same = alias == "t" and question.every == level
                 groups.append(time if same else bucket_of(str(question.every), time))
-            for element in (*question.by.values(), *(each for _, each in asked)):
-                if self.distributed and not target.keyed and _depends_on_session(element):
-                    # Workers have a time zone of their own, and the raw rows.
-                    raise _NoMatchError(
-                        f"is on the coordinator, and {_named(element)} may depend on the time zone "
-                        "of the session, which workers do not have: name one, as in "
-                        "func.timezone('UTC', ...)"
-                    )
             for label, element in question.by.items():
                 found = self._rewritten(element, places)
                 bare = _key_of(source, element)
@@ -1768,15 +1785,6 @@ class _Prepared:
 
     # Which tables serve a window.
 
-    def foreign(self, known: _Known) -> dict[str, str]:
-        """Return why tables cannot serve because of their time zone."""
-        return {
-            each.target.table: f"this machine and the server have different rules for the time "
-            f"zone {each.level.zone}: update their time zone data"
-            for each in self.candidates
-            if each.level is not None and each.level.zone in known.foreign
-        }
-
     def compose(
         self, known: _Known, window: Window, *, longest: float, limited: bool
     ) -> list[_Part]:
@@ -1794,9 +1802,7 @@ class _Prepared:
             found = [
                 (candidate, since)
                 for candidate in self.candidates
-                if candidate.target.table in known.readable
-                and (candidate.level is None or candidate.level.zone not in known.foreign)
-                and longest <= candidate.longest
+                if self._unusable(candidate, known, longest) is None
                 and (since := known.complete_since(candidate)) != _NEVER
                 and (candidate.level is not None or (everything and since is None))
             ]
@@ -1843,26 +1849,35 @@ class _Prepared:
         ordered = [parts[number] for number in sorted(parts)]
         return [*ordered, raw] if raw.windows or raw.undated else ordered
 
-    def why_not(self, candidate: _Candidate, known: _Known, window: Window, longest: float) -> str:
-        """Return why a table that could serve the question does not serve this window of it."""
-        table, level = candidate.target.table, candidate.level
-        if table not in known.readable:
+    def why_not(
+        self, candidate: _Candidate, known: _Known, window: Window, longest: float
+    ) -> tuple[str, bool]:
+        """Return why a table does not serve a window, and whether it would serve another one."""
+        why = self._unusable(candidate, known, longest)
+        if why is not None:
+            return why, False
+        level, complete = candidate.level, known.complete_since(candidate)
+        if level is None and window != (None, None):
+            return "has totals over all time, and no window of it", True
+        if level is None and not self.question.undated:
+            return "has totals over all time, with the rows without a time", True
+        if complete is not None and _whole(level, window, None) is not None:
+            return "is not complete yet: backfill it", False
+        return f"has no whole bucket of {level} in the window", True
+
+    @staticmethod
+    def _unusable(candidate: _Candidate, known: _Known, longest: float) -> str | None:
+        """Return why a table serves no window at all, None if it may."""
+        if candidate.target.table not in known.readable:
             return "this role has no SELECT on it"
-        if table in (foreign := self.foreign(known)):
-            return foreign[table]
+        if (foreign := known.foreign_to(candidate)) is not None:
+            return foreign
         if longest > candidate.longest:
             return (
                 f"abbreviates values of more than {candidate.longest:,} bytes, and a parameter is "
                 "longer"
             )
-        if level is None and window != (None, None):
-            return "has totals over all time, and no window of it"
-        if level is None and not self.question.undated:
-            return "has totals over all time, with the rows without a time"
-        complete = known.complete_since(candidate)
-        if complete is not None and _whole(level, window, None) is not None:
-            return "is not complete yet: backfill it"
-        return f"has no whole bucket of {level} in the window"
+        return None
 
     def _raw_is_nearer(self, candidate: _Candidate, known: _Known, window: Window) -> bool:
         """Whether raw rows of a short window are found by time, and a table has to be searched."""
@@ -2043,17 +2058,14 @@ class _Prepared:
             ]
         check = None
         if alone and agreed:
-            check = text(
-                re.sub("\0(\\w+)\0", r":\1", f"SELECT {' AND '.join(agreed)}".replace(":", "\\:"))
-            )
+            check = _as_text(f"SELECT {' AND '.join(agreed)}")
         sql = query.replace("\0", "")
         named = set(re.findall(r"\0(\w+)\0", query))
         types = {column.name: column.type for column in columns}
         fixed = dict(self.fixed)
         for number, name in enumerate(place or ()):
             fixed[f"_after{number}"] = (None, types[name])
-        clause = text(re.sub("\0(\\w+)\0", r":\1", query.replace(":", "\\:")))
-        clause = clause.bindparams(
+        clause = _as_text(query).bindparams(
             *(
                 bindparam(name, value, kind)
                 for name, (value, kind) in fixed.items()
@@ -2128,21 +2140,7 @@ class _Prepared:
         ranked = str(rollup.ranked)
         value = rollup.measures[ranked][1]
         table = qualify(target.table, self.spec.schema)
-        if question.further is not None:
-            if self.further is None:
-                return None
-            beyond = "true"
-            if place is not None:
-                # The index is read from here on.
-                beyond = f"{self._beyond('p', place)} AND p.{quote(question.ranked)} <= \0_after0\0"
-            # By the names of the question: the rollup may have others.
-            named = [
-                f"t.{quote(label)} AS {quote(name)}"
-                for label, name in zip(rollup.dimensions, question.by, strict=True)
-            ]
-            named.append(f"t.{quote(ranked)} AS {quote(question.ranked)}")
-            renamed = f"(SELECT {', '.join(named)} FROM {table} AS t)"
-            return question.greatest(legs, renamed, self.further, beyond)
+        # By the names of the question: the rollup may have others.
         columns = [
             f"b.{quote(label)} AS {quote(name)}"
             for label, name in zip(rollup.dimensions, question.by, strict=True)
@@ -2150,6 +2148,15 @@ class _Prepared:
         if question.every is not None:
             columns.insert(0, f"b.{quote(target.bucket or '')} AS {_BUCKET}")
         columns.append(f"b.{quote(ranked)} AS {quote(question.ranked)}")
+        if question.further is not None:
+            if self.further is None:
+                return None
+            beyond = "true"
+            if place is not None:
+                # The index is read from here on.
+                beyond = f"{self._beyond('p', place)} AND p.{quote(question.ranked)} <= \0_after0\0"
+            renamed = f"(SELECT {', '.join(columns)} FROM {table} AS b)"
+            return question.greatest(legs, renamed, self.further, beyond)
         of_table, of_log = [], []
         if edges != [(None, None)]:
             of_table.append(_within(f"t.{quote(target.bucket or '')}", edges))
@@ -2333,6 +2340,11 @@ class _Prepared:
         )
 
 
+def _as_text(sql: str) -> TextClause:
+    """Return SQL whose parameters are between zero characters, and whose colons are its own."""
+    return text(re.sub("\0(\\w+)\0", r":\1", sql.replace(":", "\\:")))
+
+
 class _Statement:
     """A statement that answers a question, and what is in its rows.
 
@@ -2451,6 +2463,15 @@ class _Known:
                 found = since if found is None else max(found, since)
         return found
 
+    def foreign_to(self, candidate: _Candidate) -> str | None:
+        """Return why a table cannot serve because of its time zone, None if it can."""
+        if candidate.level is None or candidate.level.zone not in self.foreign:
+            return None
+        return (
+            "this machine and the server have different rules for the time zone "
+            f"{candidate.level.zone}: update their time zone data"
+        )
+
     def last_run(self, table: str) -> datetime | None:
         """Return when the last run of a table started."""
         return self.targets[table][1]
@@ -2490,37 +2511,16 @@ def _pending_sql(spec: RollupSpec) -> str:
     return f"(SELECT count(*) FROM {qualify(spec.log, spec.schema)} AS l)"
 
 
-def _state_now(connection: Connection, known: _Known) -> tuple[str, int]:
-    sql = f"SELECT {_state_sql(known.spec)}"
-    pending = f"SELECT {_pending_sql(known.spec)}"
+def _state_now(connection: Connection, spec: RollupSpec) -> tuple[str, int]:
+    sql = f"SELECT {_state_sql(spec)}"
+    pending = f"SELECT {_pending_sql(spec)}"
     return (
         str(connection.scalar(text(sql.replace(":", "\\:")))),
         int(connection.scalar(text(pending.replace(":", "\\:"))) or 0),
     )
 
 
-def _why_unknown(connection: Connection, source: Table) -> str:
-    """Return why nothing is known of the rollups of a source."""
-    schema = schema_of(connection, source)
-    state = qualify(f"{source.name}_rollups", schema)
-    probed = connection.execute(_PROBE, {"state": state}).one()
-    spec = None if probed.comment is None else RollupSpec.read(probed.comment, schema=schema)
-    if spec is None:
-        return f"the database has no rollups of {source.name!r}: migrate it first"
-    names = [state, qualify(spec.log, schema), *(qualify(t.table, schema) for t in spec.targets)]
-    listed = connection.execute(_READABLE, {"names": names}).all()
-    hidden = ", ".join(row.name for row in listed if row.readable is False)
-    return f"this role has no SELECT on {hidden}, which answers from rollups need: GRANT it"
-
-
-_PROBE: Final = text(
-    "SELECT obj_description(to_regclass(:state), 'pg_class') AS comment, "
-    "has_table_privilege(to_regclass(:state), 'SELECT') AS readable, "
-    "to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL AS citus"
-)
-_SHARDED: Final = text(
-    "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = to_regclass(:source))"
-)
+_COMMENT: Final = text("SELECT obj_description(to_regclass(:state), 'pg_class')")
 _READABLE: Final = text(
     "SELECT name, has_table_privilege(to_regclass(name), 'SELECT') AS readable, "
     "(SELECT reltuples FROM pg_class WHERE oid = to_regclass(name)) AS rows "
@@ -2528,8 +2528,8 @@ _READABLE: Final = text(
 )
 
 
-def _look(connection: Connection, source: Table, *, again: bool) -> _Known | None:
-    """Return what the database has of the rollups of a source, None if it has none.
+def _look(connection: Connection, source: Table, *, again: bool) -> _Known | str:
+    """Return what the database has of the rollups of a source, or why nothing is known of them.
 
     It is remembered for the connection, unless it is to be looked at again.
     """
@@ -2539,37 +2539,20 @@ def _look(connection: Connection, source: Table, *, again: bool) -> _Known | Non
     if key in remembered and not again:
         return remembered[key]
     before = remembered.pop(key, None)
-    state = qualify(f"{source.name}_rollups", schema)
-    probed = connection.execute(_PROBE, {"state": state}).one()
-    spec = None
-    if probed.comment is not None and probed.readable:
-        spec = RollupSpec.read(probed.comment, schema=schema)
+    state = f"{source.name}_rollups"
+    comment = connection.scalar(_COMMENT, {"state": qualify(state, schema)})
+    spec = None if comment is None else RollupSpec.read(comment, schema=schema)
     if spec is None:
-        return None
-    distributed = bool(
-        probed.citus and connection.scalar(_SHARDED, {"source": qualify(source.name, schema)})
-    )
-    names = {qualify(target.table, schema): target.table for target in spec.targets}
-    names[qualify(spec.log, schema)] = spec.log
+        return f"the database has no rollups of {source.name!r}: migrate it first"
+    tables = [state, spec.log, *(target.table for target in spec.targets)]
+    names = {qualify(table, schema): table for table in tables}
     listed = connection.execute(_READABLE, {"names": list(names)}).all()
     readable = frozenset(names[row.name] for row in listed if row.readable)
-    if spec.log not in readable:
-        return None
+    if not {state, spec.log} <= readable:
+        hidden = ", ".join(row.name for row in listed if row.readable is False)
+        return f"this role has no SELECT on {hidden}, which answers from rollups need: GRANT it"
     row_counts = {names[row.name]: float(row.rows or 0) for row in listed}
-    found_state, pending = _state_now(
-        connection,
-        _Known(
-            key,
-            schema,
-            probed.comment,
-            spec,
-            distributed,
-            readable,
-            row_counts,
-            "[false, 0, []]",
-            0,
-        ),
-    )
+    found_state, pending = _state_now(connection, spec)
     age = connection.scalar(
         text(
             # As a number: the driver reads intervals in one of their styles alone.
@@ -2581,9 +2564,9 @@ def _look(connection: Connection, source: Table, *, again: bool) -> _Known | Non
     known = _Known(
         key,
         schema,
-        probed.comment,
+        comment,
         spec,
-        distributed,
+        is_sharded(connection, qualify(source.name, schema)),
         readable,
         row_counts,
         found_state,

@@ -33,10 +33,10 @@ from citus_analytics.rollups.declare import Rollup
 from citus_analytics.rollups.sql import CHANNEL as CHANNEL
 from citus_analytics.rollups.sql import lock_key
 from citus_analytics.sql import (
-    HAS_CITUS,
     SNAPSHOT,
     Executor,
     flushed_connection,
+    is_sharded,
     literal,
     qualify,
     schema_of,
@@ -88,15 +88,15 @@ def runs_held(
     connection: Connection, source: Table, *, read_only: bool = False, kept: bool = False
 ) -> Iterator[None]:
     """Keep runs from committing on the nodes; if that is kept, until the transaction ends."""
-    name = literal(qualify(source.name, schema_of(connection, source))).replace("%", "%%")
+    table = qualify(source.name, schema_of(connection, source))
+    name = literal(table).replace("%", "%%")
     key = lock_key(f"{name}::regclass")
     alone = is_autocommit(connection)
     if (
         not alone
         and SNAPSHOT not in connection.get_execution_options()
         and not (level := connection.exec_driver_sql(_LEVEL).scalar_one()).startswith("READ")
-        and connection.exec_driver_sql(f"SELECT {HAS_CITUS}").scalar_one()
-        and connection.exec_driver_sql(_SHARDED.format(source=name)).scalar_one()
+        and is_sharded(connection, table)
     ):
         raise RollupError(
             f"this transaction is {level}, and of a run that has committed since it began it may "
@@ -133,9 +133,6 @@ def runs_held(
 
 
 _LEVEL: Final = "SELECT upper(current_setting('transaction_isolation'))"
-_SHARDED: Final = (
-    "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = {source}::regclass)"
-)
 
 
 def _transaction(engine: Engine) -> AbstractContextManager[Connection]:

@@ -64,7 +64,7 @@ from citus_analytics.rollups.run import expire
 from citus_analytics.rollups.sql import create, drop
 from tests.database.test_rollup_measures import start_of_bucket
 from tests.database.test_rollup_select import ROWS, START, Row, insert, measured
-from tests.rollup_lab import build, run_sql, same
+from tests.rollup_lab import build, engine_with, run_sql, same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -537,10 +537,8 @@ def test_every_question(server: DatabaseServer) -> None:
         table = source(tables)
         others(tables)
         rollups = [each.declare(table, n) for n, each in enumerate(case.declared)]
-        (spec,) = specs_of(tables)
         with server.database("empty") as url:
-            engine = create_engine(url, poolclass=NullPool)
-            build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+            engine = engine_with(server, url, tables)
             with engine.begin() as connection:
                 rolled_up, now = play(connection, case, rollups[0])
             with engine.connect() as connection:
@@ -781,9 +779,7 @@ def test_rows_without_a_time_that_no_rollup_has(
     tables = MetaData()
     table = source(tables)
     rollup = Declared(("key",), ("1 hour",), ("rows",)).declare(table, 0)
-    (spec,) = specs_of(tables)
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    engine = engine_with(server, empty_database, tables)
     question = Question(table, measures={"rows": count()})
     with engine.begin() as connection:
         insert(
@@ -826,9 +822,7 @@ def test_what_is_suggested_serves(server: DatabaseServer, empty_database: URL) -
         declaration = question.suggestion()
         assert declaration is not None
         asked.append((question, eval(declaration, names)))
-    (spec,) = specs_of(tables)
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    engine = engine_with(server, empty_database, tables)
     with engine.begin() as connection:
         insert(connection, [Row(n, *list(vars(r).values())[1:]) for n, r in enumerate(SOME)])
         for question, rollup in asked:
@@ -863,9 +857,7 @@ def test_a_rollup_in_the_place_of_another(server: DatabaseServer, empty_database
 
     first = declared("first")
     declared("second")
-    (spec,) = specs_of(tables)
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    engine = engine_with(server, empty_database, tables)
     second = next(each for each in rollups_of(tables) if each.name == "second")
     second.remove()
     question = Question(table, measures={"rows": count()}, by=["kind"])
@@ -892,9 +884,7 @@ def test_equal_values_that_are_written_differently(
         Distributed("id"),
     )
     Rollup("by_price", table, by=[table.c.price], measures={"rows": count()})
-    (spec,) = specs_of(tables)
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    engine = engine_with(server, empty_database, tables)
     price = table.c.price
     with engine.begin() as connection:
         run_sql(connection, "INSERT INTO prices VALUES (1, 1.0), (2, 1.00), (3, 2), (4, 1.000)")

@@ -44,27 +44,19 @@ from citus_analytics.rollups.declare import specs_of
 from citus_analytics.rollups.run import backfill, rollup_status
 from citus_analytics.rollups.sql import create, drop
 from tests.database.test_rollup_measures import start_of_bucket
-from tests.rollup_lab import build, run_sql
+from tests.rollup_lab import engine_with, run_sql
 from tests.servers import ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import URL, ColumnElement, Connection, Dialect, Engine
+    from sqlalchemy import URL, ColumnElement, Connection, Dialect
 
     from citus_analytics.rollups.ask import Freshness
     from tests.servers import DatabaseServer
 
 START: Final = datetime(2026, 1, 2, tzinfo=UTC)
 BOTH: Final[tuple[Freshness, ...]] = ("fresh", "raw")
-
-
-def made(server: DatabaseServer, url: URL, tables: MetaData, **options: Any) -> Engine:
-    """Return an engine on a database that has the tables and their rollups."""
-    (spec,) = specs_of(tables)
-    engine = create_engine(url, poolclass=NullPool, **options)
-    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
-    return engine
 
 
 # Time zones.
@@ -108,7 +100,7 @@ def test_nights_in_which_clocks_change(server: DatabaseServer, empty_database: U
         )
         for number, zone in enumerate(dict.fromkeys(zone for zone, _ in NIGHTS))
     ]
-    engine = made(server, empty_database, tables)
+    engine = engine_with(server, empty_database, tables)
     steps = [*range(-4 * 26, 4 * 26, 4), *range(-9, 10)]
     times = [night + timedelta(minutes=15 * n) for _, night in NIGHTS for n in steps]
     with engine.begin() as connection:
@@ -166,7 +158,7 @@ def test_time_zone_data_that_differ_from_the_server_s(
     zone = "Atlantic/Stanley"
     every = f"1 day at {zone}"
     days = Rollup("days", table, time="at", every=every, measures={"n": count()})
-    engine = made(server, empty_database, tables)
+    engine = engine_with(server, empty_database, tables)
     start = datetime(2026, 5, 1, tzinfo=UTC)
     with engine.begin() as connection:
         rows = [
@@ -208,7 +200,7 @@ def test_groups_that_depend_on_the_time_zone_of_the_session(
     )
     c = table.c
     seen = Rollup("seen", table, time="at", every="1 day", by=[c.seen], measures={"n": count()})
-    engine = made(server, empty_database, tables)
+    engine = engine_with(server, empty_database, tables)
     fill = (
         "INSERT INTO sightings SELECT i % 3, timestamptz '2026-01-01 00:00Z' + i * interval '3 h', "
         "'2026-01-01 12:00Z' FROM generate_series({}, {}) AS i"
@@ -310,7 +302,7 @@ FROM generate_series(1, 60) AS i
 def of_types(server: DatabaseServer, empty_database: URL) -> Iterator[tuple[Connection, Table]]:
     tables = MetaData()
     table, rollup = typed(tables)
-    engine = made(server, empty_database, tables)
+    engine = engine_with(server, empty_database, tables)
     with engine.begin() as connection:
         run_sql(connection, FILL_TYPED)
         run_rollup(connection, rollup)
@@ -414,7 +406,7 @@ def test_classes_that_share_a_table(server: DatabaseServer, empty_database: URL)
         "types", Event, time=Event.at, every="1 hour", by=[Event.type], measures={"n": count()}
     )
     Rollup("pushes", Push, time=Push.at, every="1 day", measures={"n": count()})
-    engine = made(server, empty_database, Base.metadata)
+    engine = engine_with(server, empty_database, Base.metadata)
     with Session(engine) as session:
         classes = (Event, Push, ForcePush, Star)
         at = datetime(2026, 1, 1, tzinfo=UTC)
@@ -464,7 +456,7 @@ def test_sessions_with_other_styles(server: DatabaseServer, empty_database: URL)
     tables = MetaData()
     table, rollup = by_kind(tables)
     styles = "-c intervalstyle=iso_8601 -c datestyle=sql,dmy -c extra_float_digits=0"
-    engine = made(server, empty_database, tables)
+    engine = engine_with(server, empty_database, tables)
     with engine.begin() as connection:
         run_sql(connection, FILL)
         run_rollup(connection, rollup)
@@ -495,7 +487,9 @@ def test_schemas_of_the_search_path(server: DatabaseServer, empty_database: URL)
         run_sql(connection, "CREATE SCHEMA two")
     for schema, tables in (("one", declared), ("two", older)):
         options = {"options": f"-c search_path={schema}"}
-        with made(server, empty_database, tables, connect_args=options).begin() as connection:
+        with engine_with(
+            server, empty_database, tables, connect_args=options
+        ).begin() as connection:
             run_sql(connection, FILL)
     with engine.connect() as connection:
         for schema in ("one", "two", "one", "two"):
@@ -513,7 +507,7 @@ def test_a_migration_under_a_connection_that_goes_on(
     table, rollup = by_kind(before)
     _, changed = by_kind(after, without="a")
     question = Question(table, measures={"n": count()})
-    engine = made(server, empty_database, before)
+    engine = engine_with(server, empty_database, before)
     with engine.begin() as connection:
         run_sql(connection, FILL)
         run_rollup(connection, rollup)

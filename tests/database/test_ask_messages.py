@@ -47,7 +47,7 @@ from citus_analytics.rollups.ask import Question
 from citus_analytics.rollups.declare import specs_of
 from citus_analytics.rollups.run import backfill, repair, verify
 from citus_analytics.rollups.sql import create, drop
-from tests.rollup_lab import build, run_sql
+from tests.rollup_lab import build, engine_with, run_sql
 from tests.servers import ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
@@ -190,9 +190,7 @@ def test_what_is_suggested_serves(server: DatabaseServer, empty_database: URL) -
         asked.append((question, {**window, **values}, declaration))
     for declaration in {declaration for _, _, declaration in asked}:
         eval(declaration, names)
-    (spec,) = specs_of(tables)
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    engine = engine_with(server, empty_database, tables)
     with engine.begin() as connection:
         fill(connection)
         for question, options, _ in asked:
@@ -209,9 +207,7 @@ def test_what_no_rollup_would_serve(server: DatabaseServer, empty_database: URL)
     table = readings(tables)
     c = table.c
     rollup = Rollup("by_hour", table, time="at", every="1 hour", measures={"rows": count()})
-    (spec,) = specs_of(tables)
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    engine = engine_with(server, empty_database, tables)
     about_time: list[ColumnElement[bool]] = [
         c.at > func.now(),
         c.at >= NOON,
@@ -253,9 +249,7 @@ def test_reasons_have_names_and_values(server: DatabaseServer, empty_database: U
     for number, kind in enumerate(("temp", "wind")):
         Rollup(f"r{number}", table, by=[c.kind], measures=ROWS, where=c.kind == kind)
     Rollup("r2", table, by=[c.kind], measures=ROWS)
-    (spec,) = specs_of(tables)
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    engine = engine_with(server, empty_database, tables)
     with engine.connect() as connection:
         where: ColumnElement[bool] = c.n.in_([1, 2])
         plan = ask(connection, table, measures={"n": total(c.n * 3)}, where=where).plan
@@ -374,9 +368,7 @@ def test_a_table_that_goes_under_a_connection(server: DatabaseServer, empty_data
     tables = MetaData()
     table = readings(tables)
     rollup = Rollup("by_kind", table, by=["kind"], measures=ROWS)
-    (spec,) = specs_of(tables)
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    engine = engine_with(server, empty_database, tables)
     question = Question(table, measures=ROWS, by=["kind"])
     with (
         engine.connect() as old,
@@ -389,7 +381,7 @@ def test_a_table_that_goes_under_a_connection(server: DatabaseServer, empty_data
         assert question.ask(by_itself).plan.freshness == "fresh"
         old.commit()
         with engine.begin() as connection:
-            for statement in drop(spec):
+            for statement in drop(specs_of(tables)[0]):
                 run_sql(connection, statement)
             run_sql(connection, "DROP TABLE by_kind")
         answer = question.ask(by_itself)

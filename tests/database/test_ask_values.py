@@ -50,9 +50,8 @@ from citus_analytics import (
 )
 from citus_analytics.errors import ArgumentError
 from citus_analytics.rollups.ask import Question, ask
-from citus_analytics.rollups.declare import specs_of
 from citus_analytics.rollups.run import repair, verify
-from tests.rollup_lab import build, run_sql
+from tests.rollup_lab import engine_with, run_sql
 from tests.servers import ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
@@ -172,9 +171,7 @@ def filled(server: DatabaseServer, empty_database: URL) -> Iterator[tuple[Connec
     c = table.c
     Rollup("typed", table, by=[c.l, c.p, c.w, c.k, c.u, c.d], measures={"rows": count()})
     Rollup("longs", table, by=[c.t, c.j, c.b, c.cost], measures={"rows": count()})
-    (spec,) = specs_of(tables)
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    engine = engine_with(server, empty_database, tables)
     listed = rows()
     with engine.begin() as connection:
         connection.execute(table.insert(), listed[:32])
@@ -367,9 +364,7 @@ def test_equal_json_values_are_one_group(server: DatabaseServer, empty_database:
     table = values(tables)
     by = Rollup("by_json", table, by=[table.c.j], measures={"rows": count()})
     all_of = Rollup("jsons", table, measures={"different": distinct(table.c.j)})
-    (spec,) = specs_of(tables)
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    engine = engine_with(server, empty_database, tables)
     listed = [
         each.format(w=LONG, zeros="0" * 4000) if "{w}" in each or "{z" in each else each
         for each in WRITTEN

@@ -50,8 +50,7 @@ from citus_analytics.github.load import load_events, load_users
 from citus_analytics.github.models import Base
 from citus_analytics.github.sample import Sample
 from citus_analytics.grafana import PASSWORD_VARIABLE, dashboard, data_source, write
-from citus_analytics.rollups.declare import specs_of
-from tests.rollup_lab import build
+from tests.rollup_lab import engine_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -188,9 +187,7 @@ def rows() -> list[dict[str, Any]]:
 def readings(server: DatabaseServer) -> Iterator[Engine]:
     """A database with readings, some of them pending."""
     with server.database("empty") as url:
-        engine = create_engine(url, poolclass=NullPool)
-        (spec,) = specs_of(METADATA)
-        build(engine, citus=server.kind == "citus", tables=METADATA, spec=spec)
+        engine = engine_with(server, url, METADATA)
         made = rows()
         with engine.begin() as connection:
             connection.execute(insert(READINGS), made[:400])
@@ -325,9 +322,7 @@ def test_days_and_months_are_those_of_their_time_zone(
 ) -> None:
     """Of a day that starts at 23:00 UTC nothing is shown as the day before, nor added to it."""
     zone, first = ZoneInfo("Europe/London"), datetime(2026, 2, 27, 12, tzinfo=UTC)
-    (spec,) = specs_of(CALENDARS)
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=CALENDARS, spec=spec)
+    engine = engine_with(server, empty_database, CALENDARS)
     calls: list[dict[str, Any]] = [
         {"site": n % 3, "call": n, "at": first + timedelta(hours=n * 11)} for n in range(160)
     ]
@@ -374,9 +369,7 @@ for number, width in enumerate(WIDTHS):
 def test_a_variable_has_the_values_of_any_range(server: DatabaseServer) -> None:
     """What the finest panels show is among them, and no more than what is in wide buckets."""
     with server.database("empty") as url:
-        engine = create_engine(url, poolclass=NullPool)
-        (spec,) = specs_of(SITES)
-        build(engine, citus=server.kind == "citus", tables=SITES, spec=spec)
+        engine = engine_with(server, url, SITES)
         # Over the end of summer time in New York, on which a day has 25 hours.
         start = datetime(2026, 10, 25, tzinfo=UTC)
         made: list[dict[str, Any]] = [
@@ -412,9 +405,7 @@ def test_a_variable_has_the_values_of_any_range(server: DatabaseServer) -> None:
 def test_panels_have_every_bucket_that_the_range_touches(server: DatabaseServer) -> None:
     """Also where the range lies within one: whole buckets, as plain SQL counts them."""
     with server.database("empty") as url:
-        engine = create_engine(url, poolclass=NullPool)
-        (spec,) = specs_of(SITES)
-        build(engine, citus=server.kind == "citus", tables=SITES, spec=spec)
+        engine = engine_with(server, url, SITES)
         start = datetime(2026, 10, 25, tzinfo=UTC)
         made: list[dict[str, Any]] = [
             {"site": 1, "visit": n, "page": f"p{n % 3}", "at": start + timedelta(minutes=37 * n)}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from sqlalchemy import Engine, MetaData, NullPool, create_engine
+from sqlalchemy import Engine, MetaData
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.errors import ArgumentError
@@ -28,7 +28,16 @@ from citus_analytics.rollups.declare import (
 )
 from citus_analytics.rollups.run import RollupBatch, catch_up, run_batch, run_rollup
 from tests import rollup_lab
-from tests.rollup_lab import Torture, Writer, assert_verified, build, run, run_sql, write
+from tests.rollup_lab import (
+    Torture,
+    Writer,
+    assert_verified,
+    build,
+    engine_with,
+    run,
+    run_sql,
+    write,
+)
 from tests.servers import ON_EVERY_SERVER, ON_POSTGRESQL_ONLY
 
 if TYPE_CHECKING:
@@ -267,8 +276,6 @@ def test_where_smallest_values_are_kept_there_is_one_batch(
     tables = MetaData()
     source = rollup_lab.events.to_metadata(tables)
     rollup = Rollup("highest", source, by=[source.c.user_id], measures={"ms": maximum(source.c.ms)})
-    (spec,) = specs_of(tables)
-    engine = create_engine(empty_database, poolclass=NullPool)
-    build(engine, citus=server.kind == "citus", tables=tables, spec=spec)
+    engine = engine_with(server, empty_database, tables)
     pending = fill(engine)
     assert [batch.changes for batch in catch_up(engine, rollup)] == [pending]
