@@ -58,11 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             url = stack.enter_context(running(options.rate, history=timedelta(days=7)))
         hosts = ("localhost", "127.0.0.1", "[::1]", *options.allow_host)
         demo = not given or options.write
-        server = Server(
-            Settings(url=url, hosts=hosts, demo=demo), host=options.host, port=options.port
-        )
         shown = "localhost" if options.host in ("127.0.0.1", "0.0.0.0") else options.host  # noqa: S104
-        print(f"The dashboard is at http://{shown}:{options.port}/ (Ctrl-C ends it)", flush=True)
+        address = f"http://{shown}:{options.port}/"
+        server = Server(
+            Settings(url=url, hosts=hosts, demo=demo),
+            host=options.host,
+            port=options.port,
+            ready=lambda: print(f"The dashboard is at {address} (Ctrl-C ends it)", flush=True),
+        )
         # The server has ended orderly when it passes the signal on.
         with suppress(KeyboardInterrupt):
             asyncio.run(server.serve())

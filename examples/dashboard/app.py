@@ -638,9 +638,18 @@ class Server(uvicorn.Server):
         settings: How the dashboard runs.
         host: Where it listens.
         port: Its port.
+        ready: What is called as soon as it listens.
     """
 
-    def __init__(self, settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        ready: Callable[[], object] | None = None,
+    ) -> None:
+        self.ready = ready
         app = create_app(settings)
         self.board: Dashboard = app.state.board
         config = uvicorn.Config(
@@ -653,6 +662,12 @@ class Server(uvicorn.Server):
             ws="none",
         )
         super().__init__(config)
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        if self.started and self.ready is not None:
+            self.ready()
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Stop."""
