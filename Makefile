@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo dashboard test test-faults test-endurance lint types bench clean
+.PHONY: demo dashboard test test-faults test-properties test-endurance lint types bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/citus-analytics demo
@@ -18,12 +18,19 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=3 --di
 
 MARKS := not faults and not endurance
 
+# What is drawn at random is drawn alike each time: what fails has failed by the change.
+SAME_DRAWS := --hypothesis-profile=ci
+
 test: $(INSTALLED)
-	$(PYTEST) -m '$(MARKS)'
+	$(PYTEST) $(SAME_DRAWS) -m '$(MARKS)'
 
 # Slow tests of kills and races.
 test-faults: $(INSTALLED)
-	$(PYTEST) -m faults
+	$(PYTEST) $(SAME_DRAWS) -m faults
+
+# The properties, with draws of their own in each run.
+test-properties: $(INSTALLED)
+	$(PYTEST) -m 'hypothesis and not endurance'
 
 # The slowest: mutants of the generated SQL, every order of transactions, long properties.
 test-endurance: $(INSTALLED)
