@@ -17,7 +17,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -133,6 +133,7 @@ from citus_analytics.rollups.sql import (
     best_order,
     best_query,
     bucket_of,
+    lock_key,
     raw_rows,
     settled_rows,
 )
@@ -154,7 +155,6 @@ from citus_analytics.sql import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
     from typing import Self
 
     from sqlalchemy import Table
@@ -748,8 +748,8 @@ class Question:
         The rows come from a cursor of the server, in the order of the answer. All of them are as of
         the moment of this call, whatever is written, run or migrated while they are read. The
         cursor ends with the transaction of the session or connection. On a cluster of several
-        nodes, a fresh stream from a table that every node has a copy of keeps runs waiting until
-        the transaction ends.
+        nodes, a fresh stream from a table that every node has a copy of waits for a run that is
+        under way; then it keeps further ones waiting until its transaction ends.
 
         With asyncio, the stream is read within `run_sync`: `await session.run_sync(write_rows)`,
         where `write_rows` is a function of a session that has such a loop.
@@ -1343,14 +1343,19 @@ class Question:
         found: tuple[str | None, int]
         try:
             if known.distributed:
-                # A reader could see half of what a run commits on the nodes.
-                held: AbstractContextManager[None] = nullcontext()
-                if fresh and unkeyed:
-                    held = runs_held(connection, self.source, kept=batch is not None)
-                with held:
-                    # Citus has all rows when it has the first.
-                    _, rows, close = statement.execute(connection, arguments, batch)
-                found = _state_now(connection, known.spec)
+                # Of a table that is not keyed, a reader could see half of what a run commits on the
+                # nodes. It seldom does: to look whether it can have is cheaper than to hold runs.
+                careful = fresh and unkeyed and SNAPSHOT not in connection.get_execution_options()
+                before = _state_now(connection, known.spec) if careful else None
+                # Citus has all rows when it has the first.
+                _, rows, close = statement.execute(connection, arguments, batch)
+                after = _state_now(connection, known.spec)
+                if careful and not (after.settled and after == before):
+                    close()
+                    with runs_held(connection, self.source, kept=batch is not None):
+                        _, rows, close = statement.execute(connection, arguments, batch)
+                    after = _state_now(connection, known.spec)
+                found = (after.state, _pending_now(connection, known.spec))
                 check = statement.check
                 if check is not None and not connection.scalar(check, arguments):
                     found = (None, 0)
@@ -2436,7 +2441,7 @@ class _Known:
         # From when on each table is complete, and when its last run started.
         targets = {
             name: (_NEVER if complete is None else _moment(complete), _moment(last_run))
-            for name, complete, _, last_run in listed
+            for name, complete, _, last_run, _ in listed
         }
         for name, value in {
             "restricted": bool(restricted),
@@ -2503,7 +2508,8 @@ def _state_sql(spec: RollupSpec) -> str:
     return (
         f"(SELECT json_build_array(row_security_active({source}::regclass::oid), "
         f"{log}::regclass::oid::bigint, "
-        f"json_agg(json_build_array(s.target, {columns})))::text FROM {state} AS s)"
+        # Two runs may have begun in one microsecond: their transactions differ.
+        f"json_agg(json_build_array(s.target, {columns}, s.xmin::text)))::text FROM {state} AS s)"
     )
 
 
@@ -2511,13 +2517,34 @@ def _pending_sql(spec: RollupSpec) -> str:
     return f"(SELECT count(*) FROM {qualify(spec.log, spec.schema)} AS l)"
 
 
-def _state_now(connection: Connection, spec: RollupSpec) -> tuple[str, int]:
-    sql = f"SELECT {_state_sql(spec)}"
-    pending = f"SELECT {_pending_sql(spec)}"
-    return (
-        str(connection.scalar(text(sql.replace(":", "\\:")))),
-        int(connection.scalar(text(pending.replace(":", "\\:"))) or 0),
-    )
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the database says of the rollups of a source, and whether it can be relied on.
+
+    The lock of runs is looked at after the snapshot of the state was taken, and goes only when a
+    run has committed on all nodes: if no run is under way before a read and after it, and the state
+    is the same, the read saw all of each run or nothing. A transaction that keeps its snapshot
+    would not see that a run has come between.
+    """
+
+    state: str
+    settled: bool
+
+
+def _state_now(connection: Connection, spec: RollupSpec) -> _State:
+    key = lock_key(f"{literal(qualify(spec.source, spec.schema))}::regclass")
+    sql = f"""
+SELECT {_state_sql(spec)}, CASE
+  WHEN NOT starts_with(current_setting('transaction_isolation'), 'read') THEN false
+  WHEN pg_try_advisory_lock_shared{key} THEN pg_advisory_unlock_shared{key}
+  ELSE false END"""
+    state, settled = connection.execute(text(sql.replace(":", "\\:"))).one()
+    return _State(str(state), bool(settled))
+
+
+def _pending_now(connection: Connection, spec: RollupSpec) -> int:
+    sql = f"SELECT {_pending_sql(spec)}"
+    return int(connection.scalar(text(sql.replace(":", "\\:"))) or 0)
 
 
 _COMMENT: Final = text("SELECT obj_description(to_regclass(:state), 'pg_class')")
@@ -2552,7 +2579,7 @@ def _look(connection: Connection, source: Table, *, again: bool) -> _Known | str
         hidden = ", ".join(row.name for row in listed if row.readable is False)
         return f"this role has no SELECT on {hidden}, which answers from rollups need: GRANT it"
     row_counts = {names[row.name]: float(row.rows or 0) for row in listed}
-    found_state, pending = _state_now(connection, spec)
+    now = _state_now(connection, spec)
     age = connection.scalar(
         text(
             # As a number: the driver reads intervals in one of their styles alone.
@@ -2569,8 +2596,8 @@ def _look(connection: Connection, source: Table, *, again: bool) -> _Known | str
         is_sharded(connection, qualify(source.name, schema)),
         readable,
         row_counts,
-        found_state,
-        pending,
+        now.state,
+        _pending_now(connection, spec),
         timedelta.max if age is None else timedelta(seconds=age),
         frozenset() if before is None else before.foreign,
     )

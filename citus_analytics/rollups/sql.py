@@ -639,6 +639,7 @@ def _capture(spec: RollupSpec, *, sharded: bool) -> Function:
         TG_RELID::regclass, current_user USING HINT = 'SET ROLE to the owner, or use DELETE.';
     END IF;
     LOCK TABLE {quote(spec.source)} IN ACCESS EXCLUSIVE MODE;
+    {_lock_shards("TG_RELID", quote(spec.log))}
     """
     declared, removed = "", log(raw_rows(spec, "_removed"), "-1")
     if spec.time is None:
@@ -755,7 +756,15 @@ def _absorb(spec: RollupSpec, *, sharded: bool) -> Function:
         )
         if target.extremes:
             parts.append(_recompute_extremes(part, sharded=sharded))
-    declared = "dead tid[];\n  shard text;" if sharded else "dead tid[];"
+    declared, lock = "dead tid[];", ""
+    if sharded:
+        declared += "\n  shard text;"
+        lock = f"""\
+  IF current_setting('citus_analytics.lock', true) = 'on' THEN
+    shard := {beside(spec.source)};
+    {_on_shards(f"LOCK TABLE {_SOURCE} IN SHARE ROW EXCLUSIVE MODE", "lock", {_SOURCE: "shard"})}
+  END IF;
+"""
     statements = "\n".join(parts)
     body = f"""
 #variable_conflict use_column
@@ -763,7 +772,7 @@ def _absorb(spec: RollupSpec, *, sharded: bool) -> Function:
 DECLARE
   {declared}
 BEGIN
-  IF NOT EXISTS (SELECT FROM _drained) THEN
+{lock}  IF NOT EXISTS (SELECT FROM _drained) THEN
     RETURN NULL;
   END IF;
 {statements}
@@ -908,6 +917,22 @@ def _current(spec: RollupSpec) -> str:
       {literal(spec.source)}, upper(current_setting('transaction_isolation'))
       USING HINT = 'Use READ COMMITTED.', ERRCODE = 'object_not_in_prerequisite_state';
   END IF;"""
+
+
+def _lock_shards(source: str, log: str) -> str:
+    """Return the statement that locks the shards of a source, if it has any, for Citus alone.
+
+    A session that is killed as it commits loses its lock of the table, and what it has written may
+    yet come on a shard, where it is locked still. The trigger of the log waits for it there: it
+    fires on each shard, even if nothing is deleted.
+    """
+    return f"""\
+IF EXISTS (SELECT FROM pg_catalog.pg_dist_partition AS p WHERE p.logicalrelid = {source}) THEN
+      SET LOCAL citus.propagate_set_commands = 'local';
+      SET LOCAL citus_analytics.lock = 'on';
+      DELETE FROM {log} AS l WHERE l.ctid = '(0,0)';
+      SET LOCAL citus_analytics.lock = '';
+    END IF;"""
 
 
 def _lock(spec: RollupSpec, *, attempt: bool = False) -> str:
@@ -1805,7 +1830,10 @@ def drop(
             f"OR to_regclass({log}) IS NULL THEN\n"
             "  why := 'The log or triggers of the source are missing or disabled.';\nEND IF;\n"
             # What is told the time of the last run is told of no run without changes here.
-            f"BEGIN\n  IF EXISTS (SELECT 1 FROM {qualify(spec.log, spec.schema)} LIMIT 1) THEN\n"
+            "BEGIN\n"
+            f"  IF {HAS_CITUS} THEN\n"
+            f"    {_lock_shards('source', qualify(spec.log, spec.schema))}\n  END IF;\n"
+            f"  IF EXISTS (SELECT 1 FROM {qualify(spec.log, spec.schema)} LIMIT 1) THEN\n"
             f"    PERFORM {qualified['run']}();\n  END IF;\n"
             # What waits for somebody else, is cancelled or out of reach is not for us to pass over.
             "EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception\n"

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,24 +21,29 @@ import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from psycopg import Error as DriverError
-from sqlalchemy import Engine, NullPool, create_engine
+from sqlalchemy import Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.migrations import AlterDistributedTableOp
+from citus_analytics.rollups.ask import Question
+from citus_analytics.rollups.declare import count
 from citus_analytics.rollups.run import backfill, hold_runs
+from citus_analytics.rollups.sql import create, drop
 from tests.rollup_lab import (
     ALL_EVENTS,
+    SPEC,
     Torture,
     assert_at_rest,
     assert_verified,
     build,
+    events,
     run,
     run_sql,
 )
 from tests.servers import ON_BREAKABLE_CITUS, ON_CITUS_ONLY, ON_SINGLE_NODE_CITUS, SHARD_COUNT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import URL, Connection
 
@@ -219,11 +226,12 @@ def test_reference_tables_are_fresh_while_runs_commit(engines: list[Engine], nod
 
 @pytest.mark.faults
 @ON_CITUS_ONLY
-def test_selects_are_fresh_while_runs_are_held(engines: list[Engine]) -> None:
+def test_answers_are_fresh_while_runs_commit(engines: list[Engine]) -> None:
     """Only insertions: what is read lies between the counts before and after."""
     build(engines[0], citus=True)
     job = Torture(engines[0], 6, 1)
     numbers = iter(range(1 << 40))
+    question = Question(events, measures={"n": count()})
 
     def insert() -> None:
         with engines[0].begin() as connection:
@@ -235,20 +243,82 @@ def test_selects_are_fresh_while_runs_are_held(engines: list[Engine]) -> None:
                     "'2026-03-28 22:00Z')",
                 )
 
-    def look(level: Any) -> None:
+    def selected(connection: Connection) -> Any:
+        with hold_runs(connection, ALL_EVENTS):
+            return connection.scalar(ALL_EVENTS.select(measures=["n"]))
+
+    def asked(connection: Connection) -> Any:
+        answer = question.ask(connection)
+        assert [step.table for step in answer.plan.steps] != ["events"]
+        return answer.rows[0].n
+
+    def streamed(connection: Connection) -> Any:
+        (row,) = question.stream(connection)
+        return row.n
+
+    def look(level: Any, read: Callable[[Connection], Any]) -> None:
         with engines[0].connect().execution_options(isolation_level=level) as connection:
             before = run_sql(connection, "SELECT count(*) FROM events").scalar_one()
-            with hold_runs(connection, ALL_EVENTS):
-                found = connection.scalar(ALL_EVENTS.select(measures=["n"]))
+            found = read(connection)
             after = run_sql(connection, "SELECT count(*) FROM events").scalar_one()
         assert before <= (found or 0) <= after
 
     job.start("insert", insert)
-    for level in ("AUTOCOMMIT", "READ COMMITTED"):
-        job.start(f"look {level}", partial(look, level))
+    job.start("select", partial(look, "AUTOCOMMIT", selected))
+    job.start("select in a transaction", partial(look, "READ COMMITTED", selected))
+    job.start("ask", partial(look, "AUTOCOMMIT", asked))
+    job.start("ask in a transaction", partial(look, "READ COMMITTED", asked))
+    job.start("stream", partial(look, "READ COMMITTED", streamed))
     job.runner(1)
     job.finish()
     settle(engines)
+
+
+@ON_CITUS_ONLY
+def test_an_answer_that_a_run_came_into_is_read_again(engines: list[Engine]) -> None:
+    build(engines[0], citus=True, rows=100)
+    question = Question(events, measures={"n": count()})
+    read: list[str] = []
+
+    def interfere(_: object, __: object, statement: str, *___: object) -> None:
+        if re.search(r"\ball_events\b", statement):
+            read.append(statement)
+            if len(read) == 1:
+                with engines[0].begin() as connection:
+                    run(connection)
+
+    with engines[0].begin() as connection:
+        for _ in backfill(engines[0], ALL_EVENTS):
+            pass
+        run_sql(connection, "DELETE FROM events WHERE id < 10")
+    with engines[0].connect() as connection:
+        question.ask(connection)
+        event.listen(connection, "before_cursor_execute", interfere)
+        assert question.ask(connection).rows[0].n == 90
+        assert len(read) == 2
+        # None comes into this one.
+        assert question.ask(connection).rows[0].n == 90
+        assert len(read) == 3
+
+
+@ON_CITUS_ONLY
+def test_an_answer_waits_for_a_run_under_way(engines: list[Engine]) -> None:
+    build(engines[0], citus=True)
+    question = Question(events, measures={"n": count()})
+    found: list[int] = []
+
+    def ask() -> None:
+        with engines[0].connect() as connection:
+            found.append(question.ask(connection).rows[0].n)
+
+    with engines[0].begin() as connection:
+        run(connection)
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join(1)
+        assert found == []
+    thread.join(60)
+    assert found == [0]
 
 
 def shards(connection: Connection) -> list[Any]:
@@ -382,6 +452,58 @@ def test_terminated_backends(engines: list[Engine], seconds: float) -> None:
     settle(engines)
 
 
+@ON_CITUS_ONLY
+@pytest.mark.parametrize(
+    "statements",
+    [("TRUNCATE events",), (*drop(SPEC, keep=True), *create(SPEC))],
+    ids=["truncate", "migrate"],
+)
+def test_what_a_killed_session_commits_late(
+    engines: list[Engine], statements: Sequence[str]
+) -> None:
+    """Its lock of the table has gone, and what it has written is still to be committed."""
+    build(engines[0], citus=True)
+    with engines[0].begin() as connection:
+        run_sql(
+            connection,
+            "INSERT INTO events (id, user_id, kind, at) "
+            "SELECT i, i % 12, 'early', '2026-03-28 22:00Z' FROM generate_series(1, 100) AS i",
+        )
+        shard = shards(connection)[0]
+        port = run_sql(
+            connection, "SELECT nodeport FROM pg_dist_node WHERE nodeid = :id", id=shard.nodeid
+        ).scalar_one()
+        user = run_sql(
+            connection,
+            "SELECT u FROM generate_series(0, 100) AS u WHERE :shard = "
+            "get_shard_id_for_distribution_column('events', CAST(u AS bigint)) LIMIT 1",
+            shard=shard.shardid,
+        ).scalar_one()
+    (node,) = (engine for engine in engines if engine.url.query["port"] == str(port))
+    late = node.connect().execution_options(isolation_level="AUTOCOMMIT")
+    run_sql(late, "SET citus.enable_manual_changes_to_shards = on")
+    run_sql(late, "BEGIN")
+    run_sql(
+        late,
+        f"INSERT INTO events_{shard.shardid} (id, user_id, kind, at) "
+        f"VALUES (-1, {user}, 'late', '2026-03-28 22:00Z')",
+    )
+    run_sql(late, "PREPARE TRANSACTION 'of a killed session'")
+
+    def change() -> None:
+        with engines[0].begin() as connection:
+            for statement in statements:
+                run_sql(connection, statement)
+
+    with ThreadPoolExecutor() as pool:
+        changed = pool.submit(change)
+        with pytest.raises(TimeoutError):
+            changed.result(1)
+        run_sql(late, "COMMIT PREPARED 'of a killed session'")
+        changed.result(60)
+    settle(engines)
+
+
 def recover(engine: Engine) -> None:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         # What Citus's own daemon does every minute.
@@ -402,7 +524,8 @@ def test_a_killed_node(
     job = citus_torture(engines, 60, 5)
     time.sleep(delay)
     os.kill(node.pid, signal.SIGKILL)
-    with pytest.raises(DBAPIError):
+    # COPY raises the errors of the driver.
+    with pytest.raises((DBAPIError, DriverError)):
         job.finish()
     node.start()
     recover(engines[0])
