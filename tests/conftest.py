@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 from sqlalchemy import NullPool, create_engine
 from sqlalchemy.orm import Session
 
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 _MEMORY = Path("/dev/shm")
 _ENOUGH = 6 << 30
 
+
+# An example that takes a fifth of a second has met a busy machine, and no fault.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # In the background of a shell Ctrl-C is ignored, and would be by the programs that the tests start
 # and interrupt.

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from sqlalchemy import URL, make_url
 
 import citus_analytics
+from tests.servers import execute, query_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 # Seconds that another process may take.
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 IS_ROOT = os.geteuid() == 0
 
 # Starts a server in the directory that its argument names (none: a temporary one), prints a line
@@ -84,6 +85,19 @@ def eventually(holds: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def wait_for_daemon(url: URL) -> None:
+    """Wait until Citus's daemon of a database has looked at its transactions, and rests.
+
+    It starts with the first query there, and looks at once; then every minute, or as it is set.
+    """
+    execute(url, "SELECT count(*) FROM pg_dist_partition")
+    resting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND backend_type LIKE 'Citus Maintenance%%' AND wait_event = 'Extension'"
+    )
+    assert eventually(lambda: query_text(url, resting) == "1")
 
 
 def is_alive(pid: int) -> bool:

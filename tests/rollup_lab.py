@@ -671,10 +671,11 @@ class Torture:
 
     def start(self, name: str, job: Callable[[], None]) -> None:
         """Repeat a job."""
+        begun = time.monotonic()
 
         def repeat() -> None:
             try:
-                while not self.raised and self.wanted(name):
+                while not self.raised and self.wanted(name, begun):
                     try:
                         job()
                     except (DBAPIError, DriverError) as error:
@@ -689,10 +690,10 @@ class Torture:
         self.threads.append(threading.Thread(target=repeat, name=name, daemon=True))
         self.threads[-1].start()
 
-    def wanted(self, name: str) -> bool:
+    def wanted(self, name: str, begun: float) -> bool:
         """Return whether a job has to be done once more."""
-        late = 0 if self.done.get(name) else 60
-        return time.monotonic() < self.until + late
+        until = self.until if self.done.get(name) else max(self.until, begun) + 60
+        return time.monotonic() < until
 
     def finish(self) -> None:
         """Wait for all; raise what one of them raised."""

@@ -123,6 +123,7 @@ class Settings:
         connections: How many connections there are to the database, beside the one that listens.
         wait: Seconds to wait for one of them.
         statement_timeout: Seconds that a statement may take.
+        snapshot_timeout: Seconds for which a comparison may keep commits waiting, on a cluster.
         demo: Whether the events are made up, which the page then says.
     """
 
@@ -131,6 +132,7 @@ class Settings:
     connections: int = 8
     wait: float = 3.0
     statement_timeout: float = 5.0
+    snapshot_timeout: float = 1.0
     demo: bool = False
 
 
@@ -556,7 +558,8 @@ class Dashboard:
 
         apart = None
         try:
-            async with consistent_snapshot(self.engine) as connection:
+            patience = timedelta(seconds=self.settings.snapshot_timeout)
+            async with consistent_snapshot(self.engine, timeout=patience) as connection:
                 compared = await connection.run_sync(answers)
         except SnapshotError as error:
             cause = getattr(error.__cause__, "orig", None)

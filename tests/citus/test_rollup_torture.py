@@ -14,6 +14,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +22,24 @@ import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from psycopg import Error as DriverError
-from sqlalchemy import Engine, NullPool, create_engine, event
+from sqlalchemy import Engine, NullPool, create_engine, delete, insert
+from sqlalchemy import event as events_of
 from sqlalchemy.exc import DBAPIError
 
+from citus_analytics import (
+    GITHUB_LOGINS,
+    GITHUB_ROLLUP_1MIN,
+    consistent_snapshot,
+    run_rollup,
+    top_repository_creators,
+)
+from citus_analytics.github.models import github_users
 from citus_analytics.migrations import AlterDistributedTableOp
 from citus_analytics.rollups.ask import Question
 from citus_analytics.rollups.declare import count
 from citus_analytics.rollups.run import backfill, hold_runs
 from citus_analytics.rollups.sql import create, drop
+from tests.processes import eventually
 from tests.rollup_lab import (
     ALL_EVENTS,
     SPEC,
@@ -40,7 +51,9 @@ from tests.rollup_lab import (
     run,
     run_sql,
 )
+from tests.rollups import add, event
 from tests.servers import ON_BREAKABLE_CITUS, ON_CITUS_ONLY, ON_SINGLE_NODE_CITUS, SHARD_COUNT
+from tests.tutorial import REPOSITORY_CREATORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -274,6 +287,70 @@ def test_answers_are_fresh_while_runs_commit(engines: list[Engine]) -> None:
     settle(engines)
 
 
+@pytest.mark.faults
+@ON_CITUS_ONLY
+def test_creators_while_runs_of_both_sources_commit(engine: Engine) -> None:
+    """Events are only inserted; users who share logins with others come and go with theirs."""
+    job = Torture(engine, 8, 1)
+    numbers = iter(range(1 << 40))
+    logins = ["a", "b", "b", "c", "d", "d", "d", "e", "f", None, None, "g"]
+    users = [{"user_id": number, "login": login} for number, login in enumerate(logins)]
+    guests = range(1000, 1020)
+    created: dict[str, Any] = {
+        "event_type": "CreateEvent",
+        "payload": {"ref_type": "repository"},
+    }
+    with engine.begin() as connection:
+        connection.execute(insert(github_users), users)
+        known = (*range(len(logins)), *guests)
+        add(connection, *(event(user, event_id=next(numbers), **created) for user in known))
+
+    def write() -> None:
+        with engine.begin() as connection:
+            for _ in range(3):
+                number = next(numbers)
+                add(connection, event(number * 7 % 12, event_id=number, **created))
+
+    def come_and_go() -> None:
+        guest, login = job.rng.choice(guests), job.rng.choice(logins)
+        with engine.begin() as connection:
+            connection.execute(insert(github_users), {"user_id": guest, "login": login})
+        time.sleep(0.02)
+        with engine.begin() as connection:
+            connection.execute(delete(github_users).where(github_users.c.user_id == guest))
+
+    def run_both() -> None:
+        for rollup in (GITHUB_LOGINS, GITHUB_LOGINS, GITHUB_ROLLUP_1MIN):
+            with engine.begin() as connection:
+                run_rollup(connection, rollup)
+            time.sleep(0.005)
+
+    def look(level: Any) -> None:
+        tutorial = REPOSITORY_CREATORS.rstrip(" ;\n")
+        with engine.connect().execution_options(isolation_level=level) as connection:
+            before = dict(run_sql(connection, tutorial).all())
+            found = top_repository_creators(connection, limit=10)
+            after = dict(run_sql(connection, tutorial).all())
+        assert len({each.login for each in found}) == len(found) >= len(before)
+        for each in found:
+            # One guest is there at a time.
+            assert before.get(each.login, 0) - 1 <= each.repositories <= after[each.login] + 1
+
+    def look_at_one_moment() -> None:
+        with consistent_snapshot(engine, timeout=timedelta(seconds=30)) as connection:
+            found = top_repository_creators(connection, limit=5)
+            raw = top_repository_creators(connection, limit=5, freshness="raw")
+        assert found == raw
+
+    job.start("write", write)
+    job.start("come and go", come_and_go)
+    job.start("run", run_both)
+    job.start("look", partial(look, "READ COMMITTED"))
+    job.start("look in autocommit mode", partial(look, "AUTOCOMMIT"))
+    job.start("look at one moment", look_at_one_moment)
+    job.finish()
+
+
 @ON_CITUS_ONLY
 def test_an_answer_that_a_run_came_into_is_read_again(engines: list[Engine]) -> None:
     build(engines[0], citus=True, rows=100)
@@ -293,7 +370,7 @@ def test_an_answer_that_a_run_came_into_is_read_again(engines: list[Engine]) -> 
         run_sql(connection, "DELETE FROM events WHERE id < 10")
     with engines[0].connect() as connection:
         question.ask(connection)
-        event.listen(connection, "before_cursor_execute", interfere)
+        events_of.listen(connection, "before_cursor_execute", interfere)
         assert question.ask(connection).rows[0].n == 90
         assert len(read) == 2
         # None comes into this one.
@@ -505,11 +582,19 @@ def test_what_a_killed_session_commits_late(
 
 
 def recover(engine: Engine) -> None:
+    # Those of sessions that have not ended yet are left alone.
+    prepared = (
+        "SELECT sum(result::int) FROM run_command_on_all_nodes($$SELECT count(*) FROM "
+        "pg_prepared_xacts WHERE database = current_database()$$)"
+    )
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        # What Citus's own daemon does every minute.
-        for _ in range(3):
+
+        def recovered() -> bool:
+            # What Citus's own daemon does every minute.
             run_sql(connection, "SELECT recover_prepared_transactions()")
-            time.sleep(0.2)
+            return bool(run_sql(connection, prepared).scalar_one() == 0)
+
+        assert eventually(recovered)
 
 
 @pytest.mark.faults

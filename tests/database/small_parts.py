@@ -80,7 +80,8 @@ def lose_after(
 
 def until(engine: Engine, query: str) -> str:
     """Wait until a query has a row, and return its value."""
-    for _ in range(300):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
         with engine.connect() as connection:
             row = connection.execute(text(query)).first()
         if row is not None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,17 @@ def finish(url: URL, file: Path, *options: str) -> None:
         assert process.returncode == 0, said
 
 
+@contextmanager
+def kept_from_its_end(engine: Engine) -> Iterator[int]:
+    """Let no load store its users, which it does before it commits anything.
+
+    Yields the backend that keeps it from that.
+    """
+    with engine.connect() as keeping:
+        keeping.execute(text("LOCK TABLE github_users IN SHARE MODE"))
+        yield keeping.execute(text("SELECT pg_backend_pid()")).scalar_one()
+
+
 def wait_for_rows(engine: Engine, seconds: float) -> None:
     """Wait until a load has begun, and then some time."""
     working = text(
@@ -114,10 +126,13 @@ def test_a_client_that_is_killed_again_and_again(
 def test_an_interrupted_client_says_where_it_stands(
     database: URL, engine: Engine, file: Path, connections: str
 ) -> None:
-    with loading(database, file, "--connections", connections, "--json") as process:
+    with (
+        kept_from_its_end(engine),
+        loading(database, file, "--connections", connections, "--json") as process,
+    ):
         wait_for_rows(engine, 0.1)
         process.send_signal(signal.SIGINT)
-        printed, said = process.communicate(timeout=60)
+        printed, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert printed == ""
     assert f"interrupted while loading {file}, after 0 of 1 file. Run the same command" in said
@@ -211,14 +226,19 @@ def test_connections_that_are_cut(
     database: URL, engine: Engine, file: Path, connections: str
 ) -> None:
     for delay in (0.0, 0.3):
-        with loading(database, file, "--connections", connections) as process:
+        with (
+            kept_from_its_end(engine) as keeping,
+            loading(database, file, "--connections", connections) as process,
+        ):
             wait_for_rows(engine, delay)
+            # Those that copy, or by now only wait to end.
             execute(
                 database,
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> "
-                "pg_backend_pid() AND datname = current_database() AND left(query, 4) = 'COPY'",
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid NOT IN "
+                f"(pg_backend_pid(), {keeping}) AND datname = current_database() "
+                "AND (left(query, 4) = 'COPY' OR wait_event_type = 'Lock')",
             )
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=120)
             assert process.returncode == 1, said
             assert "Traceback" not in said
         assert found(engine)[0] == 0

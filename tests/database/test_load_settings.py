@@ -194,12 +194,12 @@ def test_timeouts_do_not_end_a_load_that_builds_indexes_later(
     path = tmp_path / "hour.json"
     path.write_bytes(hour(100))
     options = (
-        "-c statement_timeout=300ms -c idle_in_transaction_session_timeout=300ms "
-        "-c lock_timeout=300ms"
+        "-c statement_timeout=1500ms -c idle_in_transaction_session_timeout=1500ms "
+        "-c lock_timeout=1500ms"
     )
 
     def sleep(progress: Progress) -> None:
-        time.sleep(0.5)
+        time.sleep(1.7)
 
     (result,) = load_files(
         engine_with(database, options), github_events, [path], indexes_later=True, progress=sleep

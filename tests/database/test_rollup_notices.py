@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL
 
-# PostgreSQL hands a notification to a listener that is idle within milliseconds.
-SOON = 2.0
+# PostgreSQL hands a notification to a listener that is idle within milliseconds, if it gets any.
+SOON = 30.0
 NOTHING_COMES = 0.2
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from citus_analytics.rollups.run import backfill
 from citus_analytics.server import EmbeddedServer
+from tests.processes import eventually
 from tests.rollup_lab import (
     ALL_EVENTS,
     TABLES,
@@ -29,6 +30,7 @@ from tests.rollup_lab import (
     assert_verified,
     build,
     run,
+    run_many,
     run_sql,
     tolerated,
     write,
@@ -104,11 +106,14 @@ def test_backfill_beside_writers(lab: Engine) -> None:
 @pytest.mark.faults
 def test_repair_of_what_no_trigger_saw_beside_writers(lab: Engine) -> None:
     build(lab, citus=False)
+    with lab.begin() as connection:
+        # However little the writers have done by then.
+        run_many(connection, Writer(connection, random.Random(1)).rows(200), "")
     job = Torture(lab, 4, 1)
     job.writer(1, "READ COMMITTED", truncates=False)
     job.writer(2, "SERIALIZABLE")
     job.runner(1)
-    time.sleep(1)
+    assert eventually(lambda: len(job.done) == len(job.threads) or bool(job.raised))
     for change in ("DELETE FROM events WHERE id % 4 = 1", "UPDATE events SET ms = 11, kind = 'q'"):
         with lab.begin() as connection:
             run_sql(connection, "LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE")
@@ -211,6 +216,7 @@ def test_a_killed_server(place: Path, delay: float) -> None:
 
 
 @pytest.mark.endurance
+@pytest.mark.timeout(1200)
 def test_a_large_copy(lab: Engine) -> None:
     """COPY of 200,000 rows, and then more than 500,000 changes pending."""
     build(lab, citus=False)

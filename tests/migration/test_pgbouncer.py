@@ -65,13 +65,13 @@ server_round_robin = 1
         "postgresql+psycopg", url.username, host="127.0.0.1", port=port, database=url.database
     )
     try:
-        for attempt in range(50):
+        for attempt in range(600):
             try:
                 query_text(bounced, "SELECT 1")
                 break
             except Exception:
                 assert process.poll() is None, process.stderr and process.stderr.read()
-                if attempt == 49:
+                if attempt == 599:
                     raise
                 time.sleep(0.1)
         yield bounced

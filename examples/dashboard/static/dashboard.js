@@ -66,6 +66,8 @@
     say("connecting");
     source = new EventSource(wanted);
     source.onmessage = (event) => {
+      // The stream of the page before goes on until the new one has settled: it is not about this.
+      if (find("[data-stream]")?.dataset.stream !== wanted) return;
       const message = JSON.parse(event.data);
       if (message.panel) patch(message.panel, message.html);
       if (message.status) say(message.status);
