@@ -119,17 +119,25 @@ def refusal(message: str) -> str:
     return f"RAISE EXCEPTION USING MESSAGE = {message}, ERRCODE = '{REFUSED}';"
 
 
+def colocation_of(connection: Connection, table: str) -> int | None:
+    """Return which tables Citus keeps a table's shards beside, None if it does not know the table.
+
+    The table is named as by `qualify`.
+    """
+    if not connection.scalar(text(f"SELECT {HAS_CITUS}")):
+        return None
+    found: int | None = connection.scalar(_COLOCATION, {"table": table})
+    return found
+
+
+_COLOCATION: Final = text(
+    "SELECT colocationid FROM pg_catalog.pg_dist_partition WHERE logicalrelid = to_regclass(:table)"
+)
+
+
 def is_sharded(connection: Connection, table: str) -> bool:
     """Whether Citus keeps a table on the nodes; it is named as by `qualify`."""
-    if not connection.scalar(text(f"SELECT {HAS_CITUS}")):
-        return False
-    return bool(connection.scalar(_IS_SHARDED, {"table": table}))
-
-
-_IS_SHARDED: Final = text(
-    "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_partition "
-    "WHERE logicalrelid = to_regclass(:table))"
-)
+    return colocation_of(connection, table) is not None
 
 
 def executor_of(session: Executor) -> Executor:

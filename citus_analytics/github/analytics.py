@@ -862,12 +862,52 @@ class _Creators(Question):
             "GROUP BY u.login HAVING sum(q._rows) > 0"
         )
 
-    def greatest(self, legs: Sequence[str], table: str, further: RollupSpec, beyond: str) -> str:
+    def greatest(
+        self,
+        legs: Sequence[str],
+        table: str,
+        further: RollupSpec,
+        beyond: str,
+        *,
+        distributed: bool,
+    ) -> str:
         users = qualify("github_users", further.schema)
         logins = qualify("github_logins", further.schema)
         state, log = (qualify(name, further.schema) for name in (further.state, further.log))
         (logged,) = (t.by["login"] for t in further.targets if t.table == "github_logins")
         login = further.columns[logged].replace("r.", "u.")  # As the rollup has it: shortened.
+        same = f"left(u.login, 100) = left(s.login, 100) AND {login} = s.login"
+        # The users whose number is not that of their login are counted: those who share it, or
+        # have none, or may do so since the last run, and those with pending events. All others are
+        # read by the ranking.
+        if distributed:
+            changed = [f"SELECT l.key AS user_id, l.{quote(logged)} AS login FROM {log} AS l"]
+            changed += (f"SELECT q._key, NULL::text FROM ({leg}) AS q" for leg in legs[1:])
+            # Each node sees the changes of all: they are the only thing that is sent around. What
+            # is written between one part and the next may be in two rows, which are made one.
+            return f"""WITH changed AS MATERIALIZED (
+  SELECT c.user_id, c.login FROM ({" UNION ALL ".join(changed)}) AS c
+), added AS (
+  SELECT a.login, sum(q._rows)::bigint AS repositories FROM (
+    SELECT u.user_id, u.login FROM changed AS s JOIN {users} AS u ON u.user_id = s.user_id
+    UNION SELECT u.user_id, u.login FROM changed AS s JOIN {users} AS u ON {same}
+    UNION SELECT u.user_id, u.login FROM {logins} AS s JOIN {users} AS u ON {same} WHERE s.users > 1
+    UNION SELECT u.user_id, u.login FROM {users} AS u WHERE left(u.login, 100) IS NULL
+  ) AS a JOIN ({" UNION ALL ".join(legs)}) AS q ON q.user_id = a.user_id
+  GROUP BY a.login HAVING sum(q._rows) > 0
+), others AS (
+  SELECT p.login, p.repositories FROM (
+    SELECT u.login, t.repositories FROM {table} AS t JOIN {users} AS u ON u.user_id = t.user_id
+    WHERE left(u.login, 100) IS NOT NULL
+    AND t.user_id NOT IN (SELECT s.user_id FROM changed AS s WHERE s.user_id IS NOT NULL)
+    AND {login} NOT IN (SELECT s.login FROM changed AS s WHERE s.login IS NOT NULL)
+    AND {login} NOT IN (SELECT s.login FROM {logins} AS s WHERE s.users > 1 AND s.login IS NOT NULL)
+  ) AS p WHERE {beyond}
+  ORDER BY p.repositories DESC NULLS LAST, p.login COLLATE "C" LIMIT :limit\0
+)
+SELECT coalesce(a.login, o.login) AS login,
+  coalesce(a.repositories, 0) + coalesce(o.repositories, 0) AS repositories
+FROM added AS a FULL JOIN others AS o ON o.login = a.login"""
 
         def few(query: str) -> str:
             # PostgreSQL expects little in an array, and looks it up by an index.
@@ -893,13 +933,12 @@ class _Creators(Question):
             f"SELECT c.login, q._rows FROM counted AS c JOIN ({leg}) AS q ON q.user_id = c.user_id"
             for leg in legs
         )
-        # The users whose number is not that of their login are counted; the others are read by the
-        # ranking. NOT IN, unlike NOT EXISTS, looks them up in a hash table. Equal numbers are
-        # in the order of the logins, so that all of them are needed.
+        # NOT IN, unlike NOT EXISTS, looks them up in a hash table. Equal numbers are in the order
+        # of the logins, so that all of them are needed.
         return f"""WITH counted AS (
   SELECT q.user_id, q.login FROM (
     SELECT u.user_id, u.login FROM ({few(shared)}) AS s (login)
-    JOIN {users} AS u ON left(u.login, 100) = left(s.login, 100) AND {login} = s.login
+    JOIN {users} AS u ON {same}
     UNION SELECT u.user_id, u.login FROM {users} AS u WHERE left(u.login, 100) IS NULL{pending}
   ) AS q
 ), added AS (

@@ -17,7 +17,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -143,9 +143,9 @@ from citus_analytics.sql import (
     HAS_CITUS,
     SNAPSHOT,
     Executor,
+    colocation_of,
     executor_of,
     flushed_connection,
-    is_sharded,
     literal,
     qualify,
     quote,
@@ -854,7 +854,8 @@ class Question:
                 if freshness == "rolled_up":
                     raise RollupError(f"{secret[self.source.name]}: ask for freshness='raw'.")
                 return from_raw(secret)
-            prepared = self._prepare(connection, known)
+            beside = self._beside(connection, known)
+            prepared = self._prepare(connection, known, beside)
             longest = max(
                 (_length_of(values[name], bind) for name, bind in self._parameters.items()),
                 default=0,
@@ -918,7 +919,7 @@ class Question:
                 if gone:
                     return from_raw(gone)
             answer = self._rolled_answer(
-                connection, prepared, known, parts, limit, place, values, freshness, batch
+                connection, prepared, known, beside, parts, limit, place, values, freshness, batch
             )
             if answer is not None:
                 return answer
@@ -1120,10 +1121,18 @@ class Question:
         """
         return None
 
-    def greatest(self, legs: Sequence[str], table: str, further: RollupSpec, beyond: str) -> str:
+    def greatest(
+        self,
+        legs: Sequence[str],
+        table: str,
+        further: RollupSpec,
+        beyond: str,
+        *,
+        distributed: bool,
+    ) -> str:
         """Return the query for the first rows of the answer, by the ranking of a rollup.
 
-        For questions that have a `further` rollup, if the database has both and is no cluster.
+        For questions that have a `further` rollup, if the database has both.
 
         Args:
             legs: The queries for the rows that are to be added up: those of the rollup, and those
@@ -1131,6 +1140,8 @@ class Question:
             table: The rollup that is ranked as the question is, with its names, as SQL.
             further: The rollups of the further table.
             beyond: The condition for what comes after a place, over the answer's columns of `p`.
+            distributed: Whether both sources are on shards, side by side; then the rollup of the
+                further table has all of its rows.
         """
         raise NotImplementedError
 
@@ -1279,8 +1290,7 @@ class Question:
         )
         return Stream(iter(result), plan, self, result.close)
 
-    def _prepare(self, connection: Connection, known: _Known) -> _Prepared:
-        beside = self._beside(connection, known)
+    def _prepare(self, connection: Connection, known: _Known, beside: _Known | None) -> _Prepared:
         # An application may declare further ones on a source of somebody else's, and remove some.
         known_of = (known.comment, known.schema, known.distributed)
         key = (known_of, self.rollups, beside and beside.comment)
@@ -1302,10 +1312,7 @@ class Question:
 
     def _beside(self, connection: Connection, known: _Known) -> _Known | None:
         """Return what is known of the further source, if its rollup can serve."""
-        # On a cluster, a reader could see half of what a run of the further source commits.
-        if self.further is None or known.distributed:
-            return None
-        if self.further not in rollups_of(self.source.metadata):
+        if self.further is None or self.further not in rollups_of(self.source.metadata):
             return None
         found = _look(connection, self.further.source, again=False)
         if isinstance(found, _Known) and monotonic() - found.looked > _A_WHILE:
@@ -1313,14 +1320,21 @@ class Question:
         # Until they are added up, there is no saying what most of its numbers are.
         if isinstance(found, str) or found.pending > _FEW_PENDING:
             return None
-        readable = all(table.name in found.readable for table in self.further.targets.values())
-        return found if readable else None
+        if found.colocation != known.colocation:
+            return None
+        tables = {table.name for table in self.further.targets.values()}
+        # On a cluster the statement does not look whether it is complete.
+        unknown = (_NEVER, None)
+        if known.distributed and any(found.targets.get(n, unknown)[0] is not None for n in tables):
+            return None
+        return found if tables <= found.readable else None
 
     def _rolled_answer(
         self,
         connection: Connection,
         prepared: _Prepared,
         known: _Known,
+        beside: _Known | None,
         parts: list[_Part],
         limit: int | None,
         place: dict[str, Any] | None,
@@ -1330,9 +1344,15 @@ class Question:
     ) -> Stream | None:
         """Return the answer, or None if what was known of the rollups has changed meanwhile."""
         fresh = freshness == "fresh"
-        statement = prepared.statement(
-            parts, fresh=fresh, limit=limit, place=place, alone=known.distributed
+        made = partial(
+            prepared.statement,
+            parts,
+            fresh=fresh,
+            limit=limit,
+            place=place,
+            alone=known.distributed,
         )
+        statement = made()
         edges = [edge for part in parts for each in part.windows for edge in each if edge]
         arguments = dict[str, Any](zip(statement.edges, edges, strict=True))
         arguments |= {name: values[key] for name, (key, _) in prepared.given.items()}
@@ -1345,17 +1365,27 @@ class Question:
             if known.distributed:
                 # Of a table that is not keyed, a reader could see half of what a run commits on the
                 # nodes. It seldom does: to look whether it can have is cheaper than to hold runs.
-                careful = fresh and unkeyed and SNAPSHOT not in connection.get_execution_options()
-                before = _state_now(connection, known.spec) if careful else None
+                further = statement.further
+                careful = (further or (fresh and unkeyed)) and not _is_snapshot(connection)
+                specs = [known.spec, beside.spec] if further and beside else [known.spec]
+                before = [_state_now(connection, spec) for spec in specs] if careful else []
                 # Citus has all rows when it has the first.
                 _, rows, close = statement.execute(connection, arguments, batch)
-                after = _state_now(connection, known.spec)
-                if careful and not (after.settled and after == before):
+                after = [_state_now(connection, spec) for spec in specs]
+                if careful and not (after == before and all(each.settled for each in after)):
                     close()
-                    with runs_held(connection, self.source, kept=batch is not None):
+                    statement = made(best=not further)
+                    held = runs_held(connection, self.source, kept=batch is not None)
+                    with nullcontext() if further else held:
                         _, rows, close = statement.execute(connection, arguments, batch)
-                    after = _state_now(connection, known.spec)
-                found = (after.state, _pending_now(connection, known.spec))
+                    after = [_state_now(connection, known.spec)]
+                elif further and beside and after[1].state != beside.state:
+                    other = beside.refreshed(after[1].state, beside.pending)
+                    if other.signature != beside.signature:
+                        close()
+                        connection.info.get(_INFO, {}).pop(beside.key, None)
+                        return None
+                found = (after[0].state, _pending_now(connection, known.spec))
                 check = statement.check
                 if check is not None and not connection.scalar(check, arguments):
                     found = (None, 0)
@@ -1955,8 +1985,9 @@ class _Prepared:
         limit: int | None,
         place: Mapping[str, Any] | None,
         alone: bool,
+        best: bool = True,
     ) -> _Statement:
-        """Return the statement.
+        """Return the statement, which reads the greatest groups by a ranking if it can and may.
 
         Where it does not stand alone, three columns are in front: whether there is a row, what is
         known of the rollups, and how many changes are pending.
@@ -1978,10 +2009,13 @@ class _Prepared:
             limited,
             None if place is None else tuple(value is None for value in place.values()),
             alone,
+            best,
         )
         found = self._statements.get(shape)
         if found is None:
-            found = self._build(parts, fresh=fresh, limit=limited, place=place, alone=alone)
+            found = self._build(
+                parts, fresh=fresh, limit=limited, place=place, alone=alone, best=best
+            )
             self._statements[shape] = found
         return found
 
@@ -1993,6 +2027,7 @@ class _Prepared:
         limit: str,
         place: Mapping[str, Any] | None,
         alone: bool,
+        best: bool,
     ) -> _Statement:
         question, spec = self.question, self.spec
         names: list[str] = []
@@ -2027,8 +2062,11 @@ class _Prepared:
                 found = (self._added_up(leg, keyed) for leg in found)
             legs += found
         rows = "\n    UNION ALL ".join(legs)
+        greatest = None
+        if limit and best:
+            greatest = self._best(parts, edges, place, legs, fresh=fresh)
         query = (
-            (self._best(parts, edges, place, legs, fresh=fresh) if limit else None)
+            greatest
             or question.joined(rows, spec.schema)
             or self._grouped(rows, [quote(each) for each in groups])
         ).replace(":limit\0", limit)
@@ -2082,7 +2120,8 @@ class _Prepared:
                 if name in named
             ),
         )
-        return _Statement(clause, named, columns, names, sql, check, alone=alone)
+        further = greatest is not None and question.further is not None
+        return _Statement(clause, named, columns, names, sql, check, alone=alone, further=further)
 
     def _beyond(
         self, alias: str, place: Mapping[str, Any], names: Sequence[str] | None = None
@@ -2156,12 +2195,17 @@ class _Prepared:
         if question.further is not None:
             if self.further is None:
                 return None
+            # On a cluster, shard is joined with shard.
+            if self.distributed and not (target.keyed and self.spec.key == self.further.key):
+                return None
             beyond = "true"
             if place is not None:
                 # The index is read from here on.
                 beyond = f"{self._beyond('p', place)} AND p.{quote(question.ranked)} <= \0_after0\0"
             renamed = f"(SELECT {', '.join(columns)} FROM {table} AS b)"
-            return question.greatest(legs, renamed, self.further, beyond)
+            return question.greatest(
+                legs, renamed, self.further, beyond, distributed=self.distributed
+            )
         of_table, of_log = [], []
         if edges != [(None, None)]:
             of_table.append(_within(f"t.{quote(target.bucket or '')}", edges))
@@ -2367,9 +2411,12 @@ class _Statement:
         check: TextClause | None,
         *,
         alone: bool,
+        further: bool,
     ) -> None:
         self.edges = edges
         self.sql = sql
+        # Whether it reads the rollup of the further source.
+        self.further = further
         # Whether the server has the edges of buckets that Python has, if it is asked by itself.
         self.check = check
         self._clause = clause
@@ -2420,7 +2467,8 @@ class _Known:
     schema: str | None
     comment: str
     spec: RollupSpec
-    distributed: bool
+    # Where its shards are, None without Citus.
+    colocation: int | None
     readable: frozenset[str]
     tuples: Mapping[str, float]
     state: str
@@ -2452,6 +2500,10 @@ class _Known:
             "targets": targets,
         }.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def distributed(self) -> bool:
+        return self.colocation is not None
 
     def refreshed(self, state: str, pending: int) -> _Known:
         if state == self.state and pending == self.pending:
@@ -2531,6 +2583,10 @@ class _State:
     settled: bool
 
 
+def _is_snapshot(connection: Connection) -> bool:
+    return SNAPSHOT in connection.get_execution_options()
+
+
 def _state_now(connection: Connection, spec: RollupSpec) -> _State:
     key = lock_key(f"{literal(qualify(spec.source, spec.schema))}::regclass")
     sql = f"""
@@ -2593,7 +2649,7 @@ def _look(connection: Connection, source: Table, *, again: bool) -> _Known | str
         schema,
         comment,
         spec,
-        is_sharded(connection, qualify(source.name, schema)),
+        colocation_of(connection, qualify(source.name, schema)),
         readable,
         row_counts,
         now.state,
