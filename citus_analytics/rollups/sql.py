@@ -928,11 +928,20 @@ def _lock_shards(source: str, log: str) -> str:
     """
     return f"""\
 IF EXISTS (SELECT FROM pg_catalog.pg_dist_partition AS p WHERE p.logicalrelid = {source}) THEN
-      SET LOCAL citus.propagate_set_commands = 'local';
-      SET LOCAL citus_analytics.lock = 'on';
+      {_set_on_nodes("citus_analytics.lock", "'on'")}
       DELETE FROM {log} AS l WHERE l.ctid = '(0,0)';
-      SET LOCAL citus_analytics.lock = '';
+      {_set_on_nodes("citus_analytics.lock", "''")}
     END IF;"""
+
+
+def _set_on_nodes(setting: str, value: str) -> str:
+    """Return the statement that sets something for the transaction, on all nodes.
+
+    Citus tells other nodes in a transaction block or a DO block, and not in a function that a
+    single statement calls.
+    """
+    tell = f"BEGIN SET LOCAL citus.propagate_set_commands = local; SET LOCAL {setting} = %L; END"
+    return f"EXECUTE format('DO %L', format({literal(tell)}, {value}));"
 
 
 def _lock(spec: RollupSpec, *, attempt: bool = False) -> str:
@@ -1541,6 +1550,10 @@ def _expire(spec: RollupSpec) -> Function:
             "    USING ERRCODE = 'object_not_in_prerequisite_state';"
         )
     else:
+        expired = (
+            f"concat_ws(' ', extract(epoch FROM oldest), {_own_schema(spec)}, "
+            f"{literal(spec.source)})"
+        )
         work = f"""\
   PERFORM {_lock(spec)};
   IF EXISTS (SELECT FROM {state} AS s WHERE s.complete_since > '-infinity') THEN
@@ -1555,13 +1568,11 @@ def _expire(spec: RollupSpec) -> Function:
     -- In numbers: times and intervals overflow.
     oldest := CASE WHEN extract(epoch FROM oldest) + extract(epoch FROM width)
       < extract(epoch FROM before) THEN least(oldest + width, before) ELSE before END;
-    SET LOCAL citus.propagate_set_commands = 'local';
     -- In numbers, which no session writes in another way.
-    EXECUTE format('SET LOCAL citus_analytics.expire = %L', concat_ws(' ',
-      extract(epoch FROM oldest), {_own_schema(spec)}, {literal(spec.source)}));
+    {_set_on_nodes("citus_analytics.expire", expired)}
     DELETE FROM {source} AS r WHERE r.{time} < oldest AND isfinite(r.{time});
     GET DIAGNOSTICS deleted = ROW_COUNT;
-    SET LOCAL citus_analytics.expire = '';
+    {_set_on_nodes("citus_analytics.expire", "''")}
   END IF;"""
     body = f"""
 -- Deletes the oldest rows from before a time, and keeps their aggregates; NULL if there are none.

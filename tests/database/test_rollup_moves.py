@@ -45,10 +45,12 @@ from citus_analytics.errors import ArgumentError, RollupError
 from citus_analytics.rollups.run import (
     Difference,
     backfill,
+    backfill_window,
     expire,
     hold_runs,
     repair,
     rollup_status,
+    run_batch,
     verify,
 )
 from tests import autogenerate
@@ -504,6 +506,30 @@ def test_a_session_that_stays_while_the_rollup_changes(
     engine.dispose()
 
 
+def test_moves_that_are_transactions_of_their_own(visited: Engine) -> None:
+    """As psql has it, each statement is committed."""
+    alone = visited.execution_options(isolation_level="AUTOCOMMIT")
+    with alone.connect() as connection:
+        assert run_rollup(connection, BY_SITE).changes == 201
+        assert_adds_up(visited)
+        sql(connection, "DELETE FROM visits WHERE seconds = 7")
+        assert run_batch(connection, BY_PAGE, 0).changes > 0
+        for table in TABLES:
+            sql(connection, f"DELETE FROM {table} WHERE visits % 2 = 1")
+        for rollup in ROLLUPS:
+            assert max(groups(connection, rollup).values()) > 0
+            assert {each.groups > 0 for each in repair(connection, rollup)} == {True}
+        assert_adds_up(visited)
+        sql(connection, "UPDATE visits_rollups SET complete_since = 'infinity'")
+        for table in TABLES:
+            sql(connection, f"DELETE FROM {table}")
+        while backfill_window(connection, BY_SITE) is not None:
+            pass
+        assert_adds_up(visited)
+        sql(connection, "TRUNCATE visits")
+    assert_adds_up(visited)
+
+
 # Expire.
 
 EDGE = MARCH + 3 * DAY
@@ -516,13 +542,15 @@ def stored(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
         }
 
 
-def test_expired_rows_leave_their_aggregates(visited: Engine) -> None:
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "READ COMMITTED"])
+def test_expired_rows_leave_their_aggregates(visited: Engine, level: Any) -> None:
+    engine = visited.execution_options(isolation_level=level)
     assert_adds_up(visited)
     before = stored(visited)
     old = f"SELECT count(*) FROM visits WHERE at < '{EDGE.isoformat()}'"
     with visited.begin() as connection:
         ((expected,),) = sql(connection, old)
-    assert expire(visited, BY_SITE, EDGE, window=timedelta(hours=5)) == expected > 300
+    assert expire(engine, BY_SITE, EDGE, window=timedelta(hours=5)) == expected > 300
     with visited.begin() as connection:
         assert sql(connection, old) == [(0,)]
         assert sql(connection, "SELECT count(*) FROM visits_log") == [(0,)]
