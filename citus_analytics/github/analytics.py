@@ -883,15 +883,18 @@ class _Creators(Question):
         if distributed:
             changed = [f"SELECT l.key AS user_id, l.{quote(logged)} AS login FROM {log} AS l"]
             changed += (f"SELECT q._key, NULL::text FROM ({leg}) AS q" for leg in legs[1:])
-            # Each node sees the changes of all: they are the only thing that is sent around. What
-            # is written between one part and the next may be in two rows, which are made one.
-            return f"""WITH changed AS MATERIALIZED (
+            # Each node sees what is shared and what has changed: nothing else is sent around. It is
+            # read by itself, or a transaction that has changed it could not ask. What is written
+            # between one part and the next may be in two rows, which are made one.
+            return f"""WITH shared AS MATERIALIZED (
+  SELECT s.login FROM {logins} AS s WHERE s.users > 1 AND s.login IS NOT NULL
+), changed AS MATERIALIZED (
   SELECT c.user_id, c.login FROM ({" UNION ALL ".join(changed)}) AS c
 ), added AS (
   SELECT a.login, sum(q._rows)::bigint AS repositories FROM (
     SELECT u.user_id, u.login FROM changed AS s JOIN {users} AS u ON u.user_id = s.user_id
     UNION SELECT u.user_id, u.login FROM changed AS s JOIN {users} AS u ON {same}
-    UNION SELECT u.user_id, u.login FROM {logins} AS s JOIN {users} AS u ON {same} WHERE s.users > 1
+    UNION SELECT u.user_id, u.login FROM shared AS s JOIN {users} AS u ON {same}
     UNION SELECT u.user_id, u.login FROM {users} AS u WHERE left(u.login, 100) IS NULL
   ) AS a JOIN ({" UNION ALL ".join(legs)}) AS q ON q.user_id = a.user_id
   GROUP BY a.login HAVING sum(q._rows) > 0
@@ -901,7 +904,7 @@ class _Creators(Question):
     WHERE left(u.login, 100) IS NOT NULL
     AND t.user_id NOT IN (SELECT s.user_id FROM changed AS s WHERE s.user_id IS NOT NULL)
     AND {login} NOT IN (SELECT s.login FROM changed AS s WHERE s.login IS NOT NULL)
-    AND {login} NOT IN (SELECT s.login FROM {logins} AS s WHERE s.users > 1 AND s.login IS NOT NULL)
+    AND {login} NOT IN (SELECT s.login FROM shared AS s)
   ) AS p WHERE {beyond}
   ORDER BY p.repositories DESC NULLS LAST, p.login COLLATE "C" LIMIT :limit\0
 )
