@@ -104,13 +104,18 @@ def _measure(
         event.listen(connection, "before_cursor_execute", note)
         question.function(connection, **question.filters)
         event.remove(connection, "before_cursor_execute", note)
-    [(sql, parameters)] = sent
+    # One, and on Citus some about the state of the rollups.
+    statements = [(sql, sql.encode(), parameters) for sql, parameters in sent]
     driver_connection: DriverConnection[Any] | None = connection.connection.dbapi_connection  # type: ignore[assignment]
     assert driver_connection is not None
-    encoded = sql.encode()
     asks = (
-        lambda: driver_connection.cursor().execute(encoded, parameters).fetchall(),
-        lambda: connection.exec_driver_sql(sql, parameters).all(),
+        lambda: [
+            driver_connection.cursor().execute(encoded, parameters).fetchall()
+            for _, encoded, parameters in statements
+        ],
+        lambda: [
+            connection.exec_driver_sql(sql, parameters).all() for sql, _, parameters in statements
+        ],
         partial(question.function, connection, **question.filters),
         partial(question.function, session, **question.filters),
     )

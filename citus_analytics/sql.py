@@ -120,7 +120,7 @@ def refusal(message: str) -> str:
 
 
 def colocation_of(connection: Connection, table: str) -> int | None:
-    """Return which tables Citus keeps a table's shards beside, None if it does not know the table.
+    """Return the colocation group of a table, None if Citus does not know the table.
 
     The table is named as by `qualify`.
     """

@@ -625,6 +625,7 @@ def tolerated(error: BaseException) -> bool:
     cause = getattr(error, "orig", error)
     # What Citus says to a statement that was planned before its shards were split.
     split = "could not find valid entry for shard" in str(cause)
+    split |= "shard counts of co-located tables do not match" in str(cause)
     # What it says where they have been made anew.
     gone = re.search(r"""relation "\S+_\d+" does not exist""", str(cause)) is not None
     # New shards are there a moment before each node knows of them.

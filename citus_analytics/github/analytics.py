@@ -884,12 +884,11 @@ class _Creators(Question):
             changed = [f"SELECT l.key AS user_id, l.{quote(logged)} AS login FROM {log} AS l"]
             changed += (f"SELECT q._key, NULL::text FROM ({leg}) AS q" for leg in legs[1:])
             # Each node sees what is shared and what has changed: nothing else is sent around. It is
-            # read by itself, or a transaction that has changed it could not ask. What is written
-            # between one part and the next may be in two rows, which are made one.
+            # read by itself, or a transaction that has changed it could not ask.
             return f"""WITH shared AS MATERIALIZED (
   SELECT s.login FROM {logins} AS s WHERE s.users > 1 AND s.login IS NOT NULL
 ), changed AS MATERIALIZED (
-  SELECT c.user_id, c.login FROM ({" UNION ALL ".join(changed)}) AS c
+  SELECT c.user_id, c.login FROM ({" UNION ".join(changed)}) AS c
 ), added AS (
   SELECT a.login, sum(q._rows)::bigint AS repositories FROM (
     SELECT u.user_id, u.login FROM changed AS s JOIN {users} AS u ON u.user_id = s.user_id
@@ -901,16 +900,14 @@ class _Creators(Question):
 ), others AS (
   SELECT p.login, p.repositories FROM (
     SELECT u.login, t.repositories FROM {table} AS t JOIN {users} AS u ON u.user_id = t.user_id
-    WHERE left(u.login, 100) IS NOT NULL
+    WHERE t.repositories > 0 AND left(u.login, 100) IS NOT NULL
     AND t.user_id NOT IN (SELECT s.user_id FROM changed AS s WHERE s.user_id IS NOT NULL)
     AND {login} NOT IN (SELECT s.login FROM changed AS s WHERE s.login IS NOT NULL)
     AND {login} NOT IN (SELECT s.login FROM shared AS s)
   ) AS p WHERE {beyond}
   ORDER BY p.repositories DESC NULLS LAST, p.login COLLATE "C" LIMIT :limit\0
 )
-SELECT coalesce(a.login, o.login) AS login,
-  coalesce(a.repositories, 0) + coalesce(o.repositories, 0) AS repositories
-FROM added AS a FULL JOIN others AS o ON o.login = a.login"""
+SELECT * FROM added UNION ALL SELECT * FROM others"""
 
         def few(query: str) -> str:
             # PostgreSQL expects little in an array, and looks it up by an index.
@@ -951,11 +948,14 @@ FROM added AS a FULL JOIN others AS o ON o.login = a.login"""
 ), others AS (
   SELECT p.login, p.repositories FROM (
     SELECT u.login, t.repositories FROM {table} AS t JOIN {users} AS u ON u.user_id = t.user_id
-    WHERE t.user_id NOT IN (SELECT c.user_id FROM counted AS c WHERE c.user_id IS NOT NULL)
+    WHERE t.repositories > 0
+    AND t.user_id NOT IN (SELECT c.user_id FROM counted AS c WHERE c.user_id IS NOT NULL)
   ) AS p WHERE {beyond}
   ORDER BY p.repositories DESC NULLS LAST FETCH FIRST (:limit\0) ROWS WITH TIES
 )
-SELECT * FROM added UNION ALL SELECT * FROM others"""
+SELECT coalesce(a.login, o.login) AS login,
+  coalesce(a.repositories, o.repositories) AS repositories
+FROM added AS a FULL JOIN others AS o ON o.login = a.login"""
 
     def raw_statement(
         self, *, since: datetime | None = None, until: datetime | None = None

@@ -749,7 +749,8 @@ class Question:
         the moment of this call, whatever is written, run or migrated while they are read. The
         cursor ends with the transaction of the session or connection. On a cluster of several
         nodes, a fresh stream from a table that every node has a copy of waits for a run that is
-        under way; then it keeps further ones waiting until its transaction ends.
+        under way; then, and where one has come between, it keeps further ones waiting until its
+        transaction ends.
 
         With asyncio, the stream is read within `run_sync`: `await session.run_sync(write_rows)`,
         where `write_rows` is a function of a session that has such a loop.
@@ -1141,7 +1142,7 @@ class Question:
             further: The rollups of the further table.
             beyond: The condition for what comes after a place, over the answer's columns of `p`.
             distributed: Whether both sources are on shards, side by side; then the rollup of the
-                further table has all of its rows.
+                further table is complete.
         """
         raise NotImplementedError
 
@@ -1320,6 +1321,9 @@ class Question:
         # Until they are added up, there is no saying what most of its numbers are.
         if isinstance(found, str) or found.pending > _FEW_PENDING:
             return None
+        # What is pending is sent to all nodes.
+        if known.distributed and known.pending > 10 * _FEW_PENDING:
+            return None
         if found.colocation != known.colocation:
             return None
         tables = {table.name for table in self.further.targets.values()}
@@ -1344,7 +1348,7 @@ class Question:
     ) -> Stream | None:
         """Return the answer, or None if what was known of the rollups has changed meanwhile."""
         fresh = freshness == "fresh"
-        made = partial(
+        statement_of = partial(
             prepared.statement,
             parts,
             fresh=fresh,
@@ -1352,7 +1356,7 @@ class Question:
             place=place,
             alone=known.distributed,
         )
-        statement = made()
+        statement = statement_of()
         edges = [edge for part in parts for each in part.windows for edge in each if edge]
         arguments = dict[str, Any](zip(statement.edges, edges, strict=True))
         arguments |= {name: values[key] for name, (key, _) in prepared.given.items()}
@@ -1361,31 +1365,41 @@ class Question:
         arguments["_limit"] = limit
         unkeyed = any(part.candidate and not part.candidate.target.keyed for part in parts)
         found: tuple[str | None, int]
+        began: str | None = None
         try:
             if known.distributed:
                 # Of a table that is not keyed, a reader could see half of what a run commits on the
-                # nodes. It seldom does: to look whether it can have is cheaper than to hold runs.
-                further = statement.further
-                careful = (further or (fresh and unkeyed)) and not _is_snapshot(connection)
-                specs = [known.spec, beside.spec] if further and beside else [known.spec]
-                before = [_state_now(connection, spec) for spec in specs] if careful else []
-                # Citus has all rows when it has the first.
-                _, rows, close = statement.execute(connection, arguments, batch)
-                after = [_state_now(connection, spec) for spec in specs]
-                if careful and not (after == before and all(each.settled for each in after)):
-                    close()
-                    statement = made(best=not further)
-                    held = runs_held(connection, self.source, kept=batch is not None)
-                    with nullcontext() if further else held:
-                        _, rows, close = statement.execute(connection, arguments, batch)
-                    after = [_state_now(connection, known.spec)]
-                elif further and beside and after[1].state != beside.state:
-                    other = beside.refreshed(after[1].state, beside.pending)
-                    if other.signature != beside.signature:
+                # nodes. That is rare: to look whether it can have happened is cheaper than to hold
+                # runs. What is found by the ranking with a further source is read from it at
+                # several moments: it must not change. Otherwise the joined statement reads only
+                # what is side by side.
+                beside = beside if statement.further else None
+                further = None if beside is None else beside.spec
+                look = partial(_look_now, connection, known.spec, further)
+                careful = not _is_snapshot(connection)
+                careful &= beside is not None or (fresh and unkeyed)
+                before = look()
+                undisturbed = before.settled or not careful
+                if undisturbed:
+                    # Citus has all rows when it has the first.
+                    _, rows, close = statement.execute(connection, arguments, batch)
+                    after = look()
+                    if careful and after != before:
                         close()
-                        connection.info.get(_INFO, {}).pop(beside.key, None)
-                        return None
-                found = (after[0].state, _pending_now(connection, known.spec))
+                        undisturbed = False
+                if not undisturbed:
+                    statement = statement_of(best=beside is None)
+                    held = runs_held(connection, self.source, kept=batch is not None)
+                    with nullcontext() if beside else held:
+                        before = look()
+                        _, rows, close = statement.execute(connection, arguments, batch)
+                    after = look()
+                elif beside and beside.refreshed(after.further, 0).signature != beside.signature:
+                    close()
+                    connection.info.get(_INFO, {}).pop(beside.key, None)
+                    return None
+                began = before.state
+                found = (after.state, _pending_now(connection, known.spec))
                 check = statement.check
                 if check is not None and not connection.scalar(check, arguments):
                     found = (None, 0)
@@ -1418,7 +1432,9 @@ class Question:
             return None
         connection.info.setdefault(_INFO, {})[known.key] = now
         used = [part.candidate for part in parts if part.candidate is not None]
-        runs = [now.last_run(each.target.table) for each in used]
+        # A run that has come while nodes were read is not in what they have said.
+        then = now if began is None else now.refreshed(began, pending)
+        runs = [then.last_run(each.target.table) for each in used]
         steps = tuple(part.step(self.source.name) for part in parts)
         read = {step.table for step in steps}
         foreign = {
@@ -2467,7 +2483,7 @@ class _Known:
     schema: str | None
     comment: str
     spec: RollupSpec
-    # Where its shards are, None without Citus.
+    # The colocation group of the source, None if Citus does not know it.
     colocation: int | None
     readable: frozenset[str]
     tuples: Mapping[str, float]
@@ -2570,32 +2586,42 @@ def _pending_sql(spec: RollupSpec) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
-    """What the database says of the rollups of a source, and whether it can be relied on.
+class _Look:
+    """What a cluster says of the rollups of a source, and of those of a further one.
 
     The lock of runs is looked at after the snapshot of the state was taken, and goes only when a
-    run has committed on all nodes: if no run is under way before a read and after it, and the state
-    is the same, the read saw all of each run or nothing. A transaction that keeps its snapshot
-    would not see that a run has come between.
+    run has committed on all nodes, or has been left in doubt. If no run is under way before a read
+    and after it, and the states are the same, the read saw all of each run or nothing; and if the
+    log of the further source is as long as it was, that has not changed at all. A transaction that
+    keeps its snapshot would not see what has come between.
     """
 
     state: str
     settled: bool
+    further: str = ""
+    pending: int = 0
+
+
+def _look_now(connection: Connection, spec: RollupSpec, further: RollupSpec | None) -> _Look:
+    def state(of: RollupSpec) -> tuple[str, bool]:
+        key = lock_key(f"{literal(qualify(of.source, of.schema))}::regclass")
+        sql = f"""
+SELECT {_state_sql(of)}, CASE
+  WHEN NOT starts_with(current_setting('transaction_isolation'), 'read') THEN false
+  WHEN pg_try_advisory_lock_shared{key} THEN pg_advisory_unlock_shared{key}
+  ELSE false END"""
+        found, settled = connection.execute(text(sql.replace(":", "\\:"))).one()
+        return str(found), bool(settled)
+
+    own = state(spec)
+    if further is None:
+        return _Look(*own)
+    other, settled = state(further)
+    return _Look(own[0], own[1] and settled, other, _pending_now(connection, further))
 
 
 def _is_snapshot(connection: Connection) -> bool:
     return SNAPSHOT in connection.get_execution_options()
-
-
-def _state_now(connection: Connection, spec: RollupSpec) -> _State:
-    key = lock_key(f"{literal(qualify(spec.source, spec.schema))}::regclass")
-    sql = f"""
-SELECT {_state_sql(spec)}, CASE
-  WHEN NOT starts_with(current_setting('transaction_isolation'), 'read') THEN false
-  WHEN pg_try_advisory_lock_shared{key} THEN pg_advisory_unlock_shared{key}
-  ELSE false END"""
-    state, settled = connection.execute(text(sql.replace(":", "\\:"))).one()
-    return _State(str(state), bool(settled))
 
 
 def _pending_now(connection: Connection, spec: RollupSpec) -> int:
@@ -2635,7 +2661,7 @@ def _look(connection: Connection, source: Table, *, again: bool) -> _Known | str
         hidden = ", ".join(row.name for row in listed if row.readable is False)
         return f"this role has no SELECT on {hidden}, which answers from rollups need: GRANT it"
     row_counts = {names[row.name]: float(row.rows or 0) for row in listed}
-    now = _state_now(connection, spec)
+    now = _look_now(connection, spec, None)
     age = connection.scalar(
         text(
             # As a number: the driver reads intervals in one of their styles alone.
@@ -2683,7 +2709,7 @@ def _require_visible(connection: Connection, token: str) -> None:
             f"transaction {token} is not visible here: it has not been committed, or this server "
             "or snapshot has not got it yet. Ask again, or ask the server that it was written to."
         )
-    if not seen.citus or SNAPSHOT in connection.get_execution_options():
+    if not seen.citus or _is_snapshot(connection):
         return
     # Citus commits here first, and only then what it has prepared on other nodes; it keeps a note
     # of it, written by that transaction, for at least as long as that takes.

@@ -108,11 +108,13 @@ def runs_held(
         yield
         return
     if alone:
-        connection.exec_driver_sql(f"SELECT pg_advisory_lock_shared{key}")
+        # A lock of the session would stay where PgBouncer gives the next statement another one.
+        connection.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY")
         try:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared{key}")
             yield
         finally:
-            connection.exec_driver_sql(f"SELECT pg_advisory_unlock_shared{key}")
+            connection.exec_driver_sql("ROLLBACK")
         return
     # Not until the end of the transaction: runs would wait for that.
     savepoint = connection.begin_nested()

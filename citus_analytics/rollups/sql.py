@@ -920,27 +920,33 @@ def _current(spec: RollupSpec) -> str:
 
 
 def _lock_shards(source: str, log: str) -> str:
-    """Return the statement that locks the shards of a source, if it has any, for Citus alone.
+    """Return the statement that locks the shards of a source, whose table is locked; if any.
 
     A session that is killed as it commits loses its lock of the table, and what it has written may
-    yet come on a shard, where it is locked still. The trigger of the log waits for it there: it
-    fires on each shard, even if nothing is deleted.
+    yet be committed on a shard, where it still holds its locks. The trigger of the log waits for it
+    there: it fires on each shard, even if nothing is deleted.
     """
     return f"""\
-IF EXISTS (SELECT FROM pg_catalog.pg_dist_partition AS p WHERE p.logicalrelid = {source}) THEN
-      {_set_on_nodes("citus_analytics.lock", "'on'")}
-      DELETE FROM {log} AS l WHERE l.ctid = '(0,0)';
-      {_set_on_nodes("citus_analytics.lock", "''")}
+IF {HAS_CITUS} THEN
+      IF EXISTS (SELECT FROM pg_catalog.pg_dist_partition AS p WHERE p.logicalrelid = {source}) THEN
+        {_on_all_nodes("citus_analytics.lock", "'on'")}
+        DELETE FROM {log} AS l WHERE l.ctid = '(0,0)';
+        {_on_all_nodes("citus_analytics.lock", "''")}
+      END IF;
     END IF;"""
 
 
-def _set_on_nodes(setting: str, value: str) -> str:
+def _on_all_nodes(setting: str, value: str) -> str:
     """Return the statement that sets something for the transaction, on all nodes.
 
     Citus tells other nodes in a transaction block or a DO block, and not in a function that a
-    single statement calls.
+    single statement calls. Whether it tells them of what comes after that is left as it was.
     """
-    tell = f"BEGIN SET LOCAL citus.propagate_set_commands = local; SET LOCAL {setting} = %L; END"
+    tell = (
+        "DECLARE was text := current_setting('citus.propagate_set_commands', true); "
+        f"BEGIN SET LOCAL citus.propagate_set_commands = local; SET LOCAL {setting} = %L; "
+        "PERFORM set_config('citus.propagate_set_commands', coalesce(was, 'none'), true); END"
+    )
     return f"EXECUTE format('DO %L', format({literal(tell)}, {value}));"
 
 
@@ -1569,10 +1575,10 @@ def _expire(spec: RollupSpec) -> Function:
     oldest := CASE WHEN extract(epoch FROM oldest) + extract(epoch FROM width)
       < extract(epoch FROM before) THEN least(oldest + width, before) ELSE before END;
     -- In numbers, which no session writes in another way.
-    {_set_on_nodes("citus_analytics.expire", expired)}
+    {_on_all_nodes("citus_analytics.expire", expired)}
     DELETE FROM {source} AS r WHERE r.{time} < oldest AND isfinite(r.{time});
     GET DIAGNOSTICS deleted = ROW_COUNT;
-    {_set_on_nodes("citus_analytics.expire", "''")}
+    {_on_all_nodes("citus_analytics.expire", "''")}
   END IF;"""
     body = f"""
 -- Deletes the oldest rows from before a time, and keeps their aggregates; NULL if there are none.
@@ -1842,8 +1848,7 @@ def drop(
             "  why := 'The log or triggers of the source are missing or disabled.';\nEND IF;\n"
             # What is told the time of the last run is told of no run without changes here.
             "BEGIN\n"
-            f"  IF {HAS_CITUS} THEN\n"
-            f"    {_lock_shards('source', qualify(spec.log, spec.schema))}\n  END IF;\n"
+            f"  {_lock_shards('source', qualify(spec.log, spec.schema))}\n"
             f"  IF EXISTS (SELECT 1 FROM {qualify(spec.log, spec.schema)} LIMIT 1) THEN\n"
             f"    PERFORM {qualified['run']}();\n  END IF;\n"
             # What waits for somebody else, is cancelled or out of reach is not for us to pass over.

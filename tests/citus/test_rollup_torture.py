@@ -29,6 +29,7 @@ from sqlalchemy.exc import DBAPIError
 from citus_analytics import (
     GITHUB_LOGINS,
     GITHUB_ROLLUP_1MIN,
+    RepositoryCreator,
     consistent_snapshot,
     run_rollup,
     top_repository_creators,
@@ -262,11 +263,13 @@ def test_answers_are_fresh_while_runs_commit(engines: list[Engine]) -> None:
 
     def asked(connection: Connection) -> Any:
         answer = question.ask(connection)
-        assert [step.table for step in answer.plan.steps] != ["events"]
+        assert [step.table for step in answer.plan.steps] == ["all_events"]
         return answer.rows[0].n
 
     def streamed(connection: Connection) -> Any:
-        (row,) = question.stream(connection)
+        stream = question.stream(connection)
+        assert [step.table for step in stream.plan.steps] == ["all_events"]
+        (row,) = stream
         return row.n
 
     def look(level: Any, read: Callable[[Connection], Any]) -> None:
@@ -300,6 +303,12 @@ def test_creators_while_runs_of_both_sources_commit(engine: Engine) -> None:
         "event_type": "CreateEvent",
         "payload": {"ref_type": "repository"},
     }
+    by_ranking: list[str] = []
+    events_of.listen(
+        engine,
+        "before_cursor_execute",
+        lambda *given: by_ranking.append(given[2]) if "others AS (" in given[2] else None,
+    )
     with engine.begin() as connection:
         connection.execute(insert(github_users), users)
         known = (*range(len(logins)), *guests)
@@ -349,10 +358,84 @@ def test_creators_while_runs_of_both_sources_commit(engine: Engine) -> None:
     job.start("look in autocommit mode", partial(look, "AUTOCOMMIT"))
     job.start("look at one moment", look_at_one_moment)
     job.finish()
+    assert by_ranking
+
+
+def create_repositories(engine: Engine, users: dict[int, tuple[str | None, int]]) -> None:
+    """Add users with a login and a number of repositories, and add all of it up."""
+    with engine.begin() as connection:
+        for user, (login, repositories) in users.items():
+            if login is not None:
+                connection.execute(insert(github_users), {"user_id": user, "login": login})
+            created: dict[str, Any] = {
+                "event_type": "CreateEvent",
+                "payload": {"ref_type": "repository"},
+            }
+            add(connection, *(event(user, event_id=i, **created) for i in range(repositories)))
+    for rollup in (GITHUB_LOGINS, GITHUB_ROLLUP_1MIN):
+        with engine.begin() as connection:
+            run_rollup(connection, rollup)
 
 
 @ON_CITUS_ONLY
-def test_an_answer_that_a_run_came_into_is_read_again(engines: list[Engine]) -> None:
+def test_creators_while_a_login_comes_to_be_shared(server: DatabaseServer, engine: Engine) -> None:
+    """Between what has changed, which is read first, and the others, which are read last."""
+    create_repositories(engine, {1: ("x", 5), 2: (None, 4), 3: ("y", 3), 4: ("z", 1)})
+    with engine.connect() as connection:
+        top_repository_creators(connection, limit=2)
+        places = run_sql(
+            connection,
+            "SELECT shardid, nodeport FROM citus_shards "
+            "WHERE table_name = 'github_repositories_created'::regclass",
+        ).all()
+    assert engine.url.database is not None
+    nodes = {node.url.query["port"]: node for node in server.nodes}
+    locked = []
+    for shard, port in places:
+        node = create_engine(nodes[str(port)].url_for(engine.url.database), poolclass=NullPool)
+        locked.append((node, node.connect()))
+        run_sql(locked[-1][1], "SET citus.enable_manual_changes_to_shards = on")
+        run_sql(
+            locked[-1][1],
+            f"LOCK TABLE github_repositories_created_{shard} IN ACCESS EXCLUSIVE MODE",
+        )
+
+    def ask() -> list[Any]:
+        with engine.connect() as connection:
+            return top_repository_creators(connection, limit=2)
+
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(ask)
+        assert eventually(lambda: any(waits(node) for node, _ in locked))
+        with engine.begin() as connection:
+            connection.execute(insert(github_users), {"user_id": 2, "login": "x"})
+        for _, connection in locked:
+            connection.close()
+        found = [(each.login, each.repositories) for each in asked.result(60)]
+    assert found in ([("x", 5), ("y", 3)], [("x", 9), ("y", 3)])
+
+
+@ON_CITUS_ONLY
+def test_creators_where_the_ranking_cannot_serve(engine: Engine) -> None:
+    create_repositories(engine, {1: ("x", 5), 2: ("x", 4), 3: ("y", 6), 4: ("z", 1)})
+    expected = [RepositoryCreator("x", 9), RepositoryCreator("y", 6)]
+    for level in ("REPEATABLE READ", "SERIALIZABLE"):
+        with engine.connect().execution_options(isolation_level=level) as connection:
+            assert top_repository_creators(connection, limit=2) == expected
+    with engine.begin() as connection:
+        run_sql(connection, "UPDATE github_users_rollups SET complete_since = 'infinity'")
+        run_sql(connection, "DELETE FROM github_logins")
+        # A connection that has looked before, and one that has not.
+        assert top_repository_creators(connection, limit=2) == expected
+    with create_engine(engine.url, poolclass=NullPool).connect() as connection:
+        assert top_repository_creators(connection, limit=2) == expected
+
+
+@ON_CITUS_ONLY
+@pytest.mark.parametrize("streamed", [False, True], ids=["asked", "streamed"])
+def test_an_answer_that_a_run_came_into_is_read_again(
+    engines: list[Engine], streamed: bool
+) -> None:
     build(engines[0], citus=True, rows=100)
     question = Question(events, measures={"n": count()})
     read: list[str] = []
@@ -369,12 +452,13 @@ def test_an_answer_that_a_run_came_into_is_read_again(engines: list[Engine]) -> 
             pass
         run_sql(connection, "DELETE FROM events WHERE id < 10")
     with engines[0].connect() as connection:
-        question.ask(connection)
+        ask = question.stream if streamed else question.ask
+        assert len([*ask(connection)]) == 1
         events_of.listen(connection, "before_cursor_execute", interfere)
-        assert question.ask(connection).rows[0].n == 90
+        assert [row.n for row in ask(connection)] == [90]
         assert len(read) == 2
         # None comes into this one.
-        assert question.ask(connection).rows[0].n == 90
+        assert [row.n for row in ask(connection)] == [90]
         assert len(read) == 3
 
 
@@ -392,10 +476,20 @@ def test_an_answer_waits_for_a_run_under_way(engines: list[Engine]) -> None:
         run(connection)
         thread = threading.Thread(target=ask)
         thread.start()
-        thread.join(1)
+        assert eventually(lambda: waits(engines[0]))
         assert found == []
     thread.join(60)
     assert found == [0]
+
+
+def waits(engine: Engine) -> bool:
+    """Whether somebody waits for a lock, on one node."""
+    with engine.connect() as connection:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return bool(run_sql(connection, waiting).scalar_one())
 
 
 def shards(connection: Connection) -> list[Any]:
@@ -531,12 +625,15 @@ def test_terminated_backends(engines: list[Engine], seconds: float) -> None:
 
 @ON_CITUS_ONLY
 @pytest.mark.parametrize(
-    "statements",
-    [("TRUNCATE events",), (*drop(SPEC, keep=True), *create(SPEC))],
-    ids=["truncate", "migrate"],
+    ("statements", "level"),
+    [
+        pytest.param(("TRUNCATE events",), "READ COMMITTED", id="truncate"),
+        pytest.param(("TRUNCATE events",), "AUTOCOMMIT", id="truncate alone"),
+        pytest.param((*drop(SPEC, keep=True), *create(SPEC)), "READ COMMITTED", id="migrate"),
+    ],
 )
 def test_what_a_killed_session_commits_late(
-    engines: list[Engine], statements: Sequence[str]
+    engines: list[Engine], statements: Sequence[str], level: Any
 ) -> None:
     """Its lock of the table has gone, and what it has written is still to be committed."""
     build(engines[0], citus=True)
@@ -565,19 +662,21 @@ def test_what_a_killed_session_commits_late(
         f"INSERT INTO events_{shard.shardid} (id, user_id, kind, at) "
         f"VALUES (-1, {user}, 'late', '2026-03-28 22:00Z')",
     )
-    run_sql(late, "PREPARE TRANSACTION 'of a killed session'")
+    transaction = f"of a killed session in {node.url.database}"
+    run_sql(late, f"PREPARE TRANSACTION '{transaction}'")
 
     def change() -> None:
-        with engines[0].begin() as connection:
+        with engines[0].execution_options(isolation_level=level).begin() as connection:
             for statement in statements:
                 run_sql(connection, statement)
 
     with ThreadPoolExecutor() as pool:
         changed = pool.submit(change)
-        with pytest.raises(TimeoutError):
-            changed.result(1)
-        run_sql(late, "COMMIT PREPARED 'of a killed session'")
+        assert eventually(lambda: waits(node) or changed.done())
+        assert not changed.done()
+        run_sql(late, f"COMMIT PREPARED '{transaction}'")
         changed.result(60)
+    late.close()
     settle(engines)
 
 
