@@ -95,14 +95,14 @@ def test_engines_at_other_isolation_levels(
 
 @pytest.mark.parametrize("connections", [1, 3])
 def test_timeouts_do_not_apply_to_loads(database: URL, path: Path, connections: int) -> None:
-    options = "-c statement_timeout=1500ms -c idle_in_transaction_session_timeout=1500ms"
+    options = "-c statement_timeout=1000ms -c idle_in_transaction_session_timeout=1000ms"
     engine = create_engine(database, poolclass=NullPool, connect_args={"options": options})
     calls = []
 
     def sleep(progress: Progress) -> None:
         calls.append(progress)
-        if len(calls) < 5:
-            time.sleep(0.5)
+        if len(calls) < 3:
+            time.sleep(1.2)
 
     load_files(engine, github_events, [path], connections=connections, progress=sleep)
     assert events(engine) == 1000
