@@ -1413,10 +1413,13 @@ class Question:
                 raise
             if is_autocommit(connection):
                 return None
+            names = [self.source.name]
+            if statement.further and self.further is not None:
+                names.append(self.further.source.name)
             raise RollupError(
-                f"a migration has changed the rollups of {self.source.name!r} since this "
-                "connection looked at them: roll the transaction back and ask again, which looks "
-                "anew."
+                f"a migration has changed the rollups of {' or '.join(map(repr, names))} since "
+                "this connection looked at them: roll the transaction back and ask again, which "
+                "looks anew."
             ) from error
         state, pending = found
         if state is None:

@@ -25,6 +25,7 @@ from psycopg.errors import (
     UndefinedFunction,
     UndefinedTable,
 )
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
@@ -91,7 +92,8 @@ def runs_held(
     table = qualify(source.name, schema_of(connection, source))
     name = literal(table).replace("%", "%%")
     key = lock_key(f"{name}::regclass")
-    alone = is_autocommit(connection)
+    # Somebody may have begun a transaction by hand.
+    alone = is_autocommit(connection) and not _is_in_transaction(connection)
     if (
         not alone
         and SNAPSHOT not in connection.get_execution_options()
@@ -107,31 +109,37 @@ def runs_held(
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared{key}")
         yield
         return
-    if alone:
-        # A lock of the session would stay where PgBouncer gives the next statement another one.
-        connection.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY")
-        try:
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared{key}")
-            yield
-        finally:
-            connection.exec_driver_sql("ROLLBACK")
-        return
-    # Not until the end of the transaction: runs would wait for that.
-    savepoint = connection.begin_nested()
+    # Not until the end of the caller's transaction: runs would wait for that.
+    savepoint = None if alone else connection.begin_nested()
+
+    def is_held() -> bool:
+        return _is_in_transaction(connection) if savepoint is None else savepoint.is_active
+
     try:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared{key}")
-        if read_only:
+        if alone:
+            # A lock of the session would stay where PgBouncer gives the next statement another one.
+            connection.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY")
+        elif read_only:
             # What is written would be lost with the savepoint.
             connection.exec_driver_sql("SET LOCAL transaction_read_only = on")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared{key}")
         yield
-        if not savepoint.is_active:
+        if not is_held():
             raise RollupError(
                 "the transaction has been ended while runs were held: what was read after that may "
                 "be half of what a run has committed. Commit after the body."
             )
     finally:
-        if savepoint.is_active:
+        if savepoint is not None and savepoint.is_active:
             savepoint.rollback()
+        elif alone and is_held():
+            connection.exec_driver_sql("ROLLBACK")
+
+
+def _is_in_transaction(connection: Connection) -> bool:
+    """Whether the server has a transaction open for a connection."""
+    driver: Any = None if connection.closed else connection.connection.driver_connection
+    return driver is not None and driver.info.transaction_status != TransactionStatus.IDLE
 
 
 _LEVEL: Final = "SELECT upper(current_setting('transaction_isolation'))"

@@ -235,9 +235,20 @@ def test_a_hold_that_is_newer_than_what_is_seen(server: DatabaseServer, visited:
         assert sum(row.visits for row in asked.ask(connection)) == connection.scalar(raw)
 
 
-def test_a_hold_that_has_ended_is_noticed(visited: Engine) -> None:
+def test_a_hold_in_a_transaction_begun_by_hand(visited: Engine) -> None:
+    with visited.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        sql(connection, "BEGIN")
+        sql(connection, "DELETE FROM visits")
+        with hold_runs(connection, BY_SITE):
+            assert connection.scalar(select(func.count()).select_from(VISITS)) == 0
+        sql(connection, "COMMIT")
+        assert connection.scalar(select(func.count()).select_from(VISITS)) == 0
+
+
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "READ COMMITTED"])
+def test_a_hold_that_has_ended_is_noticed(visited: Engine, level: Any) -> None:
     for end in (Session.commit, Session.rollback):
-        with Session(visited) as session:
+        with Session(visited.execution_options(isolation_level=level)) as session:
             with (
                 pytest.raises(RollupError, match="ended while runs were held"),
                 hold_runs(session, BY_SITE),
@@ -246,8 +257,9 @@ def test_a_hold_that_has_ended_is_noticed(visited: Engine) -> None:
             assert session.scalar(select(1)) == 1
 
 
-def test_nothing_is_written_in_what_would_be_rolled_back(visited: Engine) -> None:
-    with visited.connect() as connection:
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "READ COMMITTED"])
+def test_nothing_is_written_in_what_would_be_rolled_back(visited: Engine, level: Any) -> None:
+    with visited.connect().execution_options(isolation_level=level) as connection:
         with pytest.raises(DBAPIError, match="read-only"), hold_runs(connection, BY_SITE):
             connection.execute(VISITS.delete())
         # The transaction goes on, and may write.
