@@ -953,9 +953,7 @@ SELECT * FROM added UNION ALL SELECT * FROM others"""
   ) AS p WHERE {beyond}
   ORDER BY p.repositories DESC NULLS LAST FETCH FIRST (:limit\0) ROWS WITH TIES
 )
-SELECT coalesce(a.login, o.login) AS login,
-  coalesce(a.repositories, o.repositories) AS repositories
-FROM added AS a FULL JOIN others AS o ON o.login = a.login"""
+SELECT * FROM added UNION ALL SELECT * FROM others"""
 
     def raw_statement(
         self, *, since: datetime | None = None, until: datetime | None = None
