@@ -463,6 +463,27 @@ def test_an_answer_that_a_run_came_into_is_read_again(
 
 
 @ON_CITUS_ONLY
+def test_an_answer_as_of_the_last_run_is_not_newer_than_it_says(engines: list[Engine]) -> None:
+    build(engines[0], citus=True)
+    question = Question(events, measures={"n": count()})
+
+    def interfere(_: object, __: object, statement: str, *___: object) -> None:
+        if re.search(r"\ball_events\b", statement):
+            with engines[0].begin() as other:
+                run_sql(other, "INSERT INTO events (id, user_id) VALUES (1, 1)")
+                run(other)
+
+    with engines[0].connect() as connection:
+        run(connection)
+        connection.commit()
+        known = question.ask(connection, freshness="rolled_up")
+        events_of.listen(connection, "after_cursor_execute", interfere)
+        answer = question.ask(connection, freshness="rolled_up")
+    assert [row.n for row in answer] == [row.n for row in known] == [0]
+    assert answer.plan.as_of == known.plan.as_of is not None
+
+
+@ON_CITUS_ONLY
 def test_an_answer_waits_for_a_run_under_way(engines: list[Engine]) -> None:
     build(engines[0], citus=True)
     question = Question(events, measures={"n": count()})
