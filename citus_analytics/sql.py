@@ -140,6 +140,11 @@ def is_sharded(connection: Connection, table: str) -> bool:
     return colocation_of(connection, table) is not None
 
 
+def is_snapshot(connection: Connection) -> bool:
+    """Whether a connection reads all nodes as of one moment."""
+    return SNAPSHOT in connection.get_execution_options()
+
+
 def executor_of(session: Executor) -> Executor:
     """Return what executes a statement, if it is one of the types that do.
 

@@ -29,6 +29,12 @@ Group: TypeAlias = tuple[Any, ...]
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
+CREATED: dict[str, Any] = {
+    "event_type": "CreateEvent",
+    "payload": {"ref_type": "repository"},
+}
+"""The columns of an event that creates a repository."""
+
 
 def event(user_id: int | None = 1, *, at: datetime | None = NOON, **columns: Any) -> dict[str, Any]:
     """Return the row of an event, ready to insert."""

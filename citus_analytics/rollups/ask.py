@@ -141,11 +141,11 @@ from citus_analytics.schema import Distributed, column_name, distribution_of, ro
 from citus_analytics.sql import (
     DIALECT,
     HAS_CITUS,
-    SNAPSHOT,
     Executor,
     colocation_of,
     executor_of,
     flushed_connection,
+    is_snapshot,
     literal,
     qualify,
     quote,
@@ -1376,10 +1376,11 @@ class Question:
                 beside = beside if statement.further else None
                 further = None if beside is None else beside.spec
                 look = partial(_look_now, connection, known.spec, further)
-                careful = not _is_snapshot(connection)
+                careful = not is_snapshot(connection)
                 careful &= beside is not None or (fresh and unkeyed)
-                before = look()
-                undisturbed = before.settled or not careful
+                # What is as of the last run says of which one.
+                before = look() if careful or not fresh else None
+                undisturbed = not careful or (before is not None and before.settled)
                 if undisturbed:
                     # Citus has all rows when it has the first.
                     _, rows, close = statement.execute(connection, arguments, batch)
@@ -1398,7 +1399,7 @@ class Question:
                     close()
                     connection.info.get(_INFO, {}).pop(beside.key, None)
                     return None
-                began = before.state
+                began = None if before is None else before.state
                 found = (after.state, _pending_now(connection, known.spec))
                 check = statement.check
                 if check is not None and not connection.scalar(check, arguments):
@@ -2607,7 +2608,7 @@ class _Look:
 
 def _look_now(connection: Connection, spec: RollupSpec, further: RollupSpec | None) -> _Look:
     def state(of: RollupSpec) -> tuple[str, bool]:
-        key = lock_key(f"{literal(qualify(of.source, of.schema))}::regclass")
+        key = lock_key(qualify(of.source, of.schema))
         sql = f"""
 SELECT {_state_sql(of)}, CASE
   WHEN NOT starts_with(current_setting('transaction_isolation'), 'read') THEN false
@@ -2621,10 +2622,6 @@ SELECT {_state_sql(of)}, CASE
         return _Look(*own)
     other, settled = state(further)
     return _Look(own[0], own[1] and settled, other, _pending_now(connection, further))
-
-
-def _is_snapshot(connection: Connection) -> bool:
-    return SNAPSHOT in connection.get_execution_options()
 
 
 def _pending_now(connection: Connection, spec: RollupSpec) -> int:
@@ -2712,7 +2709,7 @@ def _require_visible(connection: Connection, token: str) -> None:
             f"transaction {token} is not visible here: it has not been committed, or this server "
             "or snapshot has not got it yet. Ask again, or ask the server that it was written to."
         )
-    if not seen.citus or _is_snapshot(connection):
+    if not seen.citus or is_snapshot(connection):
         return
     # Citus commits here first, and only then what it has prepared on other nodes; it keeps a note
     # of it, written by that transaction, for at least as long as that takes.

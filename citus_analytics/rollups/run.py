@@ -34,11 +34,10 @@ from citus_analytics.rollups.declare import Rollup
 from citus_analytics.rollups.sql import CHANNEL as CHANNEL
 from citus_analytics.rollups.sql import lock_key
 from citus_analytics.sql import (
-    SNAPSHOT,
     Executor,
     flushed_connection,
     is_sharded,
-    literal,
+    is_snapshot,
     qualify,
     schema_of,
 )
@@ -90,13 +89,12 @@ def runs_held(
 ) -> Iterator[None]:
     """Keep runs from committing on the nodes; if that is kept, until the transaction ends."""
     table = qualify(source.name, schema_of(connection, source))
-    name = literal(table).replace("%", "%%")
-    key = lock_key(f"{name}::regclass")
+    key = lock_key(table).replace("%", "%%")
     # Somebody may have begun a transaction by hand.
     alone = is_autocommit(connection) and not _is_in_transaction(connection)
     if (
         not alone
-        and SNAPSHOT not in connection.get_execution_options()
+        and not is_snapshot(connection)
         and not (level := connection.exec_driver_sql(_LEVEL).scalar_one()).startswith("READ")
         and is_sharded(connection, table)
     ):

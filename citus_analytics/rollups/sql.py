@@ -953,12 +953,12 @@ def _on_all_nodes(setting: str, value: str) -> str:
 def _lock(spec: RollupSpec, *, attempt: bool = False) -> str:
     """Return the call that keeps runs of one source apart."""
     name = f"pg_{'try_' if attempt else ''}advisory_xact_lock"
-    return f"{name}{lock_key(_regclass(spec.source))}"
+    return f"{name}{lock_key(quote(spec.source))}"
 
 
 def lock_key(source: str) -> str:
-    """Return the key of the lock of a source, which is an expression of type regclass."""
-    return f"(hashtext('citus_analytics.rollups'), {source}::oid::integer)"
+    """Return the key of the lock of a source, which is named as by `qualify`."""
+    return f"(hashtext('citus_analytics.rollups'), {literal(source)}::regclass::oid::integer)"
 
 
 CHANNEL: Final = "citus_analytics"
@@ -1731,8 +1731,8 @@ def _create_fresh(spec: RollupSpec, target: TargetSpec) -> str:
         return plain
     # While a run commits on several nodes, what it has taken from their logs may be in the table
     # not yet. A read waits for it, in a function: its query sees what is there after the wait.
-    source = literal(qualify(spec.source, spec.schema))
-    key = lock_key(f"{source}::regclass")
+    source = qualify(spec.source, spec.schema)
+    key = lock_key(source)
     body = f"""
 BEGIN
   PERFORM pg_advisory_lock_shared{key};
@@ -1763,7 +1763,7 @@ END
     return do_block(
         "IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN\n"
         "  sharded := EXISTS (SELECT FROM pg_catalog.pg_dist_partition\n"
-        f"    WHERE logicalrelid = {source}::regclass);\nEND IF;\n"
+        f"    WHERE logicalrelid = {literal(source)}::regclass);\nEND IF;\n"
         "IF sharded THEN\n"
         f"EXECUTE {dollar_quote(f'CREATE VIEW {now} AS{chr(10)}{query}', 'step')};\n"
         f"EXECUTE format({dollar_quote(function, 'step')}, {columns});\n"
@@ -1823,7 +1823,7 @@ def drop(
         for name, suffix in (("run", "_run"), ("capture", "_capture"), ("source", ""))
     }
     source, state = qualified["source"], qualify(spec.state, spec.schema)
-    lock = f"pg_advisory_xact_lock{lock_key(f'{literal(source)}::regclass')}"
+    lock = f"pg_advisory_xact_lock{lock_key(source)}"
     capture = f"to_regprocedure({literal(qualified['capture'] + '()')})"
     log = literal(qualify(spec.log, spec.schema))
     failed = literal(

@@ -52,7 +52,7 @@ from tests.rollup_lab import (
     run,
     run_sql,
 )
-from tests.rollups import add, event
+from tests.rollups import CREATED, add, event
 from tests.servers import ON_BREAKABLE_CITUS, ON_CITUS_ONLY, ON_SINGLE_NODE_CITUS, SHARD_COUNT
 from tests.tutorial import REPOSITORY_CREATORS
 
@@ -299,10 +299,6 @@ def test_creators_while_runs_of_both_sources_commit(engine: Engine) -> None:
     logins = ["a", "b", "b", "c", "d", "d", "d", "e", "f", None, None, "g"]
     users = [{"user_id": number, "login": login} for number, login in enumerate(logins)]
     guests = range(1000, 1020)
-    created: dict[str, Any] = {
-        "event_type": "CreateEvent",
-        "payload": {"ref_type": "repository"},
-    }
     by_ranking: list[str] = []
     events_of.listen(
         engine,
@@ -312,13 +308,16 @@ def test_creators_while_runs_of_both_sources_commit(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(insert(github_users), users)
         known = (*range(len(logins)), *guests)
-        add(connection, *(event(user, event_id=next(numbers), **created) for user in known))
+        add(
+            connection,
+            *(event(user, event_id=next(numbers), **CREATED) for user in known),
+        )
 
     def write() -> None:
         with engine.begin() as connection:
             for _ in range(3):
                 number = next(numbers)
-                add(connection, event(number * 7 % 12, event_id=number, **created))
+                add(connection, event(number * 7 % 12, event_id=number, **CREATED))
 
     def come_and_go() -> None:
         guest, login = job.rng.choice(guests), job.rng.choice(logins)
@@ -367,11 +366,10 @@ def create_repositories(engine: Engine, users: dict[int, tuple[str | None, int]]
         for user, (login, repositories) in users.items():
             if login is not None:
                 connection.execute(insert(github_users), {"user_id": user, "login": login})
-            created: dict[str, Any] = {
-                "event_type": "CreateEvent",
-                "payload": {"ref_type": "repository"},
-            }
-            add(connection, *(event(user, event_id=i, **created) for i in range(repositories)))
+            add(
+                connection,
+                *(event(user, event_id=i, **CREATED) for i in range(repositories)),
+            )
     for rollup in (GITHUB_LOGINS, GITHUB_ROLLUP_1MIN):
         with engine.begin() as connection:
             run_rollup(connection, rollup)

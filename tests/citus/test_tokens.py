@@ -24,7 +24,7 @@ from citus_analytics import (
 )
 from citus_analytics.github.models import github_users
 from tests.processes import eventually, wait_for_daemon
-from tests.rollups import NOON, add, event
+from tests.rollups import CREATED, NOON, add, event
 from tests.servers import ON_BREAKABLE_CITUS, ON_CITUS_ONLY, execute, query_text
 
 if TYPE_CHECKING:
@@ -108,14 +108,14 @@ def test_a_commit_that_a_worker_has_not_got_yet(server: DatabaseServer, engine: 
 @pytest.mark.faults
 def test_a_run_that_a_worker_has_not_got_yet(server: DatabaseServer, engine: Engine) -> None:
     """On one node logins are shared by now, and on the other they are not yet."""
-    created: dict[str, Any] = {"event_type": "CreateEvent", "payload": {"ref_type": "repository"}}
 
     def users(first: int, login: str, repositories: int) -> None:
         with engine.begin() as connection:
             for number in range(USERS):
                 user = {"user_id": first + number, "login": f"{login} {number}"}
                 connection.execute(insert(github_users), user)
-                add(connection, *(event(first + number, **created) for _ in range(repositories)))
+                created = event(first + number, **CREATED)
+                add(connection, *([created] * repositories))
 
     def ask() -> list[int]:
         with engine.connect() as connection:
